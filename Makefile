@@ -1,0 +1,69 @@
+# Every target sets up what it needs: a virtual environment in $(VENV) with the versions of constraints.txt.
+#
+#   make run [CONFIG=path[:arg]] [WORKDIR=dir] [ARGS="--config.key=value ..."]
+#   make test | test-fast | lint | format | bench | notebooks | venv | clean
+
+PYTHON ?= python3
+VENV ?= .venv
+CONFIG ?= experiments/configs/simulated.py
+WORKDIR ?=
+ARGS ?=
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+REQUIREMENTS := pyproject.toml constraints.txt
+
+.PHONY: help venv run test test-fast lint format bench notebooks clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#  *make/make/p' Makefile
+
+run: $(VENV)/core.stamp
+	$(BIN)/python experiments/run.py --config=$(CONFIG) $(if $(WORKDIR),--workdir=$(WORKDIR)) $(ARGS)
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-fast: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)
+
+lint: $(VENV)/dev.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/dev.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python experiments/benchmarks/step_time.py $(ARGS)
+
+notebooks: $(VENV)/notebooks.stamp
+	set -e; for source in notebooks/*.py; do \
+	    $(BIN)/jupytext --to ipynb --set-kernel python3 --execute "$$source"; \
+	done
+
+venv: $(VENV)/dev.stamp
+
+# One stamp per extra, so that a run does not wait for the tools of a developer.
+$(VENV)/core.stamp: $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "pdae_jax needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	         "Pass PYTHON=<path of a newer one>, for example make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
+	@echo "installing pdae_jax into $(VENV) (a minute or two, once)"
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/%.stamp: $(VENV)/core.stamp
+	@echo "installing the extra '$*' into $(VENV)"
+	@$(INSTALL) --editable '.[$*]'
+	@touch $@
+
+# Run folders stay.
+clean:
+	rm -rf $(VENV) build dist .hypothesis .pytest_cache .ruff_cache
+	find pdae_jax experiments tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +
