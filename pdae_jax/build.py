@@ -1,0 +1,91 @@
+"""ConfigDict -> data, recipe, key. The only module of the package that reads a config."""
+
+import dataclasses
+import difflib
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array
+from ml_collections import ConfigDict
+
+from pdae_jax.data import datasets
+from pdae_jax.data.simulate import simulate
+from pdae_jax.data.split import hold_out
+from pdae_jax.recipe import Recipe
+from pdae_jax.types import PerturbationData
+
+SECTIONS = {
+    "seed": int,  # of everything random in the run
+    "data": ConfigDict,  # name, and the options of that data set
+    "split": ConfigDict,  # conditions held out: test, validation
+    "fit": ConfigDict,  # fields of the recipe
+    "evaluation": ConfigDict,  # options of evaluate
+}
+DATASETS = {"bodenmiller": datasets.bodenmiller, "norman_devel": datasets.norman_devel, "mapk_rnai": datasets.mapk_rnai}
+
+
+class Experiment(NamedTuple):
+    """What a config defines."""
+
+    key: Array  # of the fit
+    train: PerturbationData
+    validation: PerturbationData | None
+    test: PerturbationData
+    recipe: Recipe
+    evaluation: dict[str, Any]
+
+
+def experiment(config: ConfigDict) -> Experiment:
+    """Everything a config defines; nothing is trained yet.
+
+    Raises:
+        KeyError: a section, data set or condition that is not known; names it and the nearest one.
+        TypeError: a recipe field that is not known.
+    """
+    for name in config:
+        if name not in SECTIONS:
+            raise KeyError(f"The config has an unknown key {name!r}; {_nearest(name, SECTIONS)}.")
+    key_data, key_fit = jax.random.split(jax.random.key(config.seed))
+    data = load_data(key_data, config.data)
+    train, test = hold_out(data, conditions=list(config.split.test))
+    validation = None
+    if config.split.validation:
+        train, validation = hold_out(train, conditions=list(config.split.validation))
+    return Experiment(key_fit, train, validation, test, recipe(config.fit), config.evaluation.to_dict())
+
+
+def load_data(key: Array, section: ConfigDict) -> PerturbationData:
+    """The data set of a config section: simulated with a key, or one of the named ones."""
+    options = {name: value for name, value in section.to_dict().items() if name != "name"}
+    if section.name == "simulated":
+        return simulate(key, **options).data
+    if section.name not in DATASETS:
+        raise KeyError(f"Unknown data set {section.name!r}; {_nearest(section.name, ['simulated', *DATASETS])}.")
+    return DATASETS[section.name](**options)
+
+
+def recipe(section: ConfigDict) -> Recipe:
+    """The recipe of a config section; misspelt fields are refused."""
+    return Recipe().override(**section.to_dict())
+
+
+def recipe_config(**changes: Any) -> ConfigDict:
+    """The default recipe as a config section, with changes: the start of every config's ``fit``."""
+    section = ConfigDict()
+    for name, value in dataclasses.asdict(Recipe().override(**changes)).items():
+        if value is None:  # a field that may be set later, with its type
+            section[name] = _optional_int()
+        else:
+            section[name] = value
+    return section
+
+
+def _optional_int() -> Any:
+    from ml_collections import config_dict
+
+    return config_dict.placeholder(int)
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, list(known), n=2)
+    return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"

@@ -1,0 +1,46 @@
+"""Perturbation data as one ``.npz`` of plain arrays (no pickle), and its fingerprint."""
+
+import hashlib
+import pathlib
+
+import numpy as np
+
+from pdae_jax.types import PerturbationData
+
+_ARRAYS = ("x", "condition_index", "labels")
+_NAMES = ("conditions", "perturbations", "features")
+_STRINGS = ("control", "separator")
+
+
+def save_data(path: pathlib.Path, data: PerturbationData) -> None:
+    """Write a data set; the file appears whole or not at all."""
+    arrays = {name: getattr(data, name) for name in _ARRAYS}
+    arrays |= {name: np.array(getattr(data, name), dtype=np.str_) for name in (*_NAMES, *_STRINGS)}
+    temporary = path.with_name(f".{path.name}.partial")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    temporary.replace(path)
+
+
+def load_data(path: pathlib.Path) -> PerturbationData:
+    """Read what `save_data` wrote."""
+    if not path.exists():
+        raise FileNotFoundError(f"No data at {path}. A run folder holds its data beside config.json; pass its path.")
+    with np.load(path, allow_pickle=False) as file:
+        return PerturbationData(
+            **{name: file[name] for name in _ARRAYS},
+            **{name: tuple(file[name].tolist()) for name in _NAMES},
+            **{name: str(file[name]) for name in _STRINGS},
+        )
+
+
+def fingerprint(data: PerturbationData | None) -> str | None:
+    """SHA-256 of the cells, labels and names; None for no data."""
+    if data is None:
+        return None
+    digest = hashlib.sha256()
+    for name in _ARRAYS:
+        digest.update(np.ascontiguousarray(getattr(data, name)).tobytes())
+    for name in (*_NAMES, *_STRINGS):
+        digest.update(repr(getattr(data, name)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,151 @@
+"""A trained model with all it needs to predict; and the model that a recipe and data define."""
+
+import dataclasses
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from pdae_jax.model import Model, make_model
+from pdae_jax.recipe import Recipe
+from pdae_jax.types import PerturbationData
+
+_BLOCK = 8192  # cells encoded at once: bounds memory, and one compiled shape serves all sample sizes
+
+
+class Standardizer(NamedTuple):
+    """The affine map between the user's units and the model's."""
+
+    mean: Float[np.ndarray, " features"]
+    scale: Float[np.ndarray, " features"]
+
+    def forward(self, x):
+        """The user's units to the model's."""
+        return (x - self.mean) / self.scale
+
+    def backward(self, x):
+        """The model's units to the user's."""
+        return x * self.scale + self.mean
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fitted:
+    """What `fit` returns: a model that predicts in the user's units, with its data and its record."""
+
+    model: Model
+    params: dict  # averaged over steps; of the best evaluation where there is a validation set
+    standardizer: Standardizer
+    train: PerturbationData  # in the user's units
+    validation: PerturbationData | None
+    validation_errors: dict[str, dict[str, float]]  # condition -> energy distances to its cells, "pdae" and "control"
+    recipe: Recipe
+    history: list[dict[str, Any]]  # the entries of metrics.jsonl
+    seed: int  # of evaluations that are given no key; drawn from the key of the fit
+    workdir: pathlib.Path | None = None
+
+    def encode(self, x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, "cells latent"]:
+        """Latents of cells given in the user's units."""
+        if x.ndim != 2 or x.shape[1] != self.model.num_features:
+            raise ValueError(
+                f"Cells of shape {x.shape}, but the model was fitted on [cells, {self.model.num_features}] "
+                f"({', '.join(self.train.features[:5])}, ...). Pass the same features in the same order."
+            )
+        x = np.asarray(self.standardizer.forward(x), dtype=np.float32)
+        padded = np.pad(x, ((0, -len(x) % min(_BLOCK, max(len(x), 1))), (0, 0)))
+        blocks = [_encode(self.model, self.params, jnp.asarray(b)) for b in _blocks(padded)]
+        return np.concatenate([np.asarray(b) for b in blocks])[: len(x)]
+
+    @property
+    def shift_matrix(self) -> Float[np.ndarray, "perturbations latent"]:
+        """`W`: the latent shift of each perturbation at dose 1."""
+        return np.asarray(self.params["shift"]["matrix"])
+
+    def __repr__(self) -> str:
+        steps = self.history[-1]["step"] if self.history else 0
+        return f"Fitted({self.train}, latent_dim={self.model.latent_dim}, noise_dim={self.model.noise_dim}, {steps} steps)"
+
+
+_encode = jax.jit(lambda model, params, x: model.encode(params, x), static_argnums=0)
+
+
+def _blocks(x: np.ndarray) -> list[np.ndarray]:
+    return [x[i : i + _BLOCK] for i in range(0, len(x), _BLOCK)]
+
+
+def check_training_data(train: PerturbationData, validation: PerturbationData | None) -> None:
+    """What a fit needs of its data; ``ValueError`` that names what is missing."""
+    if not isinstance(train, PerturbationData):
+        raise TypeError(
+            f"train is a {type(train).__name__}, not PerturbationData. Build it with pdae_jax.from_arrays, "
+            f"from_frame or from_anndata."
+        )
+    if train.control not in train.conditions:
+        raise ValueError(
+            f"No control condition {train.control!r} in the training data; it has {list(train.conditions[:5])}. "
+            f"Shifts are measured from the control: do not hold it out."
+        )
+    if train.num_conditions < 2:
+        raise ValueError("Only the control is in the training data. Pass at least one perturbed condition.")
+    if validation is None:
+        return
+    check_same_columns(validation, train, "validation")
+    shared = [name for name in validation.conditions if name in train.conditions]
+    if shared or validation.num_conditions == 0:
+        raise ValueError(
+            f"Validation conditions must be unseen and at least one; shared with the training data: {shared}. "
+            f"Make the two sets with pdae_jax.hold_out."
+        )
+
+
+def check_same_columns(data: PerturbationData, train: PerturbationData, name: str) -> None:
+    """Data that meets a model must have its features and perturbations, in order."""
+    for kind in ("features", "perturbations"):
+        here, there = getattr(data, kind), getattr(train, kind)
+        if here != there:
+            extra = [n for n in here if n not in there][:5]
+            missing = [n for n in there if n not in here][:5]
+            detail = f"missing {missing}, unknown {extra}" if missing or extra else "the order differs"
+            raise ValueError(
+                f"The {name} data do not have the {kind} of the training data: {detail}. "
+                f"Build both from one data set with pdae_jax.hold_out."
+            )
+
+
+def resolve_recipe(recipe: Recipe, train: PerturbationData) -> Recipe:
+    """The recipe with what depends on the data filled in."""
+    if recipe.latent_dim is not None:
+        return recipe
+    # More latents than independent shifts cannot be identified: rank(W A) = k is needed.
+    differences = train.labels - train.labels[train.index(train.control)]
+    rank = int(np.linalg.matrix_rank(differences.astype(np.float64)))
+    return recipe.override(latent_dim=max(1, min(rank, train.num_features)))
+
+
+def make_standardizer(data: PerturbationData, kind: str) -> Standardizer:
+    """Means and scales over all cells: per ``feature``, one ``global`` scale, or ``none``."""
+    if kind == "none":
+        return Standardizer(np.zeros(data.num_features, np.float32), np.ones(data.num_features, np.float32))
+    mean, scale = data.x.mean(axis=0, dtype=np.float64), data.x.std(axis=0, dtype=np.float64)
+    if kind == "global":
+        scale = np.full_like(scale, np.sqrt(np.mean(scale**2)))
+    # a feature that is constant in this subset stays where it is
+    scale = np.where(scale > 1e-12, scale, 1.0)
+    return Standardizer(mean.astype(np.float32), scale.astype(np.float32))
+
+
+def build_model(recipe: Recipe, train: PerturbationData, standardizer: Standardizer) -> Model:
+    """The model of a resolved recipe."""
+    assert recipe.latent_dim is not None, "resolve_recipe comes first"
+    return make_model(
+        train.num_features,
+        train.num_perturbations,
+        latent_dim=recipe.latent_dim,
+        noise_dim=recipe.noise_dim,
+        hidden=recipe.hidden,
+        activation=recipe.activation,
+        linear_skip=recipe.linear_skip,
+        floor=standardizer.forward(np.zeros(train.num_features, np.float32)) if recipe.nonnegative else None,
+    )

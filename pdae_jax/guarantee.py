@@ -1,0 +1,208 @@
+r"""What may be claimed about a prediction: is it identified, is it supported, was the assumption tested?
+
+1. Identified. With an invertible smooth mixing and Gaussian base latents, the effect of a label `a` is determined
+   exactly when :math:`a - a_0` lies in the span of the training differences :math:`\{a_e - a_0\}`, given
+   `rank(W A) = k` (von Kuegelgen, Ketterer, Shen, Meinshausen, Peters, arXiv 2504.18522). One SVD decides.
+2. Supported. The decoder is only known where it was trained: the share of translated latents farther from the
+   training latents than those are from each other says how much of the prediction lies outside.
+3. Tested. That effects add up is an assumption; only combinations that were left out and predicted can test it.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from pdae_jax.fitted import Fitted
+from pdae_jax.kernels import squared_distances
+from pdae_jax.types import LabelLike, PerturbationData, format_label
+
+SPAN_TOLERANCE = 1e-4  # of the residual share of a label outside the span; labels are float32
+MAX_OUTSIDE = 0.25  # share of latents outside the support above which a prediction counts as unsupported
+MAX_TESTED_ERROR = 0.25  # energy distance of left-out combinations, in shares of the control's, that passes the test
+RANK_TOLERANCE = 0.05  # singular values of the latent shifts below this share of the largest count as zero
+
+_NEIGHBOURS = 5
+_MAX_REFERENCE = 4000  # training latents compared with
+_MAX_QUERY = 1000  # translated latents asked about
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What is known about the prediction of one label; None where it was not asked."""
+
+    condition: str
+    identified: bool  # the label lies in the span of the training labels
+    residual: float  # rho: share of the label's length outside that span, 0 = inside
+    weights: dict[str, float]  # minimum-norm combination of training conditions that gives the label
+    leverage: float  # squared norm of the weights: how much the noise of their estimates is amplified
+    latent_rank: int | None = None  # rank of the training conditions' latent shifts, W A
+    latent_dim: int | None = None  # k; the theory asks for latent_rank = k
+    outside: float | None = None  # share of translated latents outside the training latents' support; 0.05 is usual
+    supported: bool | None = None  # outside <= MAX_OUTSIDE
+    tested: tuple[str, ...] = ()  # combinations that were left out of training and predicted
+    tested_error: float | None = None  # their median energy distance, in shares of the control's
+
+    @property
+    def assumption_tested(self) -> bool:
+        """Was any combination left out and predicted?"""
+        return bool(self.tested)
+
+    @property
+    def level(self) -> str:
+        """``not identified``, ``unsupported``, ``untested``, ``refuted`` or ``trusted``: the first that applies."""
+        if not self.identified:
+            return "not identified"
+        if self.supported is False:
+            return "unsupported"
+        if not self.assumption_tested:
+            return "untested"
+        if self.tested_error is None or self.tested_error > MAX_TESTED_ERROR:
+            return "refuted"
+        return "trusted"
+
+    def summary(self) -> str:
+        """The verdict in sentences."""
+        lines = [f"{self.condition}: {self.level}."]
+        if self.identified:
+            parts = " ".join(f"{weight:+.2g} ({name})" for name, weight in _largest(self.weights))
+            lines.append(f"Identified: the label is a combination of training labels, {parts or 'the control'}.")
+        else:
+            lines.append(
+                f"Not identified: {self.residual:.0%} of the label lies outside the span of the training labels; "
+                f"samples show the identified part only."
+            )
+        if self.latent_rank is not None and self.latent_dim is not None and self.latent_rank < self.latent_dim:
+            lines.append(
+                f"The training shifts span {self.latent_rank} of {self.latent_dim} latent dimensions; the theory asks "
+                f"for all."
+            )
+        if self.outside is not None:
+            word = "Supported" if self.supported else "Not supported"
+            lines.append(f"{word}: {self.outside:.0%} of the translated latents lie outside the training latents.")
+        if self.tested:
+            lines.append(
+                f"Assumption tested on {len(self.tested)} left-out combinations: median energy distance "
+                f"{self.tested_error:.1%} of the control's."
+            )
+        else:
+            lines.append("Additivity untested: no combination was left out of training and predicted.")
+        return " ".join(lines)
+
+
+def check_guarantee(source: Fitted | PerturbationData, label: LabelLike, *, from_condition: str | None = None) -> Verdict:
+    """What may be claimed about the prediction of a label.
+
+    Args:
+        source: a fitted model; or training data alone, which decides identification before anything is trained.
+        label: ``"A+B"``, ``{"A": 1.0, "B": 0.5}``, a vector, or a condition's name.
+        from_condition: whose cells are translated, for the support check; default the control.
+
+    Raises:
+        KeyError: an unknown perturbation or condition.
+    """
+    train = source if isinstance(source, PerturbationData) else source.train
+    vector = train.label(label)
+    name = format_label(vector, train.perturbations, control=train.control, separator=train.separator)
+    verdict = _identification(train, vector, label if isinstance(label, str) else name)
+    if isinstance(source, PerturbationData):
+        return verdict
+    outside = _outside_share(source, identified_part(train, vector), from_condition or train.control)
+    tested = {c: e for c, e in source.validation_errors.items() if _order(source, c) > 1}
+    errors = [e["pdae"] / e["control"] for e in tested.values()]
+    return dataclasses.replace(
+        verdict,
+        latent_rank=_latent_rank(source),
+        latent_dim=source.model.latent_dim,
+        outside=outside,
+        supported=outside <= MAX_OUTSIDE,
+        tested=tuple(tested),
+        tested_error=float(np.median(errors)) if errors else None,
+    )
+
+
+def identified_part(train: PerturbationData, label: Float[np.ndarray, " perturbations"]) -> np.ndarray:
+    """Projection of a label onto the span of the training differences, seen from the control."""
+    origin, differences = _differences(train)
+    weights = _min_norm(differences, label - origin)
+    return (origin + weights @ differences).astype(np.float32)
+
+
+def _identification(train: PerturbationData, label: np.ndarray, name: str) -> Verdict:
+    origin, differences = _differences(train)
+    target = label.astype(np.float64) - origin
+    weights = _min_norm(differences, target)
+    length = np.linalg.norm(target)
+    residual = float(np.linalg.norm(target - weights @ differences) / length) if length > 0 else 0.0
+    return Verdict(
+        condition=name,
+        identified=residual <= SPAN_TOLERANCE,
+        residual=residual,
+        weights={c: float(w) for c, w in zip(train.conditions, weights, strict=True) if abs(w) > 1e-9},
+        leverage=float(weights @ weights),
+    )
+
+
+def _differences(train: PerturbationData) -> tuple[np.ndarray, np.ndarray]:
+    labels = train.labels.astype(np.float64)
+    origin = labels[train.index(train.control)]
+    return origin, labels - origin
+
+
+def _min_norm(differences: np.ndarray, target: np.ndarray) -> np.ndarray:
+    return np.linalg.lstsq(differences.T, target, rcond=1e-10)[0]
+
+
+def _latent_rank(fitted: Fitted) -> int:
+    _, differences = _differences(fitted.train)
+    shifts = np.asarray(fitted.model.shift(fitted.params, jnp.zeros_like(differences[0]), jnp.asarray(differences)))
+    singular = np.linalg.svd(shifts, compute_uv=False)
+    return int(np.sum(singular > RANK_TOLERANCE * max(float(singular[0]), 1e-12)))
+
+
+def _order(fitted: Fitted, condition: str) -> int:
+    assert fitted.validation is not None
+    return int(np.count_nonzero(fitted.validation.labels[fitted.validation.index(condition)]))
+
+
+def _outside_share(fitted: Fitted, label: np.ndarray, from_condition: str) -> float:
+    """Share of translated latents beyond the 95th percentile of the training latents' own neighbour distances."""
+    train = fitted.train
+    rng = np.random.default_rng(fitted.seed)
+    # equally many of each condition, so that a large control does not stand for the whole support
+    per_condition = max(2 * _NEIGHBOURS, _MAX_REFERENCE // train.num_conditions)
+    rows = [_choose(rng, np.flatnonzero(train.condition_index == e), per_condition) for e in range(train.num_conditions)]
+    reference = fitted.encode(train.x[np.concatenate(rows)])
+    source_rows = _choose(rng, np.flatnonzero(train.condition_index == train.index(from_condition)), _MAX_QUERY)
+    start = train.labels[train.index(from_condition)]
+    shift = np.asarray(fitted.model.shift(fitted.params, jnp.asarray(start), jnp.asarray(label)))
+    query = fitted.encode(train.x[source_rows]) + shift
+    usual = _neighbour_distance(jnp.asarray(reference), jnp.asarray(reference), skip=1)
+    found = _neighbour_distance(jnp.asarray(query), jnp.asarray(reference), skip=0)
+    return float(jnp.mean(found > jnp.quantile(usual, 0.95)))
+
+
+def _choose(rng: np.random.Generator, rows: np.ndarray, most: int) -> np.ndarray:
+    return rng.permutation(rows)[:most]
+
+
+@jax.jit(static_argnames="skip")
+def _neighbour_distance(
+    query: Float[Array, "n k"], reference: Float[Array, "m k"], skip: int
+) -> Float[Array, " n"]:
+    """Squared distance to the fifth nearest reference latent; `skip` = 1 leaves out the latent itself."""
+    count = _NEIGHBOURS + skip
+
+    def one_block(block: Array) -> Array:
+        return -jax.lax.top_k(-squared_distances(block, reference), count)[0][:, -1]
+
+    size = 250  # rows at once: bounds memory
+    pad = -query.shape[0] % size
+    blocks = jnp.pad(query, ((0, pad), (0, 0))).reshape(-1, size, query.shape[1])
+    return jax.lax.map(one_block, blocks).reshape(-1)[: query.shape[0]]
+
+
+def _largest(weights: dict[str, float], most: int = 4) -> list[tuple[str, float]]:
+    return sorted(weights.items(), key=lambda item: -abs(item[1]))[:most]

@@ -1,0 +1,148 @@
+r"""The model in one sentence: encode a cell, shift its latent by the difference of two labels, decode with noise.
+
+.. math:: P_{s \to t} = \text{law of } f\big(g(X_s) + W(\phi(a_t) - \phi(a_s)), \varepsilon\big)
+
+The default start is the additive model: encoder and decoder begin as a PCA map and its inverse, and `W` as the
+least-squares regression of latents on labels. Random starts have bad local optima, in which a distant condition gets a
+chart of its own that only held-out combinations reveal; from the linear, globally consistent start the additive
+model is the worst case.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from pdae_jax.decoder import make_decoder
+from pdae_jax.encoder import make_encoder
+from pdae_jax.shift import identity, make_shift
+
+
+class Model(NamedTuple):
+    """Pure functions of explicit parameters, and the sizes that fix their shapes."""
+
+    init: Callable  # (key, x [cells, features], label [cells, perturbations]) -> params
+    encode: Callable  # (params, x [..., features]) -> z [..., latent]
+    shift: Callable  # (params, label_from [..., perturbations], label_to [..., perturbations]) -> [..., latent]
+    decode: Callable  # (params, key, z [..., latent]) -> x [..., features]
+    translate: Callable  # (params, key, x [..., features], label_from, label_to) -> x_new [..., features]
+    num_features: int
+    num_perturbations: int
+    latent_dim: int
+    noise_dim: int
+
+
+def make_model(
+    num_features: int,
+    num_perturbations: int,
+    *,
+    latent_dim: int,
+    noise_dim: int = 0,
+    hidden: Sequence[int] = (128, 128, 128),
+    activation: str = "relu",
+    linear_skip: bool = True,
+    dose_response: Callable = identity,
+    floor: np.ndarray | None = None,
+) -> Model:
+    """Encoder, shift and stochastic decoder, joined.
+
+    Args:
+        num_features: d.
+        num_perturbations: K.
+        latent_dim: k.
+        noise_dim: dimension of the decoder's noise, 0 for a deterministic decoder.
+        hidden: widths of the encoder; the decoder mirrors them.
+        activation: a key of `networks.ACTIVATIONS`.
+        linear_skip: encoder and decoder as linear map plus MLP, started at the additive model; False: plain MLPs from
+            a random start, `W` random too.
+        dose_response: `phi`, label to effective label, zero at zero.
+        floor: smallest value per feature, ``[features]``, in the units the model sees; None for no floor.
+
+    Raises:
+        ValueError: a size that is not positive, or an unknown activation.
+    """
+    sizes = {"num_features": num_features, "num_perturbations": num_perturbations, "latent_dim": latent_dim}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size}, but it must be at least 1.")
+    if noise_dim < 0:
+        raise ValueError(f"noise_dim={noise_dim}, but it must be 0 (deterministic decoder) or more.")
+    nets = {"activation": activation, "linear_skip": linear_skip}
+    encoder = make_encoder(num_features, latent_dim, hidden=hidden, **nets)
+    decoder = make_decoder(
+        latent_dim, num_features, noise_dim=noise_dim, hidden=tuple(reversed(hidden)), floor=floor, **nets
+    )
+    shift = make_shift(dose_response)
+
+    def init(key, x, label):
+        key_encoder, key_decoder, key_shift = jax.random.split(key, 3)
+        start = linear_start(x, dose_response(label), latent_dim, noise_dim)
+        matrix = start.shift_matrix
+        if not linear_skip:
+            matrix = jax.random.normal(key_shift, matrix.shape) / jnp.sqrt(latent_dim)
+        return {
+            "encoder": encoder.init(key_encoder, start.encoder_kernel, start.encoder_bias),
+            "shift": shift.init(matrix),
+            "decoder": decoder.init(key_decoder, start.decoder_kernel, start.decoder_bias),
+        }
+
+    def encode(params, x):
+        return encoder.encode(params["encoder"], x)
+
+    def apply_shift(params, label_from, label_to):
+        return shift.shift(params["shift"], label_from, label_to)
+
+    def decode(params, key, z):
+        return decoder.decode(params["decoder"], key, z)
+
+    def translate(params, key, x, label_from, label_to):
+        return decode(params, key, encode(params, x) + apply_shift(params, label_from, label_to))
+
+    return Model(
+        init, encode, apply_shift, decode, translate, num_features, num_perturbations, latent_dim, noise_dim
+    )
+
+
+class LinearStart(NamedTuple):
+    """The additive model as linear maps."""
+
+    encoder_kernel: Float[Array, "features latent"]
+    encoder_bias: Float[Array, " latent"]
+    decoder_kernel: Float[Array, "latent_and_noise features"]
+    decoder_bias: Float[Array, " features"]
+    shift_matrix: Float[Array, "perturbations latent"]
+
+
+def linear_start(
+    x: Float[Array, "cells features"], label: Float[Array, "cells perturbations"], latent_dim: int, noise_dim: int
+) -> LinearStart:
+    """PCA, scaled so that latents vary by one within a condition; `W` by least squares of latents on labels.
+
+    Principal directions beyond the latent ones start as the decoder's noise, at their own spread. Pass a sample with
+    equally many cells of each condition, else large conditions dominate.
+    """
+    mean = jnp.mean(x, axis=0)
+    _, spread, directions = jnp.linalg.svd(x - mean, full_matrices=False)
+    num_features = x.shape[1]
+    missing = max(0, latent_dim + noise_dim - directions.shape[0])
+    # latents or noise beyond the number of features start switched off
+    directions = jnp.pad(directions, ((0, missing), (0, 0)))
+    spread = jnp.pad(spread, (0, missing)) / jnp.sqrt(x.shape[0])
+    basis = directions[:latent_dim]  # [latent, features]
+    scores = (x - mean) @ basis.T
+    design = jnp.concatenate([jnp.ones((x.shape[0], 1)), label], axis=1)
+    coefficients = jnp.linalg.lstsq(design, scores)[0]
+    scale = jnp.std(scores - design @ coefficients, axis=0)
+    scale = jnp.where(scale > 1e-6, scale, 1.0)
+    noise = directions[latent_dim : latent_dim + noise_dim] * spread[latent_dim : latent_dim + noise_dim, None]
+    encoder_kernel = basis.T / scale
+    return LinearStart(
+        encoder_kernel=encoder_kernel,
+        encoder_bias=-mean @ encoder_kernel,
+        decoder_kernel=jnp.concatenate([basis * scale[:, None], noise.reshape(noise_dim, num_features)]),
+        decoder_bias=mean,
+        shift_matrix=coefficients[1:] / scale,
+    )

@@ -1,0 +1,112 @@
+"""Predicted samples of any label, with a verdict on what they are worth."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from pdae_jax.fitted import Fitted
+from pdae_jax.guarantee import Verdict, check_guarantee, identified_part
+from pdae_jax.types import LabelLike, format_label
+
+BATCH = 4096  # cells translated at once: fixes the memory, and one compiled shape serves every number of samples
+
+
+class Prediction(NamedTuple):
+    """Samples of the law of observations under a label. Not reconstructions: no cell of the label was seen."""
+
+    samples: Float[np.ndarray, "samples features"]  # in the user's units
+    features: tuple[str, ...]
+    condition: str  # the label in words
+    label: Float[np.ndarray, " perturbations"]
+    source: str  # whose cells were translated
+    verdict: Verdict
+
+
+def predict(
+    fitted: Fitted,
+    label: LabelLike,
+    *,
+    key: Array,
+    num_samples: int | None = None,
+    source: str = "control",
+) -> Prediction:
+    """Predict the distribution of observations under a label, seen or unseen.
+
+    Args:
+        fitted: what `fit` or `load_run` returned.
+        label: ``"A+B"``, ``{"A": 1.0, "B": 0.5}``, or a vector ``[perturbations]``.
+        key: typed PRNG key: choice of source cells and decoder noise.
+        num_samples: number of samples; default one per source cell.
+        source: ``"control"``, the name of a training condition, or ``"all"`` training cells.
+
+    Returns:
+        Samples with feature names, and the verdict. A label that is not identified is predicted by its identified
+        part, and the verdict says so.
+
+    Raises:
+        KeyError: an unknown perturbation or source.
+        ValueError: a label of the wrong length, or `num_samples` below 1.
+    """
+    train = fitted.train
+    vector = train.label(label)
+    name = label if isinstance(label, str) else _name(fitted, vector)
+    from_condition = train.control if source in ("control", "all") else source
+    verdict = check_guarantee(fitted, label, from_condition=from_condition)
+    number = len(_source_rows(fitted, source)) if num_samples is None else num_samples
+    samples = np.empty((number, train.num_features), dtype=np.float32) if number > 0 else np.empty((0, 0))
+    filled = 0
+    for block in predict_batches(fitted, vector, key=key, num_samples=number, source=source):
+        samples[filled : filled + len(block)] = block
+        filled += len(block)
+    return Prediction(samples, train.features, name, vector, source, verdict)
+
+
+def predict_batches(
+    fitted: Fitted, label: LabelLike, *, key: Array, num_samples: int, source: str = "control"
+) -> Iterator[Float[np.ndarray, "batch features"]]:
+    """The samples of `predict`, a batch at a time: for more of them than memory holds.
+
+    Every source cell is used once before any is used again.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples={num_samples}, but at least 1 sample must be asked for.")
+    train = fitted.train
+    rows = _source_rows(fitted, source)
+    target = jnp.asarray(identified_part(train, train.label(label)))
+    key_rows, key_noise = jax.random.split(key)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key_rows)).ravel())
+    queue = rng.permutation(rows)
+    for number, first in enumerate(range(0, num_samples, BATCH)):
+        size = min(BATCH, num_samples - first)
+        # always a full batch on the device, so that it compiles once; the surplus is cut off
+        while len(queue) < BATCH:
+            queue = np.concatenate([queue, rng.permutation(rows)])
+        chosen, queue = queue[:BATCH], queue[size:]
+        x = fitted.standardizer.forward(train.x[chosen]).astype(np.float32)
+        label_from = train.labels[train.condition_index[chosen]]
+        moved = _translate(
+            fitted.model, fitted.params, jax.random.fold_in(key_noise, number), x, label_from, target[None, :]
+        )
+        yield fitted.standardizer.backward(np.asarray(moved)[:size])
+
+
+_translate = jax.jit(
+    lambda model, params, key, x, label_from, label_to: model.translate(params, key, x, label_from, label_to),
+    static_argnums=0,
+)
+
+
+def _source_rows(fitted: Fitted, source: str) -> np.ndarray:
+    train = fitted.train
+    if source == "all":
+        return np.arange(train.num_cells)
+    return np.flatnonzero(train.condition_index == train.index(train.control if source == "control" else source))
+
+
+def _name(fitted: Fitted, vector: np.ndarray) -> str:
+    train = fitted.train
+    return format_label(vector, train.perturbations, control=train.control, separator=train.separator)

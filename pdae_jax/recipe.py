@@ -1,0 +1,105 @@
+"""Every hyperparameter of a fit, with its one default."""
+
+import dataclasses
+import difflib
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a model is built and trained. Plain values only: a recipe is saved as JSON beside its result."""
+
+    # model
+    latent_dim: int | None = None  # k; None: rank of the training labels, at most the number of features
+    noise_dim: int = 4  # of the decoder's noise; 0: deterministic
+    hidden: tuple[int, ...] = (128, 128, 128)  # encoder widths, mirrored by the decoder
+    activation: str = "silu"
+    linear_skip: bool = True  # start at the additive model; False: plain MLPs from a random start
+    nonnegative: bool = False  # predictions are cut at zero, for counts and their logarithms
+    standardize: str = "feature"  # "feature", "global" (one scale) or "none"
+
+    # objective
+    kernel: str = "energy"  # "energy", "gaussian", "laplace" or "imq"
+    beta: float = 1.0  # exponent of the energy kernel
+    bandwidths: tuple[float, ...] = (0.5, 1.0, 2.0)  # of the other kernels, in median distances of the training data
+    form: str = "pairwise"  # "pairwise" or "pooled"
+    translation: float = 1.0  # weights of the terms of the loss
+    reconstruction: float = 1.0
+    cycle: float = 0.0
+    latent_prior: float = 0.0
+    group_lasso: float = 0.0
+
+    # batch; conditions above the number available are cut to it
+    num_sources: int = 16
+    cells_per_source: int = 32
+    num_targets: int = 16
+    cells_per_target: int = 64
+
+    # optimisation
+    num_steps: int = 5000
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    clip_norm: float = 1.0
+    weight_decay: float = 0.0
+    average_decay: float = 0.999  # of the exponential moving average of the parameters
+
+    # the loop
+    log_every: int = 100  # steps of one compiled chunk; the host is touched once a chunk
+    eval_every: int = 500  # steps between evaluations on the validation conditions, a multiple of log_every
+    patience: int | None = None  # evaluations without improvement before stopping; None: run all steps
+    checkpoint_every: int = 1000  # steps, a multiple of log_every
+
+    def __post_init__(self):
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        object.__setattr__(self, "bandwidths", tuple(self.bandwidths))
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name}={getattr(self, name)!r} is not known; pass one of {', '.join(allowed)}.")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}={value!r}, but it must be greater than 0.")
+        if self.cells_per_source < 2:
+            raise ValueError("cells_per_source=1, but the score of a predicted law needs at least 2 cells of it.")
+        for name in ("eval_every", "checkpoint_every"):
+            if getattr(self, name) % self.log_every:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is not a multiple of log_every={self.log_every}: the loop looks up "
+                    f"only at the end of a chunk. Change one of the two."
+                )
+
+    def override(self, **changes: Any) -> "Recipe":
+        """A copy with other values; a misspelt name raises ``TypeError`` with the nearest one."""
+        known = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=3)
+                hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
+                raise TypeError(f"A recipe has no option {name!r}; {hint}")
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, lists for tuples: what JSON gives back."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+_CHOICES = {
+    "standardize": ("feature", "global", "none"),
+    "kernel": ("energy", "gaussian", "laplace", "imq"),
+    "form": ("pairwise", "pooled"),
+    "activation": ("relu", "gelu", "silu", "tanh", "leaky_relu"),
+}
+_POSITIVE = (
+    "latent_dim",
+    "num_sources",
+    "cells_per_source",
+    "num_targets",
+    "cells_per_target",
+    "num_steps",
+    "learning_rate",
+    "clip_norm",
+    "log_every",
+    "eval_every",
+    "patience",
+    "checkpoint_every",
+)

@@ -1,0 +1,84 @@
+"""One training step and its scan: pure functions of state and data. No files, no config, no printing."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from pdae_jax.data.sample import DeviceData
+from pdae_jax.kernels import Kernel
+from pdae_jax.losses import LossTerms, LossWeights, pdae_loss
+from pdae_jax.model import Model
+
+
+class TrainState(NamedTuple):
+    """Everything a run carries from step to step; saving it and going on equals never having stopped."""
+
+    step: Int[Array, ""]
+    key: Array  # of the run; step t uses fold_in(key, t)
+    params: dict
+    average: dict  # exponential moving average of params: what predicts
+    opt_state: optax.OptState
+
+
+class Metrics(NamedTuple):
+    """What a step reports."""
+
+    loss: LossTerms
+    gradient_norm: Float[Array, "..."]
+
+
+def init_state(
+    key: Array,
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    x: Float[Array, "cells features"],
+    label: Float[Array, "cells perturbations"],
+) -> TrainState:
+    """The state at step 0, started from a sample of cells (equally many of each condition) with their labels."""
+    key_params, key_steps = jax.random.split(key)
+    params = model.init(key_params, x, label)
+    # a copy: `params` and `average` must not share buffers, the steps donate both
+    average = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.zeros((), jnp.int32), key_steps, params, average, optimizer.init(params))
+
+
+def make_train_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    sample: Callable,
+    *,
+    kernel: Kernel,
+    form: str = "pairwise",
+    weights: LossWeights = LossWeights(),
+    average_decay: float = 0.999,
+) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
+    """``step(state, data) -> (state, metrics)``: draw a batch, descend, average."""
+
+    def step(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
+        key_sample, key_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
+        batch = sample(key_sample, data)
+        gradient_fn = jax.grad(pdae_loss, has_aux=True)
+        gradient, terms = gradient_fn(state.params, model, key_loss, batch, kernel=kernel, form=form, weights=weights)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        # the first steps follow the parameters closely: an average over the start would be of no use
+        decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
+        average = optax.incremental_update(params, state.average, 1.0 - decay)
+        new_state = TrainState(state.step + 1, state.key, params, average, opt_state)
+        return new_state, Metrics(terms, optax.global_norm(gradient))
+
+    return step
+
+
+def make_train_steps(step: Callable, num_steps: int) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
+    """`num_steps` steps in one compiled scan, state donated; metrics are means over the steps."""
+
+    def steps(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
+        state, metrics = jax.lax.scan(lambda carry, _: step(carry, data), state, None, length=num_steps)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return jax.jit(steps, donate_argnums=0)
