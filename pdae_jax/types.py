@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 #: A perturbation label as users write it: ``"A+B"``, ``{"A": 1.0, "B": 0.5}`` or a vector ``[perturbations]``.
-LabelLike = str | Mapping[str, float] | Sequence[float] | np.ndarray | Array
+LabelLike = str | Mapping[str, float | int] | Sequence[float | int] | np.ndarray | Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -181,10 +181,12 @@ def _unknown(name: object, perturbations: Sequence[str]) -> str:
 
 
 def nearest_names(name: str, known: Sequence[str]) -> str:
+    """For error messages: the known names nearest to a misspelt one, else the first known ones."""
     close = difflib.get_close_matches(name, known, n=3)
     return f"nearest are {', '.join(map(repr, close))}" if close else f"known are {first_names(known)}"
 
 
 def first_names(names: Sequence[str], count: int = 8) -> str:
+    """For error messages: the first names of a list that may be long, quoted."""
     shown = ", ".join(map(repr, names[:count]))
     return f"{shown}, ... ({len(names)} in all)" if len(names) > count else shown

@@ -1,0 +1,138 @@
+"""Splits: whole conditions held out, cells held out within conditions, and which conditions may be held out."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from pdae_jax.types import LabelLike, PerturbationData, first_names, format_label
+
+
+def hold_out(
+    data: PerturbationData, conditions: LabelLike | Iterable[LabelLike]
+) -> tuple[PerturbationData, PerturbationData]:
+    """Whole conditions held out; both parts keep all label columns.
+
+    Args:
+        data: the data.
+        conditions: the held-out conditions, each by its name or by any label that it has (``"B+A"``, ``{"A": 1}``).
+
+    Returns:
+        Train, with the control and every condition not named, in order; test, in the order named.
+
+    Raises:
+        KeyError: no condition has this name or label.
+        ValueError: nothing is held out, the control is, or nothing but the control would be left.
+    """
+    specs: list[Any] = [conditions] if isinstance(conditions, str | Mapping) else list(conditions)
+    names = list(dict.fromkeys(_find(data, spec) for spec in specs))
+    if not names:
+        raise ValueError(f"No conditions to hold out: the list is empty. Pass some of {first_names(data.conditions)}.")
+    if data.control in names:
+        raise ValueError(
+            f"The control {data.control!r} cannot be held out: all shifts start from it. Remove it from the list."
+        )
+    rest = [name for name in data.conditions if name not in names]
+    if len(rest) < 2:
+        raise ValueError(
+            f"Holding out {first_names(names)} leaves {first_names(rest)} to train on. Keep at least one condition "
+            f"beside the control."
+        )
+    return data.select(rest), data.select(names)
+
+
+def hold_out_cells(key: Array, data: PerturbationData, fraction: float) -> tuple[PerturbationData, PerturbationData]:
+    """A random fraction of the cells of every condition held out; both parts have all conditions.
+
+    Of n cells, ``round(fraction * n)`` are held out, but at least 2 and at most ``n - 2``: with fewer, neither side
+    has a spread.
+
+    Args:
+        key: typed PRNG key.
+        data: the data.
+        fraction: share of the cells to hold out, between 0 and 1.
+
+    Returns:
+        Train and test, cells in their order in `data`.
+
+    Raises:
+        ValueError: a fraction outside (0, 1), or a condition with fewer than 4 cells.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction is {fraction}. Pass the share of cells to hold out, such as 0.2.")
+    counts = data.counts
+    small = [name for name, count in zip(data.conditions, counts, strict=True) if count < 4]
+    if small:
+        raise ValueError(
+            f"Conditions with fewer than 4 cells: {first_names(small)}; each side needs 2. Split without them: "
+            f"data.select(<the other conditions>)."
+        )
+    held = np.clip(np.round(fraction * counts), 2, counts - 2)
+    draws = np.asarray(jax.random.uniform(key, (data.num_cells,)))
+    order = np.lexsort((draws, data.condition_index))  # conditions one after the other, shuffled within
+    rank = np.empty(data.num_cells, dtype=np.int64)
+    rank[order] = np.arange(data.num_cells) - np.repeat(np.cumsum(counts) - counts, counts)
+    test = rank < held[data.condition_index]
+    return _cells(data, ~test), _cells(data, test)
+
+
+def random_conditions(
+    key: Array, data: PerturbationData, number: int, *, combinations_only: bool = True
+) -> tuple[str, ...]:
+    """Conditions that can be held out together and stay identified by the others.
+
+    Conditions are drawn in random order and kept when the labels of the remaining ones still span all labels. Sets that
+    can be left out in this sense are the independent sets of a matroid, so this finds `number` of them if there are.
+
+    Args:
+        key: typed PRNG key.
+        data: the data.
+        number: how many conditions.
+        combinations_only: only conditions with at least two perturbations.
+
+    Returns:
+        Their names, in the order of `data.conditions`.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    labels = data.labels.astype(np.float64)
+    eligible = (labels != 0).sum(axis=1) >= (2 if combinations_only else 1)
+    rank = np.linalg.matrix_rank(labels)  # the control is the zero row: labels are differences to it
+    keep = np.ones(data.num_conditions, dtype=bool)
+    for row in np.asarray(jax.random.permutation(key, data.num_conditions)):
+        if (~keep).sum() == number:
+            break
+        if eligible[row]:
+            keep[row] = False
+            keep[row] = np.linalg.matrix_rank(labels[keep]) < rank
+    found = tuple(name for name, kept in zip(data.conditions, keep, strict=True) if not kept)
+    if not 0 < number == len(found):
+        raise ValueError(
+            f"number is {number}, but {len(found)} of {eligible.sum()} eligible conditions can be held out so that the "
+            f"others identify them. Pass a smaller number (at least 1), or combinations_only=False."
+        )
+    return found
+
+
+def _find(data: PerturbationData, spec: LabelLike) -> str:
+    """The condition with this name or label."""
+    if isinstance(spec, str) and spec in data.conditions:
+        return spec
+    try:
+        label = data.label(spec)
+    except KeyError:
+        if isinstance(spec, str):
+            data.index(spec)  # names the nearest conditions
+        raise
+    rows = np.flatnonzero((data.labels == label).all(axis=1))
+    if len(rows) == 0:
+        data.index(format_label(label, data.perturbations, control=data.control, separator=data.separator))
+    return data.conditions[rows[0]]
+
+
+def _cells(data: PerturbationData, mask: np.ndarray) -> PerturbationData:
+    return dataclasses.replace(data, x=data.x[mask], condition_index=data.condition_index[mask])

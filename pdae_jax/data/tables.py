@@ -1,0 +1,110 @@
+"""Tables that data come in: columns and layers found by name, in memory or in a file."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pdae_jax.data.conditions import Conditions
+from pdae_jax.data.notation import read_names, read_names_and_doses
+from pdae_jax.types import first_names, nearest_names
+
+
+class Table(NamedTuple):
+    """What is needed of an AnnData."""
+
+    obs: Any  # data frame with the asked columns
+    features: list[str]
+    matrix: Any  # [cells, features], perhaps on disk
+
+
+@contextlib.contextmanager
+def open_anndata(source: Any, columns: Sequence[str], layer: str | None) -> Iterator[Table]:
+    """Columns of obs, the feature names and the matrix of an AnnData or an .h5ad file.
+
+    Raises:
+        KeyError: a column or the layer is missing.
+        FileNotFoundError: there is no such file.
+        ValueError, TypeError: a file in an old layout, something else than an AnnData.
+    """
+    if isinstance(source, str | Path):
+        import h5py
+
+        if not Path(source).is_file():
+            raise FileNotFoundError(f"No file {str(source)!r}. Pass the path of an .h5ad file, or an AnnData.")
+        with h5py.File(source, "r") as file:
+            yield _open_h5ad(file, columns, layer)
+        return
+    if not all(hasattr(source, name) for name in ("obs", "var_names", "layers")):
+        raise TypeError(f"adata is a {type(source).__name__}. Pass an AnnData or the path of an .h5ad file.")
+    obs = source.obs.iloc[:, find_columns(columns, [str(name) for name in source.obs.columns], "obs")]
+    _check_layer(layer, source.layers, source.X is not None)
+    matrix = source.X if layer is None else source.layers[layer]
+    yield Table(obs, [str(name) for name in source.var_names], _in_rows(matrix))
+
+
+def find_columns(names: Sequence[str], known: Sequence[str], where: str) -> list[int]:
+    """Positions of named columns, each of which must be there once."""
+    counts, position = Counter(known), {name: column for column, name in enumerate(known)}
+    for name in names:
+        if name not in counts:
+            raise KeyError(f"No {name!r} in {where}; {nearest_names(str(name), known)}. Pass a name that is there.")
+        if counts[name] > 1:
+            raise ValueError(f"{name!r} is there {counts[name]} times in {where}. Rename or drop all but one.")
+    return [position[name] for name in names]
+
+
+def read_conditions(columns: Any, control: str, separator: str) -> Conditions:
+    """Conditions from a frame of one column (names) or two (names, doses)."""
+    missing = np.flatnonzero(columns.iloc[:, 0].isna().to_numpy())
+    if len(missing):
+        raise ValueError(
+            f"Column {columns.columns[0]!r} is missing in {len(missing)} cells, the first in row {missing[0]}. "
+            f"Name the condition of every cell, or drop these."
+        )
+    names = columns.iloc[:, 0].tolist()
+    if columns.shape[1] == 1:
+        return read_names(names, perturbations=None, control=control, separator=separator)
+    return read_names_and_doses(names, columns.iloc[:, 1].tolist(), control=control, separator=separator)
+
+
+def _open_h5ad(file: Any, used: Sequence[str], layer: str | None) -> Table:
+    """The same from an open file; the matrix stays on disk."""
+    import h5py
+    import pandas as pd
+    from anndata.io import read_elem, sparse_dataset
+
+    obs: Any = file.get("obs")
+    if not isinstance(obs, h5py.Group) or "_index" not in obs.attrs or "__categories" in obs:
+        raise ValueError(
+            f"{file.filename!r} has no obs in the layout of anndata 0.8 and later; it has {first_names(list(file))}. "
+            f"Pass anndata.read_h5ad(path), or write the file again with a newer anndata."
+        )
+    known = [name for name in obs if name != obs.attrs["_index"]]
+    find_columns(used, known, "obs")
+    _check_layer(layer, file.get("layers", {}), "X" in file)
+    matrix = file["X"] if layer is None else file["layers"][layer]
+    names: Any = read_elem(file["var"][file["var"].attrs["_index"]])
+    return Table(
+        pd.DataFrame({name: read_elem(obs[name]) for name in used}),
+        [str(name) for name in names],
+        matrix if isinstance(matrix, h5py.Dataset) else _in_rows(sparse_dataset(matrix)),
+    )
+
+
+def _in_rows(matrix: Any) -> Any:
+    """Rows of a column-compressed matrix on disk are slow to take: such a one comes into memory, sparse."""
+    on_disk = getattr(matrix, "format", None) == "csc" and hasattr(matrix, "to_memory")
+    return matrix.to_memory() if on_disk else matrix
+
+
+def _check_layer(layer: str | None, known: Any, has_x: bool) -> None:
+    found = [name for name in known if name is not None]  # anndata 0.13 lists X among the layers, as None
+    if layer is None and not has_x:
+        raise ValueError(f"There is no X. Pass layer=<one of {first_names(found)}>.")
+    if layer is not None and layer not in found:
+        nearest = nearest_names(layer, found) if found else "there are no layers"
+        raise KeyError(f"No layer {layer!r}; {nearest}. Pass a layer that is there, or layer=None for X.")
