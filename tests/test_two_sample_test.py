@@ -1,0 +1,131 @@
+import jax
+import numpy as np
+import pytest
+import scipy.stats
+
+from pdae_jax import kernels
+from pdae_jax.two_sample_test import benjamini_hochberg, two_sample_test
+
+RANDOM = np.random.default_rng(0)
+KEYS = jax.random.split(jax.random.key(0), 400)
+
+
+def energy_statistic(x, y):
+    norms = [np.linalg.norm(a[:, None] - b[None], axis=-1) for a, b in ((x, y), (x, x), (y, y))]
+    n, m = len(x), len(y)
+    return 2 * norms[0].mean() - norms[1].sum() / (n * (n - 1)) - norms[2].sum() / (m * (m - 1))
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(12, 20, 2), (70, 40, 11)])
+def test_agrees_with_a_loop_over_relabellings(n, m, d):
+    x, y = RANDOM.normal(size=(n, d)), RANDOM.normal(size=(m, d)) + 0.2
+    result = two_sample_test(x, y, key=KEYS[0], num_permutations=1999)
+    pooled = np.concatenate([x, y])
+    assert result.statistic == pytest.approx(energy_statistic(x, y), rel=1e-4)
+    orders = [RANDOM.permutation(n + m) for _ in range(1999)]
+    null = np.array([energy_statistic(pooled[o[:n]], pooled[o[n:]]) for o in orders])
+    assert scipy.stats.ks_2samp(result.null, null).pvalue > 1e-3
+    p = np.mean(null >= result.statistic)
+    assert abs(result.p_value - p) < 5 * np.sqrt(2 * p * (1 - p) / 1999) + 1 / 1999
+    assert (result.n, result.m) == (n, m)
+
+
+def test_the_null_holds_every_relabelling_equally_often():
+    # 2 + 2 cells: three ways to split into pairs
+    x, y = np.array([[0.0, 0.0], [1.0, 0.0]]), np.array([[0.0, 3.0], [9.0, 9.0]])
+    pooled = np.concatenate([x, y])
+    pairs = [[0, 1, 2, 3], [0, 2, 1, 3], [0, 3, 1, 2]]
+    values = sorted(energy_statistic(pooled[p[:2]], pooled[p[2:]]) for p in pairs)
+    result = two_sample_test(x, y, key=KEYS[0], num_permutations=3000)
+    found = np.argmin(np.abs(result.null[:, None] - values), axis=1)
+    np.testing.assert_allclose(result.null, np.array(values)[found], rtol=1e-4)
+    assert scipy.stats.chisquare(np.bincount(found, minlength=3)).pvalue > 1e-3
+    # the observed split comes again and counts as a tie, whatever its rounding
+    share = np.mean(np.array(values) >= energy_statistic(x, y) - 1e-9)
+    assert result.p_value == pytest.approx(share, abs=0.05)
+
+
+def test_level():
+    random = np.random.default_rng(1)
+    p = np.array(
+        [
+            two_sample_test(
+                random.normal(size=(20, 2)), random.normal(size=(30, 2)), key=k, num_permutations=99
+            ).p_value
+            for k in KEYS
+        ]
+    )
+    for level in (0.05, 0.2, 0.5):  # exact levels of 99 permutations
+        assert scipy.stats.binomtest(int(np.sum(p <= level)), len(p), level).pvalue > 1e-3, level
+
+
+@pytest.mark.parametrize(
+    ("change", "kernel"),
+    [
+        (lambda y: y + 0.8, None),
+        (lambda y: 2.0 * y, None),
+        (lambda y: np.sign(y) * 1.0, kernels.gaussian([0.5, 1.0, 2.0])),  # same mean and variance
+    ],
+)
+def test_power(change, kernel):
+    random = np.random.default_rng(2)
+    p = [
+        two_sample_test(
+            random.normal(size=(100, 3)),
+            change(random.normal(size=(100, 3))),
+            key=k,
+            num_permutations=99,
+            kernel=kernel,
+        ).p_value
+        for k in KEYS[:10]
+    ]
+    assert np.median(p) == 0.01
+
+
+def test_order_of_rows_and_offset_do_not_matter():
+    x, y = RANDOM.normal(size=(60, 4)), RANDOM.normal(size=(50, 4)) + 0.25
+    first = two_sample_test(x, y, key=KEYS[0], num_permutations=1999)
+    again = two_sample_test(x, y, key=KEYS[0], num_permutations=1999)
+    assert first.p_value == again.p_value
+    shuffled = two_sample_test(RANDOM.permutation(x), RANDOM.permutation(y), key=KEYS[0], num_permutations=1999)
+    swapped = two_sample_test(y, x, key=KEYS[0], num_permutations=1999)
+    moved = two_sample_test(x + 1e5, y + 1e5, key=KEYS[0], num_permutations=1999)
+    for other in (shuffled, swapped, moved):
+        assert other.statistic == pytest.approx(first.statistic, rel=1e-3)
+    # the same key relabels other cells: equal in law only
+    for other in (shuffled, swapped):
+        assert abs(other.p_value - first.p_value) < 5 * np.sqrt(0.5 * first.p_value / 1999)
+    assert moved.p_value == pytest.approx(first.p_value, abs=2e-3)
+
+
+def test_large_samples_are_subsampled():
+    x = RANDOM.normal(size=(1000, 2))
+    result = two_sample_test(x, x[:80], key=KEYS[0], max_cells=100)
+    assert (result.n, result.m) == (100, 80)
+    assert len(result.null) == 999
+    small = two_sample_test(x, x + 0.3, key=KEYS[0], max_cells=50)
+    assert small.statistic != two_sample_test(x, x + 0.3, key=KEYS[1], max_cells=50).statistic
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"x": np.zeros((1, 2))}, "Sample x has shape"),
+        ({"y": np.zeros((5, 3))}, "2 features but y has 3"),
+        ({"y": np.array([[0.0, 1.0], [0.0, np.nan]])}, r"y\[1, 1\] is nan"),
+        ({"num_permutations": 0}, "num_permutations=0"),
+        ({"max_cells": 1}, "max_cells=1"),
+    ],
+)
+def test_bad_input(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        two_sample_test(**{"x": np.zeros((5, 2)), "y": np.ones((4, 2)), "key": KEYS[0], **arguments})
+
+
+def test_benjamini_hochberg_agrees_with_scipy():
+    p = RANDOM.uniform(size=50) ** 3
+    np.testing.assert_allclose(benjamini_hochberg(p), scipy.stats.false_discovery_control(p))
+    np.testing.assert_allclose(benjamini_hochberg([0.01, 0.01, 1.0]), [0.015, 0.015, 1.0])
+    assert benjamini_hochberg([]).shape == (0,)
+    with pytest.raises(ValueError, match=r"values \[nan, 1\.5\]"):
+        benjamini_hochberg([0.2, np.nan, 1.5])
