@@ -1,0 +1,158 @@
+r"""The published loss in plain eager PyTorch, written from its equations: what step_time.py compares with.
+
+Ungrouped: every row :math:`i` of a batch of :math:`B` is a target of its own, so all :math:`B \times B` pairs
+(source j, label of i) are decoded, each with fresh noise, and each row pays for :math:`B^2` distances:
+
+.. math::
+    f_{ij} = f(g(x_j) + W (a_i - a_j), \epsilon_{ij}), \quad
+    \frac1B \sum_i \Big[ \operatorname{mean}_{j \ne i} |f_{ij} - x_i|
+    - \tfrac12 \operatorname{mean}_{j \ne j';\, j, j' \ne i} |f_{ij} - f_{ij'}| \Big]
+
+plus the energy score of two decodes of :math:`g(x_i)` against :math:`x_i`.
+
+    python experiments/benchmarks/torch_reference.py    # ms per step of each setting
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch  # pyright: ignore[reportMissingImports]
+from torch import Tensor, nn  # pyright: ignore[reportMissingImports]
+
+
+class Setting(NamedTuple):
+    """Widths of the networks and of the data; both sides of the comparison are built from it."""
+
+    num_features: int
+    num_perturbations: int
+    latent_dim: int
+    noise_dim: int
+    encoder_hidden: tuple[int, ...]
+    decoder_hidden: tuple[int, ...]
+
+
+SETTINGS = {
+    "2-d": Setting(2, 3, 2, 2, (64,) * 4, (64,) * 4),
+    "10-d": Setting(10, 5, 4, 4, (128,) * 3, (128,) * 3),
+    "norman": Setting(1000, 101, 101, 27, (512, 256, 256, 128), (128, 256, 256, 512)),
+}
+
+
+def mlp(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
+    """Linear layers with ReLU between them."""
+    layers: list[nn.Module] = []
+    for width_in, width_out in zip((inputs, *hidden), (*hidden, outputs), strict=True):
+        layers += [nn.Linear(width_in, width_out), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def within_distances(f: Tensor) -> Tensor:
+    """|f_ij - f_ij'| within each target, ``[targets, sources, features] -> [targets, sources, sources]``.
+
+    The faster of the eager forms at each width. CPU ms of a whole step at batch 128 on one thread (2-d, 10-d, norman):
+    ``torch.cdist`` 48, 94, 1770; the Gram form below 62, 107, 1400; broadcast differences 112, 381, out of memory.
+    """
+    if f.shape[-1] <= 32:
+        return torch.cdist(f, f)
+    gram = f @ f.mT
+    square = gram.diagonal(dim1=1, dim2=2)
+    distances = (square[:, :, None] + square[:, None] - 2 * gram).clamp_min(1e-12).sqrt()  # sqrt'(0) is inf
+    return distances.masked_fill(torch.eye(f.shape[1], dtype=torch.bool), 0)
+
+
+def energy_score(f: Tensor, x: Tensor) -> Tensor:
+    """Energy score (U form) of the samples ``f[i]`` against ``x[i]``, mean over i; shapes ``[B, m, d]``, ``[B, d]``."""
+    m = f.shape[1]
+    accuracy = (f - x[:, None]).norm(dim=-1).mean()
+    diversity = within_distances(f).sum() / (f.shape[0] * m * (m - 1))
+    return accuracy - diversity / 2
+
+
+def make_loss(
+    encoder: nn.Module, decoder: nn.Module, shift: Tensor, noise_dim: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """``(x [B, d], labels [B, K]) -> loss``, with as many decodes as the module docstring says."""
+
+    def decode(z: Tensor) -> Tensor:
+        return decoder(torch.cat([z, torch.randn(*z.shape[:-1], noise_dim)], dim=-1))
+
+    def loss_fn(x: Tensor, labels: Tensor) -> Tensor:
+        b = x.shape[0]
+        z = encoder(x)
+        effect = labels @ shift
+        others = torch.arange(b * b).view(b, b)[~torch.eye(b, dtype=torch.bool)].view(b, b - 1) % b  # j != i
+        translated = (z - effect)[others] + effect[:, None]  # [targets, sources, latent]
+        reconstructed = decode(z[:, None].expand(-1, 2, -1))  # two decodes of every row
+        return energy_score(decode(translated), x) + energy_score(reconstructed, x)
+
+    return loss_fn
+
+
+def make_torch_step(
+    setting: str, batch_size: int = 128, *, num_rows: int = 4096, seed: int = 0
+) -> Callable[[], Tensor]:
+    """One call is one Adam step on a batch drawn from random data; it returns the loss.
+
+    Args:
+        setting: a key of `SETTINGS`.
+        batch_size: rows B of a batch.
+        num_rows: rows of the data that batches are drawn from.
+        seed: of data, parameters, batches and noise.
+    """
+    s = SETTINGS[setting]
+    torch.manual_seed(seed)
+    x = torch.randn(num_rows, s.num_features)
+    labels = torch.randint(0, 2, (num_rows, s.num_perturbations)).float()
+    encoder = mlp(s.num_features, s.encoder_hidden, s.latent_dim)
+    decoder = mlp(s.latent_dim + s.noise_dim, s.decoder_hidden, s.num_features)
+    shift = nn.Parameter(torch.randn(s.num_perturbations, s.latent_dim) / s.latent_dim**0.5)
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters(), shift], lr=1e-3)
+    loss_fn = make_loss(encoder, decoder, shift, s.noise_dim)
+
+    def step() -> Tensor:
+        rows = torch.randint(num_rows, (batch_size,))
+        optimizer.zero_grad()
+        loss = loss_fn(x[rows], labels[rows])
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+def time_step(step: Callable[[], object], *, repeats: int = 10, seconds: float = 3.0) -> float:
+    """Ms that one call of `step` takes: the fastest of `repeats` blocks of about `seconds` in all."""
+    step()
+    start = time.perf_counter()
+    step()
+    calls = max(1, round(seconds / repeats / (time.perf_counter() - start)))
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        for _ in range(calls):
+            step()
+        times.append((time.perf_counter() - start) / calls)
+    return 1000 * min(times)
+
+
+def time_torch_step(setting: str, batch_size: int = 128) -> tuple[float, int]:
+    """Ms per step and the number of threads, one or all, at which PyTorch was faster."""
+    all_threads = torch.get_num_threads()
+    timed = []
+    for threads in sorted({1, all_threads}):
+        torch.set_num_threads(threads)
+        timed.append((time_step(make_torch_step(setting, batch_size)), threads))
+    torch.set_num_threads(all_threads)
+    return min(timed)
+
+
+def main() -> None:
+    """Print the time of one step of each setting."""
+    for name in SETTINGS:
+        ms, threads = time_torch_step(name)
+        print(f"{name:8} batch 128: {ms:8.1f} ms per step on {threads} thread(s)", flush=True)
+
+
+if __name__ == "__main__":
+    main()
