@@ -77,12 +77,7 @@ def _open_h5ad(file: Any, used: Sequence[str], layer: str | None) -> Table:
     import pandas as pd
     from anndata.io import read_elem, sparse_dataset
 
-    obs: Any = file.get("obs")
-    if not isinstance(obs, h5py.Group) or "_index" not in obs.attrs or "__categories" in obs:
-        raise ValueError(
-            f"{file.filename!r} has no obs in the layout of anndata 0.8 and later; it has {first_names(list(file))}. "
-            f"Pass anndata.read_h5ad(path), or write the file again with a newer anndata."
-        )
+    obs = _open_obs(file)
     known = [name for name in obs if name != obs.attrs["_index"]]
     find_columns(used, known, "obs")
     _check_layer(layer, file.get("layers", {}), "X" in file)
@@ -93,6 +88,16 @@ def _open_h5ad(file: Any, used: Sequence[str], layer: str | None) -> Table:
         [str(name) for name in names],
         matrix if isinstance(matrix, h5py.Dataset) else _in_rows(sparse_dataset(matrix)),
     )
+
+
+def _open_obs(file: Any) -> Any:
+    obs = file.get("obs")
+    if not hasattr(obs, "keys") or "_index" not in obs.attrs or "__categories" in obs:
+        raise ValueError(
+            f"{file.filename!r} has no obs in the layout of anndata 0.8 and later; it has {first_names(list(file))}. "
+            f"Pass anndata.read_h5ad(path), or write the file again with a newer anndata."
+        )
+    return obs
 
 
 def _in_rows(matrix: Any) -> Any:
