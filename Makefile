@@ -43,7 +43,8 @@ bench: $(VENV)/bench.stamp
 
 notebooks: $(VENV)/notebooks.stamp
 	set -e; for source in notebooks/*.py; do \
-	    $(BIN)/jupytext --to ipynb --set-kernel python3 --execute "$$source"; \
+	    $(BIN)/jupytext --quiet --to ipynb --update --set-kernel python3 "$$source"; \
+	    $(BIN)/jupyter-execute --inplace "$${source%.py}.ipynb"; \
 	done
 
 venv: $(VENV)/dev.stamp
