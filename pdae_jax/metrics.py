@@ -179,7 +179,7 @@ def _gaussian_mmd(x: Array, y: Array, weights_x: Array, weights_y: Array, bandwi
 
 
 def _mean(x: np.ndarray) -> np.ndarray:
-    return np.mean(x, axis=0, dtype=np.float64)
+    return x.mean(axis=0, dtype=np.float64)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray, reference: np.ndarray) -> float:

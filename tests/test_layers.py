@@ -47,6 +47,7 @@ LAYERS = (
     "two_sample_test",
     "evaluate",
     "summary",
+    "panels",
     "plots",
     "report",
     "build",
