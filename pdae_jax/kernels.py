@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-Kernel = Callable[[Array], Array]  # squared distances -> dissimilarities, elementwise
+from pdae_jax.types import AnyArray
+
+Kernel = Callable[[AnyArray], Array]  # squared distances -> dissimilarities, elementwise
 
 # Below this many features direct differences are as fast as a matrix product, and exact.
 DIRECT_DIM = 8
@@ -25,7 +27,7 @@ def energy(beta: float = 1.0) -> Kernel:
             f"beta={beta}, but the energy distance needs 0 < beta < 2 (beta = 2 compares means only). Pass beta=1."
         )
 
-    def dissimilarity(sq: Array) -> Array:
+    def dissimilarity(sq: AnyArray) -> Array:
         # sqrt'(0) is inf: identical cells would give NaN gradients, so the root never sees a zero
         positive = sq > 0
         safe = jnp.where(positive, sq, 1.0)
@@ -55,7 +57,7 @@ def _mixture(bandwidths: float | Sequence[float] | Array, one: Callable[[Array, 
     return lambda sq: sum(one(sq, scales[i]) for i in range(scales.shape[0])) / scales.shape[0]
 
 
-def squared_distances(x: Float[Array, "*batch n d"], y: Float[Array, "*batch m d"]) -> Float[Array, "*batch n m"]:
+def squared_distances(x: Float[AnyArray, "*batch n d"], y: Float[AnyArray, "*batch m d"]) -> Float[Array, "*batch n m"]:
     r"""Squared Euclidean distances, never negative.
 
     .. math:: \|x\|^2 + \|y\|^2 - 2 \langle x, y \rangle
@@ -63,6 +65,7 @@ def squared_distances(x: Float[Array, "*batch n d"], y: Float[Array, "*batch m d
     one matrix product, after the pooled mean is subtracted: an offset common to both samples would otherwise cancel
     catastrophically. For few features the differences are taken directly.
     """
+    x, y = jnp.asarray(x), jnp.asarray(y)
     if x.shape[-1] <= DIRECT_DIM:
         # one feature at a time: no [n, m, d] array is ever formed
         return sum((x[..., :, None, j] - y[..., None, :, j]) ** 2 for j in range(x.shape[-1]))  # pyright: ignore
@@ -70,12 +73,15 @@ def squared_distances(x: Float[Array, "*batch n d"], y: Float[Array, "*batch m d
     x, y = x - centre, y - centre
     # HIGHEST: accelerators would otherwise round the products to 10 or fewer bits
     product = jnp.einsum("...id,...jd->...ij", x, y, precision=jax.lax.Precision.HIGHEST)
-    sq = jnp.sum(x**2, -1)[..., :, None] + jnp.sum(y**2, -1)[..., None, :] - 2.0 * product
-    return jnp.maximum(sq, 0.0)
+    size = jnp.sum(x**2, -1)[..., :, None] + jnp.sum(y**2, -1)[..., None, :]
+    sq = size - 2.0 * product
+    # what is left of equal cells after cancellation is rounding, of either sign
+    return jnp.where(sq > 8 * jnp.finfo(sq.dtype).eps * size, sq, 0.0)
 
 
-def median_bandwidth(key: Array, x: Float[Array, "n d"], *, max_cells: int = 1000) -> Float[Array, ""]:
+def median_bandwidth(key: Array, x: Float[AnyArray, "n d"], *, max_cells: int = 1000) -> Float[Array, ""]:
     """Median distance between distinct cells: exact up to `max_cells`, of a random subsample above."""
+    x = jnp.asarray(x)
     if x.shape[0] > max_cells:
         x = jax.random.choice(key, x, (max_cells,), replace=False)
     rows, columns = jnp.triu_indices(x.shape[0], k=1)

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int
 from pdae_jax import kernels
 from pdae_jax.kernels import Kernel, squared_distances
 from pdae_jax.model import Model
-from pdae_jax.types import Batch
+from pdae_jax.types import AnyArray, Batch
 
 # Elements of one tile of the distance matrix: 16 MB in float32, so that it stays near the processor.
 TILE_ELEMENTS = 2**22
@@ -33,7 +33,7 @@ TILE_ELEMENTS = 2**22
 
 
 def energy_distance(
-    x: Float[Array, "n d"], y: Float[Array, "m d"], *, beta: float = 1.0, unbiased: bool = True
+    x: Float[AnyArray, "n d"], y: Float[AnyArray, "m _"], *, beta: float = 1.0, unbiased: bool = True
 ) -> Float[Array, ""]:
     r"""Energy distance between two samples.
 
@@ -55,7 +55,7 @@ def energy_distance(
 
 
 def mmd2(
-    x: Float[Array, "n d"], y: Float[Array, "m d"], *, kernel: Kernel | None = None, unbiased: bool = True
+    x: Float[AnyArray, "n d"], y: Float[AnyArray, "m _"], *, kernel: Kernel | None = None, unbiased: bool = True
 ) -> Float[Array, ""]:
     r"""Squared maximum mean discrepancy, :math:`E k(X,X') + E k(Y,Y') - 2 E k(X,Y)` (Gretton et al., JMLR 2012).
 
@@ -78,8 +78,8 @@ def mmd2(
 
 
 def two_sample_statistic(
-    x: Float[Array, "n d"],
-    y: Float[Array, "m d"],
+    x: Float[AnyArray, "n d"],
+    y: Float[AnyArray, "m _"],
     kernel: Kernel,
     *,
     weights_x: Float[Array, " n"] | None = None,
@@ -134,7 +134,7 @@ def _mean_dissimilarity(x: Array, y: Array, w_x: Array, w_y: Array, kernel: Kern
     return total / (jnp.sum(w_x) * jnp.sum(w_y))
 
 
-def check_samples(x: Array, y: Array) -> None:
+def check_samples(x: AnyArray, y: AnyArray) -> None:
     """Two samples ``[n, d]`` and ``[m, d]`` with n, m >= 2; ``ValueError`` otherwise."""
     for name, sample in (("x", x), ("y", y)):
         if sample.ndim != 2 or sample.shape[0] < 2:
@@ -148,7 +148,7 @@ def check_samples(x: Array, y: Array) -> None:
 # --- scores --------------------------------------------------------------------------------------------------------
 
 
-def energy_score(samples: Float[Array, "m d"], y: Float[Array, "n d"], *, beta: float = 1.0) -> Float[Array, ""]:
+def energy_score(samples: Float[AnyArray, "m d"], y: Float[AnyArray, "n _"], *, beta: float = 1.0) -> Float[Array, ""]:
     r"""Energy score of a predicted sample against observations, mean over the observations (U form).
 
     .. math:: E\|X - y\|^\beta - \tfrac12 E\|X - X'\|^\beta

@@ -8,6 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+#: Of NumPy or of JAX: what numerical functions take from users.
+AnyArray = Array | np.ndarray
+
 #: A perturbation label as users write it: ``"A+B"``, ``{"A": 1.0, "B": 0.5}`` or a vector ``[perturbations]``.
 LabelLike = str | Mapping[str, float | int] | Sequence[float | int] | np.ndarray | Array
 

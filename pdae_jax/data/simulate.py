@@ -125,7 +125,7 @@ def simulate(
         perturbations=perturbations,
         features=tuple(f"x{i}" for i in range(observed_dim)),
     )
-    chosen = design(perturbations, singles=1, doubles=1) if labels is None else labels
+    chosen = design(perturbations, singles=1.0, doubles=1.0) if labels is None else labels
     rows = [world.label(label) for label in chosen]
     matrix = np.stack([np.zeros(num_perturbations, np.float32), *(row for row in rows if row.any())])
     keys_latent = jax.random.split(key_latents, len(matrix))

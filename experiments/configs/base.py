@@ -1,0 +1,18 @@
+"""What every config has. A config is this, with a data set, held-out conditions, and changes to the recipe."""
+
+from ml_collections import ConfigDict
+
+from pdae_jax import build
+
+
+def get_config(**recipe) -> ConfigDict:
+    """The skeleton; `recipe` changes single fields of `pdae_jax.Recipe`."""
+    config = ConfigDict()
+    config.seed = 0  # of everything random: world, start, batches, evaluation
+    config.data = ConfigDict()  # name, and the options of that data set
+    config.split = ConfigDict()  # names of held-out conditions
+    config.split.test = ()  # choose nothing, only judge
+    config.split.validation = ()  # choose the best step and test additivity
+    config.fit = build.recipe_config(**recipe)
+    config.evaluation = ConfigDict({"num_samples": 2000, "source": "control"})
+    return config
