@@ -42,7 +42,7 @@ def loss_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     names = list(dict.fromkeys(name for entry in history for name in entry if name not in NO_LOSS))
     validation = [name for name in names if name.startswith("validation")]
     terms = [name for name in names if name not in validation and any(entry.get(name, 0) for entry in history)]
-    groups = [("training loss", terms), *([("held-out conditions", validation)] if validation else [])]
+    groups = [("training loss", terms), *([("validation conditions", validation)] if validation else [])]
     figure = Figure(figsize=(4.2 * len(groups), 3.2), layout="constrained")
     for axes, (title, group) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups, strict=True):
         for colour, name in zip(cycle(PALETTE, len(group)), group, strict=True):

@@ -122,7 +122,8 @@ def _cell(row: Any, name: str) -> str:
 
 def _notes(summary: Any) -> list[str]:
     best, cases = summary.attrs.get("best_baseline"), int(summary["num_conditions"].iloc[0])
-    notes = [f"mean, median: energy distance (U form) over {cases} conditions; the other columns are means over them."]
+    over = f"{cases} condition{'s' * (cases != 1)}"
+    notes = [f"mean, median: energy distance (U form) over {over}; the other columns are means, where defined."]
     if best:
         notes.append(f"ratio: mean energy distance over that of the best baseline, {best}; paired bootstrap interval.")
         notes.append(
