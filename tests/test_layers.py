@@ -50,6 +50,7 @@ LAYERS = (
     "panels",
     "plots",
     "report",
+    "results",
     "build",
 )
 
