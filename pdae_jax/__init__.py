@@ -1,1 +1,36 @@
 """pdae_jax: predict the distribution of measurements under combinations of perturbations nobody has measured."""
+
+from pdae_jax import kernels, losses
+from pdae_jax.data.load import from_anndata, from_arrays, from_frame, to_anndata
+from pdae_jax.data.simulate import simulate
+from pdae_jax.data.split import hold_out, hold_out_cells
+from pdae_jax.evaluate import evaluate
+from pdae_jax.guarantee import check_guarantee
+from pdae_jax.loop import fit, load_run
+from pdae_jax.model import make_model
+from pdae_jax.predict import predict, predict_batches
+from pdae_jax.recipe import Recipe
+from pdae_jax.two_sample_test import two_sample_test
+from pdae_jax.types import PerturbationData
+
+__all__ = [
+    "PerturbationData",
+    "Recipe",
+    "check_guarantee",
+    "evaluate",
+    "fit",
+    "from_anndata",
+    "from_arrays",
+    "from_frame",
+    "hold_out",
+    "hold_out_cells",
+    "kernels",
+    "load_run",
+    "losses",
+    "make_model",
+    "predict",
+    "predict_batches",
+    "simulate",
+    "to_anndata",
+    "two_sample_test",
+]

@@ -3,13 +3,13 @@
 Every number is a row; `summary_table` and `format_table`, and all figures, are made from the table alone.
 """
 
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from absl import logging
 from jaxtyping import Array, Float
 
 from pdae_jax.baselines import BASELINES, condition_means, generator
@@ -17,6 +17,7 @@ from pdae_jax.fitted import Fitted, check_same_columns
 from pdae_jax.guarantee import Verdict
 from pdae_jax.metrics import METRICS, Context, median_distance
 from pdae_jax.predict import predict
+from pdae_jax.track import make_progress
 from pdae_jax.two_sample_test import two_sample_test
 from pdae_jax.types import PerturbationData
 
@@ -64,6 +65,7 @@ def evaluate(
     baselines: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     splits: Sequence[str] = ("test",),
+    progress: bool | None = None,
 ) -> Any:
     """Compare predicted with true distributions: the model (``pdae``), baselines, and the ceiling ``oracle_half``.
 
@@ -80,6 +82,7 @@ def evaluate(
         baselines: names of `baselines.BASELINES`; default all.
         metrics: names of `METRIC_NAMES`; default all.
         splits: of ``test``, ``validation`` (the fit's validation conditions, if any) and ``train`` (in-sample).
+        progress: show a bar on stderr; None: if it is a terminal.
 
     Returns:
         A pandas DataFrame, one row per condition, method and metric: ``condition, split, method, metric, value,
@@ -108,11 +111,13 @@ def evaluate(
     parts = {"test": test, "validation": fitted.validation, "train": fitted.train}
     cases = [case for split, data in parts.items() if data and split in splits for case in _cases(split, data)]
     known = [(case.label, _mean(case.cells)) for split, data in parts.items() if data for case in _cases(split, data)]
-    rows = []
+    rows, bar = [], make_progress(progress, "evaluate", "condition")
+    bar.update(0, len(cases), math.nan)
     for number, case in enumerate(cases, 1):
-        logging.info("Evaluating %s (%s), %d of %d.", case.condition, case.split, number, len(cases))
         case_key = jax.random.fold_in(key, zlib.crc32(case.condition.encode()))
         rows += _rows(case_key, fitted, case, known, request)
+        bar.update(number, len(cases), math.nan)
+    bar.close()
     return pd.DataFrame(rows)
 
 

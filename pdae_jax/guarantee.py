@@ -9,14 +9,15 @@ r"""What may be claimed about a prediction: is it identified, is it supported, w
 """
 
 import dataclasses
+import weakref
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
+from scipy.spatial import cKDTree
 
 from pdae_jax.fitted import Fitted
-from pdae_jax.kernels import squared_distances
 from pdae_jax.types import LabelLike, PerturbationData, format_label
 
 SPAN_TOLERANCE = 1e-4  # of the residual share of a label outside the span; labels are float32
@@ -167,41 +168,40 @@ def _order(fitted: Fitted, condition: str) -> int:
     return int(np.count_nonzero(fitted.validation.labels[fitted.validation.index(condition)]))
 
 
+class Support(NamedTuple):
+    """The training latents, and how far from each other they usually are."""
+
+    tree: cKDTree
+    usual: float  # 95th percentile of the distance to the fifth nearest other training latent
+
+
+# one per fitted model, gone with it: predictions of many labels share the same training latents
+_supports: "weakref.WeakKeyDictionary[Fitted, Support]" = weakref.WeakKeyDictionary()
+
+
+def _support(fitted: Fitted) -> Support:
+    if fitted not in _supports:
+        train, rng = fitted.train, np.random.default_rng(fitted.seed)
+        # equally many of each condition, so that a large control does not stand for the whole support
+        each = max(2 * _NEIGHBOURS, _MAX_REFERENCE // train.num_conditions)
+        rows = [rng.permutation(np.flatnonzero(train.condition_index == e))[:each] for e in range(train.num_conditions)]
+        latents = fitted.encode(train.x[np.concatenate(rows)])
+        tree = cKDTree(latents)
+        # the nearest neighbour of a training latent is itself
+        distance = tree.query(latents, k=[_NEIGHBOURS + 1], workers=-1)[0]
+        _supports[fitted] = Support(tree, float(np.quantile(distance, 0.95)))
+    return _supports[fitted]
+
+
 def _outside_share(fitted: Fitted, label: np.ndarray, from_condition: str) -> float:
-    """Share of translated latents beyond the 95th percentile of the training latents' own neighbour distances."""
-    train = fitted.train
-    rng = np.random.default_rng(fitted.seed)
-    # equally many of each condition, so that a large control does not stand for the whole support
-    per_condition = max(2 * _NEIGHBOURS, _MAX_REFERENCE // train.num_conditions)
-    rows = [_choose(rng, np.flatnonzero(train.condition_index == e), per_condition) for e in range(train.num_conditions)]
-    reference = fitted.encode(train.x[np.concatenate(rows)])
-    source_rows = _choose(rng, np.flatnonzero(train.condition_index == train.index(from_condition)), _MAX_QUERY)
-    start = train.labels[train.index(from_condition)]
-    shift = np.asarray(fitted.model.shift(fitted.params, jnp.asarray(start), jnp.asarray(label)))
-    query = fitted.encode(train.x[source_rows]) + shift
-    usual = _neighbour_distance(jnp.asarray(reference), jnp.asarray(reference), skip=1)
-    found = _neighbour_distance(jnp.asarray(query), jnp.asarray(reference), skip=0)
-    return float(jnp.mean(found > jnp.quantile(usual, 0.95)))
-
-
-def _choose(rng: np.random.Generator, rows: np.ndarray, most: int) -> np.ndarray:
-    return rng.permutation(rows)[:most]
-
-
-@jax.jit(static_argnames="skip")
-def _neighbour_distance(
-    query: Float[Array, "n k"], reference: Float[Array, "m k"], skip: int
-) -> Float[Array, " n"]:
-    """Squared distance to the fifth nearest reference latent; `skip` = 1 leaves out the latent itself."""
-    count = _NEIGHBOURS + skip
-
-    def one_block(block: Array) -> Array:
-        return -jax.lax.top_k(-squared_distances(block, reference), count)[0][:, -1]
-
-    size = 250  # rows at once: bounds memory
-    pad = -query.shape[0] % size
-    blocks = jnp.pad(query, ((0, pad), (0, 0))).reshape(-1, size, query.shape[1])
-    return jax.lax.map(one_block, blocks).reshape(-1)[: query.shape[0]]
+    """Share of translated latents farther from the training latents than 95 % of these are from each other."""
+    train, support = fitted.train, _support(fitted)
+    source = train.index(from_condition)
+    rows = np.random.default_rng(fitted.seed).permutation(np.flatnonzero(train.condition_index == source))[:_MAX_QUERY]
+    shift = fitted.model.shift(fitted.params, jnp.asarray(train.labels[source]), jnp.asarray(label))
+    moved = fitted.encode(train.x[rows]) + np.asarray(shift)
+    distance = support.tree.query(moved, k=[_NEIGHBOURS], workers=-1)[0]
+    return float(np.mean(distance > support.usual))
 
 
 def _largest(weights: dict[str, float], most: int = 4) -> list[tuple[str, float]]:

@@ -209,6 +209,7 @@ class LossWeights(NamedTuple):
 
     translation: float = 1.0
     reconstruction: float = 1.0
+    consistency: float = 0.0
     cycle: float = 0.0
     latent_prior: float = 0.0
     group_lasso: float = 0.0
@@ -220,6 +221,7 @@ class LossTerms(NamedTuple):
     total: Float[Array, ""]
     translation: Float[Array, ""]  # energy score of translated cells against target cells
     reconstruction: Float[Array, ""]  # energy score of two decodes of a cell against the cell
+    consistency: Float[Array, ""]  # energy distance between sources, translated to labels nobody measured
     cycle: Float[Array, ""]  # distance of re-encoded translated latents
     latent_prior: Float[Array, ""]  # energy distance of base latents to N(0, I)
     group_lasso: Float[Array, ""]  # sum over latent dimensions of the norm of their row of shifts
@@ -234,6 +236,7 @@ def pdae_loss(
     kernel: Kernel,
     form: str = "pairwise",
     weights: LossWeights = LossWeights(),
+    num_unseen: int = 4,
 ) -> tuple[Float[Array, ""], LossTerms]:
     """The PDAE objective on one stratified batch; differentiable in `params`.
 
@@ -245,11 +248,12 @@ def pdae_loss(
         kernel: a function of `pdae_jax.kernels`; ``energy(1.0)`` is the paper's.
         form: ``pairwise`` scores every law P_{s->t} by itself; ``pooled`` their mixture over sources (the paper's).
         weights: of the terms.
+        num_unseen: labels drawn for the consistency term.
 
     Returns:
         The weighted sum, and every term.
     """
-    key_translate, key_reconstruct, key_prior = jax.random.split(key, 3)
+    key_translate, key_reconstruct, key_prior, key_unseen = jax.random.split(key, 4)
     latent = model.encode(params, batch.x_source)  # [S, m, k]
     shift = model.shift(params, batch.label_source[None, :, :], batch.label_target[:, None, :])  # [T, S, k]
     moved = latent[None] + shift[:, :, None, :]  # [T, S, m, k]
@@ -260,6 +264,9 @@ def pdae_loss(
         translation=translation_score(predicted, batch.x_target, kernel, form),
         reconstruction=reconstruction_score(params, model, key_reconstruct, latent, batch.x_source, kernel)
         if weights.reconstruction
+        else zero,
+        consistency=source_disagreement(params, model, key_unseen, latent, batch.label_source, kernel, num_unseen)
+        if weights.consistency
         else zero,
         cycle=jnp.mean(kernel(jnp.sum((model.encode(params, predicted) - moved) ** 2, axis=-1)))
         if weights.cycle
@@ -305,6 +312,31 @@ def reconstruction_score(
     second = model.decode(params, key_second, latent)
     attraction = kernel(jnp.sum((first - x) ** 2, axis=-1)) + kernel(jnp.sum((second - x) ** 2, axis=-1))
     return 0.5 * jnp.mean(attraction - kernel(jnp.sum((first - second) ** 2, axis=-1)))
+
+
+def source_disagreement(
+    params: dict, model: Model, key: Array, latent: Array, label_source: Array, kernel: Kernel, num_labels: int
+) -> Float[Array, ""]:
+    r"""Energy distance between the laws :math:`P_{s \to a}` of different sources `s`, at labels `a` nobody measured.
+
+    Whatever the law under `a` is, every source must be translated to the same one: a constraint that needs no cells
+    of `a`. Charts that fit the training conditions but disagree with each other are told apart by it.
+    The labels are `t (a_e + a_f)`, `t` uniform: from the control over midpoints to sums of two training labels.
+    """
+    key_pair, key_length, key_decode = jax.random.split(key, 3)
+    num_sources, m, _ = latent.shape
+    pair = jax.random.randint(key_pair, (2, num_labels), 0, num_sources)
+    length = jax.random.uniform(key_length, (num_labels, 1))
+    label = length * (label_source[pair[0]] + label_source[pair[1]])
+    shift = model.shift(params, label_source[None], label[:, None])
+    predicted = model.decode(params, key_decode, latent[None] + shift[:, :, None])  # [labels, sources, m, d]
+    flat = predicted.reshape(num_labels, num_sources * m, -1)
+    distinct = ~jnp.eye(num_sources * m, dtype=bool)
+    h = kernel(jnp.where(distinct, squared_distances(flat, flat), 0.0))
+    same = jnp.kron(jnp.eye(num_sources), jnp.ones((m, m)))
+    within = jnp.sum(h * same, axis=(1, 2)) / (num_sources * m * (m - 1))
+    between = jnp.sum(h * (1 - same), axis=(1, 2)) / (num_sources * (num_sources - 1) * m * m)
+    return jnp.mean(2.0 * (between - within))
 
 
 def latent_prior(params: dict, model: Model, key: Array, latent: Array, label_source: Array) -> Float[Array, ""]:

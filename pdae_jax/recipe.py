@@ -25,6 +25,7 @@ class Recipe:
     form: str = "pairwise"  # "pairwise" or "pooled"
     translation: float = 1.0  # weights of the terms of the loss
     reconstruction: float = 1.0
+    consistency: float = 0.0
     cycle: float = 0.0
     latent_prior: float = 0.0
     group_lasso: float = 0.0

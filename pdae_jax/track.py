@@ -5,9 +5,10 @@ import math
 import pathlib
 import sys
 import time
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told after every chunk; may show it."""
 
@@ -29,16 +30,17 @@ class SilentProgress:
 class BarProgress:
     """A tqdm bar on stderr: loss, steps per second, time left."""
 
-    def __init__(self):
-        self._bar = None
+    def __init__(self, name: str = "fit", unit: str = "step"):
+        self._bar, self._name, self._unit = None, name, unit
 
     def update(self, step: int, num_steps: int, loss: float) -> None:
         if self._bar is None:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=num_steps, initial=step, unit="step", desc="fit", dynamic_ncols=True)
+            self._bar = tqdm(total=num_steps, initial=step, unit=self._unit, desc=self._name, dynamic_ncols=True)
             return
-        self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+        if not math.isnan(loss):
+            self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
         self._bar.update(step - self._bar.n)
 
     def close(self) -> None:
@@ -46,9 +48,9 @@ class BarProgress:
             self._bar.close()
 
 
-def make_progress(show: bool | None) -> Progress:
+def make_progress(show: bool | None, name: str = "fit", unit: str = "step") -> Progress:
     """A bar if `show`; None: only when stderr is a terminal."""
-    return BarProgress() if (sys.stderr.isatty() if show is None else show) else SilentProgress()
+    return BarProgress(name, unit) if (sys.stderr.isatty() if show is None else show) else SilentProgress()
 
 
 class History:

@@ -69,7 +69,7 @@ def make_train_step(
         decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, state.average, 1.0 - decay)
         new_state = TrainState(state.step + 1, state.key, params, average, opt_state)
-        return new_state, Metrics(terms, optax.global_norm(gradient))
+        return new_state, Metrics(terms, optax.tree.norm(gradient))
 
     return step
 

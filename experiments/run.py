@@ -1,0 +1,47 @@
+"""Train and evaluate what a config says, in one run folder. The same command on an existing folder resumes.
+
+    python experiments/run.py --config=experiments/configs/simulated.py [--workdir=DIR] [--config.fit.num_steps=500]
+"""
+
+import pathlib
+import shlex
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from pdae_jax import build, loop, results
+
+CONFIG = config_flags.DEFINE_config_file("config", "experiments/configs/simulated.py", "what to run: path[:arg]")
+WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the config>")
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)  # the bar, the table and the folder are what people read
+    source = flags.FLAGS["config"].config_filename  # path[:arg]
+    workdir = pathlib.Path(WORKDIR.value or default_workdir(source))
+    experiment = build.experiment(CONFIG.value)
+    print(f"{experiment.train}\n{experiment.test.num_conditions} held-out conditions, run folder {workdir}")
+    command = shlex.join(["python", *sys.argv])
+    loop.fit(
+        experiment.train,
+        key=experiment.key,
+        validation=experiment.validation,
+        recipe=experiment.recipe,
+        workdir=workdir,
+        progress=True,
+        config={"file": source, "command": command, **CONFIG.value.to_dict()},
+    )
+    results.save_test(workdir, experiment.test)
+    print(results.write_results(workdir, command=command, **experiment.evaluation))
+    print(f"\nRun folder: {workdir}  (start with {workdir / 'report.md'})")
+
+
+def default_workdir(source: str) -> str:
+    """``runs/simulated`` for ``configs/simulated.py``, ``runs/simulated-plane`` for ``configs/simulated.py:plane``."""
+    path, _, arg = source.partition(":")
+    return f"runs/{pathlib.Path(path).stem}" + (f"-{arg}" if arg else "")
+
+
+if __name__ == "__main__":
+    app.run(main)

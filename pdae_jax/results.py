@@ -1,0 +1,156 @@
+"""From a run folder to what people read: evaluation, predictions, figures, report. Each redone from the folder alone."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from pdae_jax import folder, plots
+from pdae_jax.baselines import BASELINES
+from pdae_jax.data.load import to_anndata
+from pdae_jax.data.store import load_data, save_data
+from pdae_jax.evaluate import evaluate
+from pdae_jax.fitted import Fitted
+from pdae_jax.loop import load_run
+from pdae_jax.predict import Prediction, predict
+from pdae_jax.report import write_report
+from pdae_jax.summary import COMPARED, format_table, summary_table
+from pdae_jax.types import PerturbationData
+
+EVALUATION_FILE = "evaluation.csv"
+PREDICTIONS_FILE = "predictions.h5ad"
+FIGURE_FOLDER = "figures"
+
+MOST_DETAILED = 3  # test conditions that get pictures of their own
+_SHOWN_CELLS = 2000
+
+
+def save_test(workdir: str | pathlib.Path, test: PerturbationData) -> None:
+    """Keep the held-out conditions with the run, once: they are judged from its folder."""
+    path = pathlib.Path(workdir) / folder.TEST_FILE
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_data(path, test)
+
+
+def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: Any) -> str:
+    """Evaluation, predictions, figures and report of a run; returns the summary table as text.
+
+    Args:
+        workdir: folder of a finished or interrupted fit that `save_test` was called on.
+        command: that reproduces the run, for the report.
+        **options: of `evaluate`.
+
+    Raises:
+        FileNotFoundError: no run, no checkpoint or no test data in the folder.
+    """
+    path = pathlib.Path(workdir)
+    fitted, test = load_run(path), load_data(path / folder.TEST_FILE)
+    table = write_evaluation(path, fitted, test, **options)
+    write_predictions(path, fitted, test, source=options.get("source", "control"))
+    draw_figures(path)
+    render(path, command)
+    return format_table(table)
+
+
+def write_evaluation(path: pathlib.Path, fitted: Fitted, test: PerturbationData, **options: Any) -> Any:
+    """``evaluation.csv``: every method on the test and validation conditions, and on the training ones."""
+    table = evaluate(fitted, test, splits=("test", "validation", "train"), progress=True, **options)
+    temporary = path / f".{EVALUATION_FILE}.partial"
+    table.to_csv(temporary, index=False)
+    temporary.replace(path / EVALUATION_FILE)
+    return table
+
+
+def write_predictions(path: pathlib.Path, fitted: Fitted, test: PerturbationData, *, source: str) -> None:
+    """``predictions.h5ad``: as many predicted cells of each test condition as were measured."""
+    temporary = path / f".partial.{PREDICTIONS_FILE}"
+    to_anndata(test_predictions(fitted, test, source=source)).write_h5ad(temporary)
+    temporary.replace(path / PREDICTIONS_FILE)
+
+
+def test_predictions(fitted: Fitted, test: PerturbationData, *, source: str = "control") -> list[Prediction]:
+    """The prediction of every test condition, under its own name."""
+    key = jax.random.key(fitted.seed)
+    names = [name for name, label in zip(test.conditions, test.labels, strict=True) if np.any(label)]
+    return [
+        predict(
+            fitted,
+            test.label(name),
+            key=jax.random.fold_in(key, number),
+            num_samples=int(test.counts[test.index(name)]),
+            source=source,
+        )._replace(condition=name)
+        for number, name in enumerate(names)
+    ]
+
+
+def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
+    """``figures/*.png`` from what the folder holds; returns caption -> path relative to the folder."""
+    import pandas as pd
+
+    path = pathlib.Path(workdir)
+    fitted, test = load_run(path), load_data(path / folder.TEST_FILE)
+    table = pd.read_csv(path / EVALUATION_FILE)
+    figures = {
+        "energy_distance": plots.condition_bars(table),
+        "loss": plots.loss_curves(fitted.history),
+        "latent": _latent_figure(fitted),
+    }
+    captions = dict(_CAPTIONS)
+    best = summary_table(table).attrs["best_baseline"] or COMPARED[0]
+    for number, prediction in enumerate(test_predictions(fitted, test)[:MOST_DETAILED]):
+        samples = {"pdae": prediction.samples[:_SHOWN_CELLS]}
+        key = jax.random.key(fitted.seed)
+        samples[best] = BASELINES[best](key, fitted.train, prediction.label, min(_SHOWN_CELLS, len(prediction.samples)))
+        true = test.cells(prediction.condition)[:_SHOWN_CELLS]
+        titled = {"features": test.features, "title": prediction.condition}
+        figures |= {
+            f"density_{number}": plots.densities_2d(true, samples, **titled),
+            f"marginals_{number}": plots.marginals(true, samples, **titled),
+        }
+        captions[f"density_{number}"] = f"{prediction.condition}: true and predicted densities"
+        captions[f"marginals_{number}"] = f"{prediction.condition}: true and predicted marginals"
+    (path / FIGURE_FOLDER).mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(path / FIGURE_FOLDER / f"{name}.png", dpi=120)
+    return {captions[name]: f"{FIGURE_FOLDER}/{name}.png" for name in figures}
+
+
+_CAPTIONS = {
+    "energy_distance": "Energy distance to the true cells of held-out conditions: model, baselines, ceiling",
+    "loss": "Loss terms, and the energy distance on validation conditions, while training",
+    "latent": "Training cells in latent space",
+}
+
+
+def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
+    """``report.md`` from what the folder holds."""
+    import pandas as pd
+
+    path = pathlib.Path(workdir)
+    config = json.loads((path / folder.CONFIG_FILE).read_text())["config"]
+    captions = {f"{FIGURE_FOLDER}/{figure.name}": figure for figure in sorted((path / FIGURE_FOLDER).glob("*.png"))}
+    table = pd.read_csv(path / EVALUATION_FILE)
+    return write_report(
+        path,
+        title=f"Run {path.name}",
+        table=table,
+        command=command or config.get("command", "pdae_jax.fit(train, key=key, workdir=...)"),
+        config=config.get("file", ""),
+        environment=json.loads((path / folder.ENVIRONMENT_FILE).read_text()),
+        figures={_caption(figure.stem): name for name, figure in captions.items()},
+    )
+
+
+def _caption(stem: str) -> str:
+    return _CAPTIONS.get(stem, stem.replace("_", " "))
+
+
+def _latent_figure(fitted: Fitted) -> Any:
+    train = fitted.train
+    latents = fitted.encode(train.x)
+    centres = np.stack([latents[train.condition_index == e].mean(axis=0) for e in range(train.num_conditions)])
+    return plots.latent_space(latents, train.condition_index, train.conditions, centres=centres)

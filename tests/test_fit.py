@@ -1,0 +1,176 @@
+"""The loop: recovery, resume bit for bit, save and load, guards; on worlds small enough for seconds."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pdae_jax
+from pdae_jax import loop
+from pdae_jax.data.sample import DeviceData
+from pdae_jax.losses import energy_distance
+from pdae_jax.optimizer import make_optimizer
+from pdae_jax.track import read_metrics
+from pdae_jax.train import make_train_steps
+
+SMALL = {
+    "num_steps": 60,
+    "log_every": 10,
+    "eval_every": 20,
+    "checkpoint_every": 20,
+    "hidden": (16,),
+    "cells_per_source": 8,
+    "cells_per_target": 8,
+    "noise_dim": 2,
+}
+KEY = jax.random.key(7)
+
+
+@pytest.fixture(scope="module")
+def split():
+    data = pdae_jax.simulate(
+        jax.random.key(0),
+        latent_dim=2,
+        observed_dim=4,
+        num_perturbations=3,
+        labels=["p0", "p1", "p2", "p0+p1", "p1+p2", "p0+p2"],
+        cells_per_condition=200,
+    ).data
+    train, test = pdae_jax.hold_out(data, ["p0+p2"])
+    return (*pdae_jax.hold_out(train, ["p1+p2"]), test)
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+@pytest.fixture(scope="module")
+def finished(split, tmp_path_factory):
+    train, validation, _ = split
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return pdae_jax.fit(train, key=KEY, validation=validation, workdir=folder, **SMALL)
+
+
+def test_interrupted_fit_resumes_to_the_same_bits(split, finished, tmp_path, monkeypatch):
+    train, validation, _ = split
+
+    class Interrupt:
+        """A progress bar that breaks off the run at a step that is no checkpoint."""
+
+        def update(self, step, num_steps, loss):
+            if step == 50:
+                raise KeyboardInterrupt
+
+        def close(self):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "make_progress", lambda show: Interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            pdae_jax.fit(train, key=KEY, validation=validation, workdir=tmp_path / "run", **SMALL)
+    resumed = pdae_jax.fit(train, key=KEY, validation=validation, workdir=tmp_path / "run", **SMALL)
+    assert same(resumed.params, finished.params)
+    timeless = [{k: v for k, v in e.items() if k != "steps_per_second"} for e in resumed.history]
+    assert timeless == [{k: v for k, v in e.items() if k != "steps_per_second"} for e in finished.history]
+    assert [e["step"] for e in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [10, 20, 30, 40, 50, 60]
+
+
+def test_a_run_folder_loads_as_what_was_fitted(finished):
+    loaded = pdae_jax.load_run(finished.workdir)
+    assert same(loaded.params, finished.params)
+    assert loaded.validation_errors == finished.validation_errors
+    prediction = [pdae_jax.predict(f, "p0+p2", key=KEY, num_samples=50) for f in (finished, loaded)]
+    np.testing.assert_array_equal(prediction[0].samples, prediction[1].samples)
+    assert prediction[0].verdict == prediction[1].verdict
+
+
+def test_the_folder_records_what_was_run(finished):
+    config = json.loads((finished.workdir / "config.json").read_text())["identity"]
+    assert config["recipe"]["num_steps"] == 60 and config["recipe"]["hidden"] == [16]
+    assert json.loads((finished.workdir / "environment.json").read_text())["packages"]["jax"] == jax.__version__
+    assert not list(finished.workdir.rglob("*.pkl"))
+
+
+def test_another_run_does_not_touch_the_folder(split, finished):
+    train, validation, _ = split
+    before = {p: p.read_bytes() for p in finished.workdir.rglob("*") if p.is_file()}
+    with pytest.raises(ValueError, match=r"recipe.num_steps is 60 there, 80 here.*another workdir"):
+        pdae_jax.fit(train, key=KEY, validation=validation, workdir=finished.workdir, **{**SMALL, "num_steps": 80})
+    assert before == {p: p.read_bytes() for p in finished.workdir.rglob("*") if p.is_file()}
+
+
+def test_best_parameters_are_those_of_the_best_evaluation(split, finished):
+    values = [e["validation_energy_distance"] for e in finished.history if "validation_energy_distance" in e]
+    assert len(values) == 3
+    error = finished.validation_errors["p1+p2"]
+    np.testing.assert_allclose(error["pdae"], min(values), rtol=1e-5)
+    train, validation, _ = split
+    control = energy_distance(train.cells("control"), validation.cells("p1+p2"))
+    np.testing.assert_allclose(error["control"], control, rtol=1e-4)
+
+
+def test_patience_stops_early(split):
+    train, validation, _ = split
+    options = {**SMALL, "num_steps": 400, "learning_rate": 0.3, "clip_norm": 100.0, "patience": 2}
+    fitted = pdae_jax.fit(train, key=KEY, validation=validation, **options)
+    assert fitted.history[-1]["step"] < 400
+
+
+@pytest.mark.slow
+def test_linear_gaussian_world_is_recovered():
+    """All is known in closed form: the shift in observations, and that combinations are reached exactly."""
+    simulation = pdae_jax.simulate(
+        jax.random.key(3),
+        latent_dim=2,
+        observed_dim=3,
+        num_perturbations=3,
+        labels=["p0", "p1", "p2", "p0+p1"],
+        cells_per_condition=2000,
+        mixing="linear",
+    )
+    world = simulation.world
+    fitted = pdae_jax.fit(simulation.data, key=KEY, num_steps=1000, latent_dim=2, hidden=(32,), noise_dim=0)
+    label = {"p1": 1.0, "p2": 1.0}
+    predicted = pdae_jax.predict(fitted, label, key=KEY).samples
+    true = np.asarray(world.sample(jax.random.key(9), label, 2000))
+    control = simulation.data.cells("control")
+    assert energy_distance(predicted, true) < 0.01 * energy_distance(control, true)
+    shift = fitted.shift_matrix
+    # up to an orthogonal map of the latents, after the base latents are scaled to unit variance
+    base = np.cov(fitted.encode(control).T)
+    gram = shift @ np.linalg.solve(base, shift.T)
+    np.testing.assert_allclose(gram, world.shift_matrix @ world.shift_matrix.T, atol=0.25)
+
+
+def test_steps_compile_once(split):
+    train, _, _ = split
+    parts = loop.prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL))
+    traces = []
+
+    def counted(state, data: DeviceData):
+        traces.append(1)
+        return parts.step(state, data)
+
+    steps = make_train_steps(counted, 5)
+    state = parts.state.train
+    for _ in range(3):
+        state, _ = steps(state, parts.data)
+    assert int(state.step) == 15
+    assert steps._cache_size() == 1 and len(traces) <= 2  # scan may trace its body twice, once per compilation
+
+
+def test_non_finite_loss_stops_the_run_and_names_the_steps(split, monkeypatch):
+    train, _, _ = split
+    monkeypatch.setattr(loop, "make_optimizer", lambda n, **_: make_optimizer(n, learning_rate=float("inf")))
+    with pytest.raises(FloatingPointError, match=r"Between steps \d+ and \d+.*learning_rate"):
+        pdae_jax.fit(train, key=KEY, **SMALL)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "laplace", "imq"])
+def test_other_kernels_train(split, kernel):
+    train, _, _ = split
+    options = {**SMALL, "num_steps": 10, "eval_every": 10, "checkpoint_every": 10}
+    fitted = pdae_jax.fit(train, key=KEY, kernel=kernel, **options)
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(fitted.params))
