@@ -1,6 +1,6 @@
 """Train and evaluate what a config says, in one run folder. The same command on an existing folder resumes.
 
-    python experiments/run.py --config=experiments/configs/simulated.py [--workdir=DIR] [--config.fit.num_steps=500]
+python experiments/run.py --config=experiments/configs/simulated.py [--workdir=DIR] [--config.fit.num_steps=500]
 """
 
 import pathlib
@@ -18,7 +18,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/
 
 def main(_):
     logging.set_verbosity(logging.WARNING)  # the bar, the table and the folder are what people read
-    source = flags.FLAGS["config"].config_filename  # path[:arg]
+    source = config_flags.get_config_filename(flags.FLAGS["config"])  # path[:arg]
     workdir = pathlib.Path(WORKDIR.value or default_workdir(source))
     experiment = build.experiment(CONFIG.value)
     print(f"{experiment.train}\n{experiment.test.num_conditions} held-out conditions, run folder {workdir}")

@@ -35,7 +35,7 @@ class Experiment(NamedTuple):
     evaluation: dict[str, Any]
 
 
-def experiment(config: ConfigDict) -> Experiment:
+def experiment(config: Any) -> Experiment:
     """Everything a config defines; nothing is trained yet.
 
     Raises:
@@ -54,7 +54,7 @@ def experiment(config: ConfigDict) -> Experiment:
     return Experiment(key_fit, train, validation, test, recipe(config.fit), config.evaluation.to_dict())
 
 
-def load_data(key: Array, section: ConfigDict) -> PerturbationData:
+def load_data(key: Array, section: Any) -> PerturbationData:
     """The data set of a config section: simulated with a key, or one of the named ones."""
     options = {name: value for name, value in section.to_dict().items() if name != "name"}
     if section.name == "simulated":
@@ -64,7 +64,7 @@ def load_data(key: Array, section: ConfigDict) -> PerturbationData:
     return DATASETS[section.name](**options)
 
 
-def recipe(section: ConfigDict) -> Recipe:
+def recipe(section: Any) -> Recipe:
     """The recipe of a config section; misspelt fields are refused."""
     return Recipe().override(**section.to_dict())
 

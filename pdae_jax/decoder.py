@@ -11,6 +11,8 @@ from pdae_jax.networks import make_mlp, with_skip
 
 
 class Decoder(NamedTuple):
+    """`f` as a pair of pure functions."""
+
     init: Callable  # (key, kernel [latent + noise, features], bias [features]) -> params, started at this linear map
     decode: Callable  # (params, key, z [..., latent]) -> x [..., features], with fresh noise
 

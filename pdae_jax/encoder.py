@@ -7,6 +7,8 @@ from pdae_jax.networks import make_mlp, with_skip
 
 
 class Encoder(NamedTuple):
+    """`g` as a pair of pure functions."""
+
     init: Callable  # (key, kernel [features, latent], bias [latent]) -> params, started at this linear map
     encode: Callable  # (params, x [..., features]) -> z [..., latent]
 

@@ -65,7 +65,9 @@ class Fitted:
 
     def __repr__(self) -> str:
         steps = self.history[-1]["step"] if self.history else 0
-        return f"Fitted({self.train}, latent_dim={self.model.latent_dim}, noise_dim={self.model.noise_dim}, {steps} steps)"
+        return (
+            f"Fitted({self.train}, latent_dim={self.model.latent_dim}, noise_dim={self.model.noise_dim}, {steps} steps)"
+        )
 
 
 _encode = jax.jit(lambda model, params, x: model.encode(params, x), static_argnums=0)

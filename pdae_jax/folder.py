@@ -44,8 +44,9 @@ class RunFolder:
         if file.exists():
             _check_identity(path, json.loads(file.read_text())["identity"], identity)
         elif path.exists() and any(path.iterdir()):
+            found = sorted(p.name for p in path.iterdir())[:5]
             raise ValueError(
-                f"The folder {str(path)!r} is not empty and holds no {CONFIG_FILE}: {sorted(p.name for p in path.iterdir())[:5]}. "
+                f"The folder {str(path)!r} is not empty and holds no {CONFIG_FILE}: {found}. "
                 f"Nothing was written; pass a new folder as workdir."
             )
         else:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from pdae_jax.fitted import Fitted
 from pdae_jax.types import LabelLike, PerturbationData, format_label
@@ -93,7 +93,9 @@ class Verdict:
         return " ".join(lines)
 
 
-def check_guarantee(source: Fitted | PerturbationData, label: LabelLike, *, from_condition: str | None = None) -> Verdict:
+def check_guarantee(
+    source: Fitted | PerturbationData, label: LabelLike, *, from_condition: str | None = None
+) -> Verdict:
     """What may be claimed about the prediction of a label.
 
     Args:
@@ -171,7 +173,7 @@ def _order(fitted: Fitted, condition: str) -> int:
 class Support(NamedTuple):
     """The training latents, and how far from each other they usually are."""
 
-    tree: cKDTree
+    tree: KDTree
     usual: float  # 95th percentile of the distance to the fifth nearest other training latent
 
 
@@ -186,9 +188,9 @@ def _support(fitted: Fitted) -> Support:
         each = max(2 * _NEIGHBOURS, _MAX_REFERENCE // train.num_conditions)
         rows = [rng.permutation(np.flatnonzero(train.condition_index == e))[:each] for e in range(train.num_conditions)]
         latents = fitted.encode(train.x[np.concatenate(rows)])
-        tree = cKDTree(latents)
+        tree = KDTree(latents)
         # the nearest neighbour of a training latent is itself
-        distance = tree.query(latents, k=[_NEIGHBOURS + 1], workers=-1)[0]
+        distance = tree.query(latents, k=_NEIGHBOURS + 1, workers=-1)[0][:, -1]
         _supports[fitted] = Support(tree, float(np.quantile(distance, 0.95)))
     return _supports[fitted]
 
@@ -200,7 +202,7 @@ def _outside_share(fitted: Fitted, label: np.ndarray, from_condition: str) -> fl
     rows = np.random.default_rng(fitted.seed).permutation(np.flatnonzero(train.condition_index == source))[:_MAX_QUERY]
     shift = fitted.model.shift(fitted.params, jnp.asarray(train.labels[source]), jnp.asarray(label))
     moved = fitted.encode(train.x[rows]) + np.asarray(shift)
-    distance = support.tree.query(moved, k=[_NEIGHBOURS], workers=-1)[0]
+    distance = support.tree.query(moved, k=_NEIGHBOURS, workers=-1)[0][:, -1]
     return float(np.mean(distance > support.usual))
 
 

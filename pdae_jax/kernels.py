@@ -54,7 +54,13 @@ def inverse_multiquadric(bandwidths: float | Sequence[float] | Array) -> Kernel:
 
 def _mixture(bandwidths: float | Sequence[float] | Array, one: Callable[[Array, Array], Array]) -> Kernel:
     scales = jnp.atleast_1d(jnp.asarray(bandwidths, dtype=jnp.float32))
-    return lambda sq: sum(one(sq, scales[i]) for i in range(scales.shape[0])) / scales.shape[0]
+
+    def dissimilarity(sq: AnyArray) -> Array:
+        sq = jnp.asarray(sq)
+        total = sum((one(sq, scale) for scale in scales), start=jnp.zeros((), sq.dtype))
+        return total / len(scales)
+
+    return dissimilarity
 
 
 def squared_distances(x: Float[AnyArray, "*batch n d"], y: Float[AnyArray, "*batch m d"]) -> Float[Array, "*batch n m"]:

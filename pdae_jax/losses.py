@@ -271,12 +271,14 @@ def pdae_loss(
         cycle=jnp.mean(kernel(jnp.sum((model.encode(params, predicted) - moved) ** 2, axis=-1)))
         if weights.cycle
         else zero,
-        latent_prior=latent_prior(params, model, key_prior, latent, batch.label_source) if weights.latent_prior else zero,
+        latent_prior=latent_prior(params, model, key_prior, latent, batch.label_source)
+        if weights.latent_prior
+        else zero,
         group_lasso=jnp.sum(jnp.sqrt(jnp.sum(params["shift"]["matrix"] ** 2, axis=0) + 1e-12))
         if weights.group_lasso
         else zero,
     )
-    total = sum(getattr(weights, name) * getattr(terms, name) for name in LossWeights._fields)
+    total = sum((getattr(weights, name) * getattr(terms, name) for name in LossWeights._fields), start=zero)
     return total, terms._replace(total=total)
 
 

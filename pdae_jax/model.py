@@ -101,9 +101,7 @@ def make_model(
     def translate(params, key, x, label_from, label_to):
         return decode(params, key, encode(params, x) + apply_shift(params, label_from, label_to))
 
-    return Model(
-        init, encode, apply_shift, decode, translate, num_features, num_perturbations, latent_dim, noise_dim
-    )
+    return Model(init, encode, apply_shift, decode, translate, num_features, num_perturbations, latent_dim, noise_dim)
 
 
 class LinearStart(NamedTuple):

@@ -31,7 +31,9 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "*batch in_dim"]) -> Float[Array, "*batch out_dim"]:
         h = x
         for i, width in enumerate(self.hidden):
-            h = ACTIVATIONS[self.activation](nn.Dense(width, kernel_init=nn.initializers.he_normal(), name=f"hidden_{i}")(h))
+            h = ACTIVATIONS[self.activation](
+                nn.Dense(width, kernel_init=nn.initializers.he_normal(), name=f"hidden_{i}")(h)
+            )
         near_zero = nn.initializers.variance_scaling(1e-4, "fan_in", "normal")
         last = near_zero if self.linear_skip else nn.initializers.lecun_normal()
         out = nn.Dense(self.out_dim, kernel_init=last, name="out")(h)
@@ -52,7 +54,7 @@ def make_mlp(
     network = MLP(tuple(hidden), out_dim, activation, linear_skip)
 
     def init(key: Array) -> dict:
-        return network.init(key, jnp.zeros((1, in_dim)))["params"]
+        return dict(network.init(key, jnp.zeros((1, in_dim)))["params"])
 
     def apply(params: dict, x: Array) -> Array:
         return network.apply({"params": params}, x)  # pyright: ignore[reportReturnType]

@@ -1,4 +1,4 @@
-"""From a run folder to what people read: evaluation, predictions, figures, report. Each redone from the folder alone."""
+"""From a run folder to what people read: evaluation, predictions, figures, report, all from the folder alone."""
 
 import json
 import pathlib

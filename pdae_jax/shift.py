@@ -8,6 +8,8 @@ from jaxtyping import Array, Float
 
 
 class Shift(NamedTuple):
+    """`W` and `phi` as a pair of pure functions."""
+
     init: Callable  # (matrix [perturbations, latent]) -> params
     shift: Callable  # (params, label_from [..., perturbations], label_to [..., perturbations]) -> [..., latent]
 

@@ -1,7 +1,7 @@
 """One training step and its scan: pure functions of state and data. No files, no config, no printing."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -64,10 +64,10 @@ def make_train_step(
         gradient_fn = jax.grad(pdae_loss, has_aux=True)
         gradient, terms = gradient_fn(state.params, model, key_loss, batch, kernel=kernel, form=form, weights=weights)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(dict, optax.apply_updates(state.params, updates))
         # the first steps follow the parameters closely: an average over the start would be of no use
         decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
-        average = optax.incremental_update(params, state.average, 1.0 - decay)
+        average = cast(dict, optax.incremental_update(params, state.average, 1.0 - decay))
         new_state = TrainState(state.step + 1, state.key, params, average, opt_state)
         return new_state, Metrics(terms, optax.tree.norm(gradient))
 

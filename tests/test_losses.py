@@ -91,13 +91,15 @@ def test_mmd_equals_loop_and_known_gaussian_value():
     expected = k(x, x).mean() + k(y, y).mean() - 2 * k(x, y).mean()
     value = losses.mmd2(x, y, kernel=kernels.gaussian(1.3), unbiased=False)
     np.testing.assert_allclose(value, expected, rtol=1e-4)
-    # Population value for N(0, 1) against N(1, 1) in one dimension: E k = s / sqrt(s^2 + 2) exp(-delta^2 / (2 s^2 + 4)).
+    # Population value for N(0, 1) against N(1, 1), d = 1: E k = s / sqrt(s^2 + 2) exp(-delta^2 / (2 s^2 + 4)).
     x, y = rng.normal(size=(4000, 1)).astype(np.float32), 1 + rng.normal(size=(4000, 1)).astype(np.float32)
     population = 2 / np.sqrt(3) * (1 - np.exp(-1 / 6))
     np.testing.assert_allclose(losses.mmd2(x, y, kernel=kernels.gaussian(1.0)), population, rtol=0.1)
 
 
-@pytest.mark.parametrize("kernel", [kernels.gaussian([0.5, 2.0]), kernels.laplace(1.0), kernels.inverse_multiquadric(1.0)])
+@pytest.mark.parametrize(
+    "kernel", [kernels.gaussian([0.5, 2.0]), kernels.laplace(1.0), kernels.inverse_multiquadric(1.0)]
+)
 def test_every_kernel_separates_laws_and_vanishes_on_one(kernel):
     rng = np.random.default_rng(7)
     x, y = rng.normal(size=(400, 5)).astype(np.float32), rng.normal(size=(400, 5)).astype(np.float32)
@@ -150,10 +152,9 @@ def ungrouped(params, model, x, label):
         difference = predicted[:, None] - predicted[None, :]
         distance = jnp.sqrt(jnp.where(pairs, jnp.sum(difference**2, -1), 1.0))
         cross = jnp.sqrt(jnp.sum((predicted - x[i]) ** 2, -1))
-        return (
-            jnp.sum(jnp.where(others, cross, 0)) / (batch - 1)
-            - 0.5 * jnp.sum(jnp.where(pairs, distance, 0)) / (batch - 1) / (batch - 2)
-        )
+        return jnp.sum(jnp.where(others, cross, 0)) / (batch - 1) - 0.5 * jnp.sum(jnp.where(pairs, distance, 0)) / (
+            batch - 1
+        ) / (batch - 2)
 
     return jnp.mean(jax.vmap(one_target)(jnp.arange(batch)))
 

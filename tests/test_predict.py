@@ -90,7 +90,9 @@ def test_an_unmeasured_perturbation_is_not_identified_and_predicted_by_its_ident
     verdict = pdae_jax.check_guarantee(fitted, "p0+p3")
     assert verdict.level == "not identified"
     np.testing.assert_allclose(verdict.residual, 1 / np.sqrt(2), rtol=1e-6)
-    np.testing.assert_allclose(identified_part(fitted.train, np.array([1, 0, 0, 1], np.float32)), [1, 0, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(
+        identified_part(fitted.train, np.array([1, 0, 0, 1], np.float32)), [1, 0, 0, 0], atol=1e-6
+    )
     samples = [predict_function(fitted, label, key=KEY, num_samples=30).samples for label in ("p0+p3", "p0")]
     np.testing.assert_allclose(samples[0], samples[1], atol=1e-4)
 

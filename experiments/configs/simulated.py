@@ -1,8 +1,8 @@
 """Simulated worlds with known truth.
 
-    make run                                                   10-d world, 10 training and 5 held-out combinations
-    make run CONFIG=experiments/configs/simulated.py:plane     2-d world, mixing = complex exponential
-    make run CONFIG=experiments/configs/simulated.py:smoke     a few steps, to see that everything runs
+make run                                                   10-d world, 10 training and 5 held-out combinations
+make run CONFIG=experiments/configs/simulated.py:plane     2-d world, mixing = complex exponential
+make run CONFIG=experiments/configs/simulated.py:smoke     a few steps, to see that everything runs
 """
 
 from experiments.configs import base

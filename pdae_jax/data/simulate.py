@@ -1,4 +1,4 @@
-r"""Worlds with known truth: :math:`x = f(z + W a) + \text{noise}`, with `z` from a base law and `f` smooth and injective.
+r"""Worlds with known truth: :math:`x = f(z + W a) + \text{noise}`, `z` from a base law, `f` smooth and injective.
 
 Every world can be sampled at any label, so predictions are judged against fresh draws of the truth.
 """
@@ -100,7 +100,8 @@ def simulate(
         latent_dim: dimension k of the latents.
         observed_dim: dimension d >= k of the observations (2 for ``complex_exponential``).
         num_perturbations: K; they are named ``"p0", "p1", ...``.
-        labels: the conditions measured beside the control, ``"p0+p1"`` or dicts of doses; default: singles and all doubles.
+        labels: the conditions measured beside the control, ``"p0+p1"`` or dicts of doses; default: singles and all
+            doubles.
         cells_per_condition: sample size of each condition.
         base: law of the base latents: standard ``gaussian``, ``correlated`` Gaussian, or two-mode ``mixture``.
         mixing: ``linear``, ``complex_exponential`` (2-d), or ``network`` (random, invertible, then injected).

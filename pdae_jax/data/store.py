@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -27,11 +28,10 @@ def load_data(path: pathlib.Path) -> PerturbationData:
     if not path.exists():
         raise FileNotFoundError(f"No data at {path}. A run folder holds its data beside config.json; pass its path.")
     with np.load(path, allow_pickle=False) as file:
-        return PerturbationData(
-            **{name: file[name] for name in _ARRAYS},
-            **{name: tuple(file[name].tolist()) for name in _NAMES},
-            **{name: str(file[name]) for name in _STRINGS},
-        )
+        fields: dict[str, Any] = {name: file[name] for name in _ARRAYS}
+        fields |= {name: tuple(file[name].tolist()) for name in _NAMES}
+        fields |= {name: str(file[name]) for name in _STRINGS}
+    return PerturbationData(**fields)
 
 
 def fingerprint(data: PerturbationData | None) -> str | None:
