@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import inspect
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +17,14 @@ from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
 
 SECTIONS = {
-    "seed": int,  # of everything random in the run
-    "data": ConfigDict,  # name, and the options of that data set
-    "split": ConfigDict,  # conditions held out: test, validation
-    "fit": ConfigDict,  # fields of the recipe
-    "evaluation": ConfigDict,  # options of evaluate
+    "seed": "of everything random in the run",
+    "data": "name, and the options of that data set",
+    "split": "names of held-out conditions",
+    "fit": "fields of the recipe",
+    "evaluation": "options of evaluate",
 }
+SPLIT = ("test", "validation")
+EVALUATION = ("num_samples", "source", "baselines", "metrics")
 DATASETS = {"bodenmiller": datasets.bodenmiller, "norman_devel": datasets.norman_devel, "mapk_rnai": datasets.mapk_rnai}
 
 
@@ -39,12 +43,12 @@ def experiment(config: Any) -> Experiment:
     """Everything a config defines; nothing is trained yet.
 
     Raises:
-        KeyError: a section, data set or condition that is not known; names it and the nearest one.
+        KeyError: a section, option, data set or condition that is not known; names it and the nearest one.
         TypeError: a recipe field that is not known.
     """
-    for name in config:
-        if name not in SECTIONS:
-            raise KeyError(f"The config has an unknown key {name!r}; {_nearest(name, SECTIONS)}.")
+    _check_names("The config", config, SECTIONS)
+    _check_names("config.split", config.split, SPLIT)
+    _check_names("config.evaluation", config.evaluation, EVALUATION)
     key_data, key_fit = jax.random.split(jax.random.key(config.seed))
     data = load_data(key_data, config.data)
     train, test = hold_out(data, conditions=list(config.split.test))
@@ -57,11 +61,12 @@ def experiment(config: Any) -> Experiment:
 def load_data(key: Array, section: Any) -> PerturbationData:
     """The data set of a config section: simulated with a key, or one of the named ones."""
     options = {name: value for name, value in section.to_dict().items() if name != "name"}
-    if section.name == "simulated":
-        return simulate(key, **options).data
-    if section.name not in DATASETS:
-        raise KeyError(f"Unknown data set {section.name!r}; {_nearest(section.name, ['simulated', *DATASETS])}.")
-    return DATASETS[section.name](**options)
+    known = {"simulated": simulate, **DATASETS}
+    if section.name not in known:
+        raise KeyError(f"Unknown data set {section.name!r}; {_nearest(section.name, known)}.")
+    make = known[section.name]
+    _check_names("config.data", options, [name for name in inspect.signature(make).parameters if name != "key"])
+    return simulate(key, **options).data if make is simulate else make(**options)
 
 
 def recipe(section: Any) -> Recipe:
@@ -86,6 +91,12 @@ def _optional_int() -> Any:
     return config_dict.placeholder(int)
 
 
-def _nearest(name: str, known: Any) -> str:
+def _check_names(where: str, names: Iterable[str], known: Collection[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise KeyError(f"{where} has an unknown key {name!r}; {_nearest(name, known)}.")
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(name, list(known), n=2)
     return f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"

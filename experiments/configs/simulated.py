@@ -35,6 +35,13 @@ def get_config(arg: str = "default"):
     return config
 
 
+def get_sweep():
+    """How many latents? Two seeds each: two worlds, and two starts."""
+    for latent_dim in (2, 3, 4, 5):
+        for seed in (0, 1):
+            yield {"fit.latent_dim": latent_dim, "seed": seed}
+
+
 def _plane():
     config = base.get_config()
     config.data.name = "simulated"
