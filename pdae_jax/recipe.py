@@ -83,6 +83,11 @@ class Recipe:
         """Plain values, lists for tuples: what JSON gives back."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        """The recipe that `to_dict` wrote."""
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
 
 _CHOICES = {
     "standardize": ("feature", "global", "none"),
