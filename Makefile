@@ -13,6 +13,9 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 REQUIREMENTS := pyproject.toml constraints.txt
+# as jupyter-execute does, without the times of day in every cell
+EXECUTE := import sys, nbformat, nbclient; notebook = nbformat.read(sys.argv[1], 4); \
+    nbclient.NotebookClient(notebook, record_timing=False).execute(); nbformat.write(notebook, sys.argv[1])
 
 .PHONY: help venv run test test-fast lint format bench notebooks clean
 .DEFAULT_GOAL := help
@@ -44,7 +47,7 @@ bench: $(VENV)/bench.stamp
 notebooks: $(VENV)/notebooks.stamp
 	set -e; for source in notebooks/*.py; do \
 	    $(BIN)/jupytext --quiet --to ipynb --update --set-kernel python3 "$$source"; \
-	    $(BIN)/jupyter-execute --inplace "$${source%.py}.ipynb"; \
+	    $(BIN)/python -c '$(EXECUTE)' "$${source%.py}.ipynb"; \
 	done
 
 venv: $(VENV)/dev.stamp
