@@ -117,30 +117,35 @@ class LinearStart(NamedTuple):
 def linear_start(
     x: Float[Array, "cells features"], label: Float[Array, "cells perturbations"], latent_dim: int, noise_dim: int
 ) -> LinearStart:
-    """PCA, scaled so that latents vary by one within a condition; `W` by least squares of latents on labels.
+    """PCA of the cells, whitened within conditions; `W` by least squares of latents on labels.
 
-    Principal directions beyond the latent ones start as the decoder's noise, at their own spread. Pass a sample with
-    equally many cells of each condition, else large conditions dominate.
+    Base latents, shifts taken off, start with mean zero and identity covariance, as the theory has them. Principal
+    directions beyond the latent ones start as the decoder's noise, at their own spread. Pass a sample with equally
+    many cells of each condition, else large conditions dominate.
     """
     mean = jnp.mean(x, axis=0)
     _, spread, directions = jnp.linalg.svd(x - mean, full_matrices=False)
-    num_features = x.shape[1]
     missing = max(0, latent_dim + noise_dim - directions.shape[0])
     # latents or noise beyond the number of features start switched off
     directions = jnp.pad(directions, ((0, missing), (0, 0)))
     spread = jnp.pad(spread, (0, missing)) / jnp.sqrt(x.shape[0])
-    basis = directions[:latent_dim]  # [latent, features]
+    basis, noise = directions[:latent_dim], directions[latent_dim : latent_dim + noise_dim]
     scores = (x - mean) @ basis.T
     design = jnp.concatenate([jnp.ones((x.shape[0], 1)), label], axis=1)
     coefficients = jnp.linalg.lstsq(design, scores)[0]
-    scale = jnp.std(scores - design @ coefficients, axis=0)
-    scale = jnp.where(scale > 1e-6, scale, 1.0)
-    noise = directions[latent_dim : latent_dim + noise_dim] * spread[latent_dim : latent_dim + noise_dim, None]
-    encoder_kernel = basis.T / scale
+    centre, slopes = coefficients[0], coefficients[1:]
+    whiten, colour = _whitening(scores - design @ coefficients)
     return LinearStart(
-        encoder_kernel=encoder_kernel,
-        encoder_bias=-mean @ encoder_kernel,
-        decoder_kernel=jnp.concatenate([basis * scale[:, None], noise.reshape(noise_dim, num_features)]),
-        decoder_bias=mean,
-        shift_matrix=coefficients[1:] / scale,
+        encoder_kernel=basis.T @ whiten,
+        encoder_bias=-(mean @ basis.T + centre) @ whiten,
+        decoder_kernel=jnp.concatenate([colour @ basis, noise * spread[latent_dim : latent_dim + noise_dim, None]]),
+        decoder_bias=mean + centre @ basis,
+        shift_matrix=slopes @ whiten,
     )
+
+
+def _whitening(residual: Float[Array, "cells latent"]) -> tuple[Array, Array]:
+    """Symmetric maps to and from identity covariance; directions without spread stay as they are."""
+    values, vectors = jnp.linalg.eigh(residual.T @ residual / residual.shape[0])
+    scale = jnp.sqrt(jnp.where(values > 1e-8 * jnp.max(values), values, 1.0))
+    return (vectors / scale) @ vectors.T, (vectors * scale) @ vectors.T

@@ -26,19 +26,20 @@ class Recipe:
     translation: float = 1.0  # weights of the terms of the loss
     reconstruction: float = 1.0
     consistency: float = 0.0
+    contrast: float = 1.0
     cycle: float = 0.0
     latent_prior: float = 0.0
     group_lasso: float = 0.0
 
     # batch; conditions above the number available are cut to it
     num_sources: int = 16
-    cells_per_source: int = 32
+    cells_per_source: int = 16
     num_targets: int = 16
     cells_per_target: int = 64
 
     # optimisation
-    num_steps: int = 5000
-    learning_rate: float = 1e-3
+    num_steps: int = 8000
+    learning_rate: float = 2e-3
     warmup_steps: int = 100
     clip_norm: float = 1.0
     weight_decay: float = 0.0
