@@ -87,7 +87,7 @@ class Recipe:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
         """The recipe that `to_dict` wrote."""
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        return cls().override(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
 _CHOICES = {
