@@ -27,6 +27,7 @@ def main(_):
         experiment.train,
         key=experiment.key,
         validation=experiment.validation,
+        source=experiment.source,
         recipe=experiment.recipe,
         workdir=workdir,
         progress=True,

@@ -82,6 +82,7 @@ def run_point(config: ConfigDict, workdir: pathlib.Path, provenance: dict[str, A
         experiment.train,
         key=experiment.key,
         validation=experiment.validation,
+        source=experiment.source,
         recipe=experiment.recipe,
         workdir=workdir,
         progress=True,

@@ -1,7 +1,8 @@
 r"""What a prediction has to beat: samples for a target label from simple rules, each fitted to the training data.
 
-All but `pool_all` and `pseudobulk` take control cells and move every one by the same displacement, in the user's own
-units. Non-negative data: moved cells may fall below zero; they are clipped only where `floor` is given.
+`additive`, `linear_regression` and `latent_additive` take the cells of a source condition (None: the control) and move
+every one by the same displacement, in the user's own units; the other rules know no source. Non-negative data: moved
+cells may fall below zero; they are clipped only where `floor` is given.
 """
 
 import functools
@@ -18,14 +19,26 @@ PCA_VARIANCE = 0.95
 
 
 def control(
-    key: Array, train: PerturbationData, label: LabelLike, num_samples: int, *, floor: float | None = None
+    key: Array,
+    train: PerturbationData,
+    label: LabelLike,
+    num_samples: int,
+    *,
+    source: str | None = None,
+    floor: float | None = None,
 ) -> Float[np.ndarray, "num_samples features"]:
     """Control cells unchanged: the perturbations do nothing."""
-    return _moved_control(key, train, np.zeros(train.num_features), num_samples, floor)
+    return _moved(key, train, train.control, np.zeros(train.num_features), num_samples, floor)
 
 
 def pool_all(
-    key: Array, train: PerturbationData, label: LabelLike, num_samples: int, *, floor: float | None = None
+    key: Array,
+    train: PerturbationData,
+    label: LabelLike,
+    num_samples: int,
+    *,
+    source: str | None = None,
+    floor: float | None = None,
 ) -> Float[np.ndarray, "num_samples features"]:
     """Cells of all training conditions, each condition with equal weight: the label carries no information."""
     random = generator(key)
@@ -40,7 +53,13 @@ def pool_all(
 
 
 def pseudobulk(
-    key: Array, train: PerturbationData, label: LabelLike, num_samples: int, *, floor: float | None = None
+    key: Array,
+    train: PerturbationData,
+    label: LabelLike,
+    num_samples: int,
+    *,
+    source: str | None = None,
+    floor: float | None = None,
 ) -> Float[np.ndarray, "num_samples features"]:
     """Every cell at one profile, the control mean plus `additive_shift`: what methods for means alone deliver."""
     means = condition_means(train)
@@ -49,24 +68,39 @@ def pseudobulk(
 
 
 def additive(
-    key: Array, train: PerturbationData, label: LabelLike, num_samples: int, *, floor: float | None = None
+    key: Array,
+    train: PerturbationData,
+    label: LabelLike,
+    num_samples: int,
+    *,
+    source: str | None = None,
+    floor: float | None = None,
 ) -> Float[np.ndarray, "num_samples features"]:
-    """Control cells moved by the sum of the single effects, see `additive_shift`."""
-    return _moved_control(key, train, additive_shift(train, label), num_samples, floor)
+    """Source cells moved by the sum of the single effects, see `additive_shift`, less those of the source's label."""
+    start = source or train.control
+    shift = additive_shift(train, label) - additive_shift(train, start)
+    return _moved(key, train, start, shift, num_samples, floor)
 
 
 def linear_regression(
-    key: Array, train: PerturbationData, label: LabelLike, num_samples: int, *, floor: float | None = None
+    key: Array,
+    train: PerturbationData,
+    label: LabelLike,
+    num_samples: int,
+    *,
+    source: str | None = None,
+    floor: float | None = None,
 ) -> Float[np.ndarray, "num_samples features"]:
     """Least squares with intercept of condition means on labels, over all training conditions.
 
-    Control cells are moved by the predicted mean minus the mean of the control CELLS, so that the samples have the
+    Source cells are moved by the predicted mean minus the mean of the source CELLS, so that the samples have the
     mean that the regression predicts. Where labels are collinear: the solution with the smallest slopes.
     """
     means, labels = condition_means(train), train.labels.astype(np.float64)
     slopes = np.linalg.lstsq(labels - labels.mean(0), means - means.mean(0), rcond=None)[0]
     predicted = means.mean(0) + (_vector(train, label) - labels.mean(0)) @ slopes
-    return _moved_control(key, train, predicted - means[train.index(train.control)], num_samples, floor)
+    start = source or train.control
+    return _moved(key, train, start, predicted - means[train.index(start)], num_samples, floor)
 
 
 def latent_additive(
@@ -76,31 +110,35 @@ def latent_additive(
     num_samples: int,
     *,
     latent_dim: int | None = None,
+    source: str | None = None,
     floor: float | None = None,
 ) -> Float[np.ndarray, "num_samples features"]:
     r"""Additive shifts in the space of the first principal components, fitted to all training conditions.
 
     With loadings `V` and condition means :math:`\mu_e`, least squares without intercept of the latent differences
-    :math:`(\mu_e - \mu_0) V` on the labels gives `W`; a control cell `x` goes to :math:`x + a W V^\top`, which is
-    encode, move, decode with the cell's own PCA residual kept.
+    :math:`(\mu_e - \mu_0) V` on the labels gives `W`; a control cell `x` goes to :math:`x + a W V^\top` (from another
+    source: by the difference of the labels), which is encode, move, decode with the cell's own PCA residual kept.
 
     Args:
-        key: draws the control cells.
+        key: draws the source cells.
         train: training data.
         label: target.
         num_samples: cells to return.
         latent_dim: number of components; default as many as hold 95 % of the variance of the pooled training cells,
             each condition with equal weight.
+        source: condition whose cells are moved; None: the control.
         floor: clip below.
     """
     loadings = principal_components(train, latent_dim)  # [features, k]
     means = condition_means(train)
     differences = (means - means[train.index(train.control)]) @ loadings
     matrix = np.linalg.lstsq(train.labels.astype(np.float64), differences, rcond=None)[0]
-    return _moved_control(key, train, _vector(train, label) @ matrix @ loadings.T, num_samples, floor)
+    start = source or train.control
+    shift = (_vector(train, label) - _vector(train, start)) @ matrix @ loadings.T
+    return _moved(key, train, start, shift, num_samples, floor)
 
 
-#: Name -> ``(key, train, label, num_samples, *, floor=None) -> samples [num_samples, features]``.
+#: Name -> ``(key, train, label, num_samples, *, source=None, floor=None) -> samples [num_samples, features]``.
 BASELINES: dict[str, Callable] = {
     "control": control,
     "pool_all": pool_all,
@@ -183,10 +221,10 @@ def generator(key: Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
 
 
-def _moved_control(
-    key: Array, train: PerturbationData, shift: np.ndarray, num_samples: int, floor: float | None
+def _moved(
+    key: Array, train: PerturbationData, source: str, shift: np.ndarray, num_samples: int, floor: float | None
 ) -> np.ndarray:
-    cells = train.cells(train.control)
+    cells = train.cells(source)
     moved = cells[_draw(generator(key), len(cells), num_samples)] + shift
     return _clipped(moved.astype(train.x.dtype), floor)
 

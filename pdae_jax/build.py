@@ -35,6 +35,7 @@ class Experiment(NamedTuple):
     train: PerturbationData
     validation: PerturbationData | None
     test: PerturbationData
+    source: dict[str, str]  # validation condition -> training condition whose cells are translated to it
     recipe: Recipe
     evaluation: dict[str, Any]
 
@@ -55,7 +56,10 @@ def experiment(config: Any) -> Experiment:
     validation = None
     if config.split.validation:
         train, validation = hold_out(train, conditions=list(config.split.validation))
-    return Experiment(key_fit, train, validation, test, recipe(config.fit), config.evaluation.to_dict())
+    evaluation = config.evaluation.to_dict()
+    source = evaluation.get("source", "control")
+    source = {} if isinstance(source, str) else {c: s for c, s in source.items() if c in config.split.validation}
+    return Experiment(key_fit, train, validation, test, source, recipe(config.fit), evaluation)
 
 
 def load_data(key: Array, section: Any) -> PerturbationData:

@@ -5,7 +5,7 @@ Every number is a row; `summary_table` and `format_table`, and all figures, are 
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from pdae_jax.baselines import BASELINES, condition_means, generator
 from pdae_jax.fitted import Fitted, check_same_columns
 from pdae_jax.guarantee import Verdict
 from pdae_jax.metrics import METRICS, Context, median_distance
-from pdae_jax.predict import predict
+from pdae_jax.predict import predict, resolve_source
 from pdae_jax.track import make_progress
 from pdae_jax.two_sample_test import two_sample_test
 from pdae_jax.types import PerturbationData
@@ -41,7 +41,7 @@ class Request(NamedTuple):
     """What is asked for, the same for every condition."""
 
     num_samples: int
-    source: str
+    source: str | Mapping[str, str]
     baselines: tuple[str, ...]
     metrics: tuple[str, ...]
 
@@ -61,7 +61,7 @@ def evaluate(
     *,
     key: Array | None = None,
     num_samples: int = 2000,
-    source: str = "control",
+    source: str | Mapping[str, str] = "control",
     baselines: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     splits: Sequence[str] = ("test",),
@@ -78,7 +78,8 @@ def evaluate(
         test: conditions with true cells. The control is skipped.
         key: typed PRNG key; default made of ``fitted.seed``.
         num_samples: cells predicted by every method; also the most true cells used per condition.
-        source: whose cells the model translates, see `predict`. Baselines start from control cells.
+        source: whose cells the model translates, see `predict`; or a mapping from condition to source, the control
+            where it has none. Baselines that move cells move the same ones (control cells for ``"all"``).
         baselines: names of `baselines.BASELINES`; default all.
         metrics: names of `METRIC_NAMES`; default all.
         splits: of ``test``, ``validation`` (the fit's validation conditions, if any) and ``train`` (in-sample).
@@ -147,7 +148,9 @@ def _rows(
     shuffled = case.cells[generator(key_true).permutation(len(case.cells))]
     true = shuffled[: request.num_samples]
     context = _context(fitted, case, known, true)
-    prediction = predict(fitted, case.label, key=key_model, num_samples=request.num_samples, source=request.source)
+    source = request.source if isinstance(request.source, str) else request.source.get(case.condition, "control")
+    source = resolve_source(fitted, case.label, source)
+    prediction = predict(fitted, case.label, key=key_model, num_samples=request.num_samples, source=source)
     samples = {MODEL: prediction.samples}
     for name in request.baselines:
         # one key for all: the methods move the same control cells, which makes the comparison a paired one
@@ -156,6 +159,7 @@ def _rows(
             fitted.train,
             case.label,
             request.num_samples,
+            source=None if source == "all" else source,
             floor=0.0 if fitted.recipe.nonnegative else None,
         )
     results = [
@@ -167,7 +171,7 @@ def _rows(
         "seed": fitted.seed,
         "order": int(np.count_nonzero(case.label)),
         "in_training": any(np.allclose(label, case.label) for label in fitted.train.labels),
-        "source": request.source,
+        "source": source,
         **_verdict_columns(prediction.verdict),
     }
     return [row for result in results for row in _result_rows(case, result, about, context.bandwidth)]

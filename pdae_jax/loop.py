@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -53,6 +53,7 @@ def fit(
     *,
     key: Array,
     validation: PerturbationData | None = None,
+    source: Mapping[str, str] | None = None,
     recipe: Recipe | None = None,
     workdir: str | pathlib.Path | None = None,
     progress: bool | None = None,
@@ -67,6 +68,7 @@ def fit(
         validation: conditions that are never trained on (`hold_out` makes them). With them, the parameters of the
             best evaluation are kept, `patience` can stop early, and verdicts can say how well combinations were
             predicted.
+        source: validation condition -> training condition whose cells are translated to it; default the control.
         recipe: hyperparameters; default `Recipe()`.
         workdir: folder of the run. Written as training goes on; an interrupted fit with the same data, key and
             recipe resumes there and ends with the same numbers.
@@ -81,12 +83,15 @@ def fit(
     """
     recipe = (recipe or Recipe()).override(**options)
     check_training_data(train, validation)
-    parts = prepare(key, train, validation, recipe)
+    for name in (source or {}).values():
+        train.index(name)  # raises for a source that is no training condition
+    parts = prepare(key, train, validation, recipe, source)
     run, state = None, parts.state
     if workdir is not None:
         identity = {
             "recipe": parts.recipe.to_dict(),
             "key": np.asarray(jax.random.key_data(key)).tolist(),
+            "source": dict(source or {}),
             "data": {"train": fingerprint(train), "validation": fingerprint(validation)},
         }
         run = folder.RunFolder(pathlib.Path(workdir), identity, config or {})
@@ -122,7 +127,13 @@ def load_run(workdir: str | pathlib.Path) -> Fitted:
     return _fitted(parts, state, train, validation, entries, path)
 
 
-def prepare(key: Array, train: PerturbationData, validation: PerturbationData | None, recipe: Recipe) -> Parts:
+def prepare(
+    key: Array,
+    train: PerturbationData,
+    validation: PerturbationData | None,
+    recipe: Recipe,
+    source: Mapping[str, str] | None = None,
+) -> Parts:
     """Model, data on the device, training step and initial state of a fit."""
     recipe = resolve_recipe(recipe, train)
     key_start, key_init, key_seed, key_validate = jax.random.split(key, 4)
@@ -161,7 +172,7 @@ def prepare(key: Array, train: PerturbationData, validation: PerturbationData | 
         data=data,
         step=step,
         state=LoopState(state, jax.tree.map(jnp.copy, state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32)),
-        validator=make_validator(key_validate, model, standardizer, train, validation) if validation else None,
+        validator=make_validator(key_validate, model, standardizer, train, validation, source) if validation else None,
         seed=int(jax.random.randint(key_seed, (), 0, 2**31 - 1)),
     )
 

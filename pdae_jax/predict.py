@@ -41,7 +41,8 @@ def predict(
         label: ``"A+B"``, ``{"A": 1.0, "B": 0.5}``, or a vector ``[perturbations]``.
         key: typed PRNG key: choice of source cells and decoder noise.
         num_samples: number of samples; default one per source cell.
-        source: ``"control"``, the name of a training condition, or ``"all"`` training cells.
+        source: whose cells are translated: ``"control"``, the name of a training condition, ``"all"`` training
+            cells, or ``"nearest"``, the training condition with the smallest latent shift to the label.
 
     Returns:
         Samples with feature names, and the verdict. A label that is not identified is predicted by its identified
@@ -53,8 +54,9 @@ def predict(
     """
     train = fitted.train
     vector = train.label(label)
+    source = resolve_source(fitted, vector, source)
     name = label if isinstance(label, str) else _name(fitted, vector)
-    from_condition = train.control if source in ("control", "all") else source
+    from_condition = train.control if source == "all" else source
     verdict = check_guarantee(fitted, label, from_condition=from_condition)
     number = len(_source_rows(fitted, source)) if num_samples is None else num_samples
     samples = np.empty((number, train.num_features), dtype=np.float32) if number > 0 else np.empty((0, 0))
@@ -75,8 +77,9 @@ def predict_batches(
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}, but at least 1 sample must be asked for.")
     train = fitted.train
-    rows = _source_rows(fitted, source)
-    target = jnp.asarray(identified_part(train, train.label(label)))
+    vector = train.label(label)
+    rows = _source_rows(fitted, resolve_source(fitted, vector, source))
+    target = jnp.asarray(identified_part(train, vector))
     key_rows, key_noise = jax.random.split(key)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key_rows)).ravel())
     queue = rng.permutation(rows)
@@ -104,7 +107,23 @@ def _source_rows(fitted: Fitted, source: str) -> np.ndarray:
     train = fitted.train
     if source == "all":
         return np.arange(train.num_cells)
-    return np.flatnonzero(train.condition_index == train.index(train.control if source == "control" else source))
+    return np.flatnonzero(train.condition_index == train.index(source))
+
+
+def resolve_source(fitted: Fitted, label: Float[np.ndarray, " perturbations"], source: str) -> str:
+    """``"all"``, or the name of a training condition: what ``"control"`` and ``"nearest"`` stand for.
+
+    The label itself is never its own nearest source: a prediction is not a reconstruction.
+    """
+    train = fitted.train
+    if source == "control":
+        return train.control
+    if source != "nearest":
+        return source
+    shift = fitted.model.shift(fitted.params, jnp.asarray(train.labels), jnp.asarray(label))
+    distance = np.linalg.norm(np.asarray(shift), axis=1)
+    distance[np.all(train.labels == label, axis=1)] = np.inf
+    return train.conditions[int(np.argmin(distance))]
 
 
 def _name(fitted: Fitted, vector: np.ndarray) -> str:

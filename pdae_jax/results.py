@@ -49,7 +49,7 @@ def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: 
     path = pathlib.Path(workdir)
     fitted, test = load_run(path), load_data(path / folder.TEST_FILE)
     table = write_evaluation(path, fitted, test, **options)
-    write_predictions(path, fitted, test, source=options.get("source", "control"))
+    write_predictions(path, fitted, test, sources_of(table))
     draw_figures(path)
     render(path, command)
     return format_table(table)
@@ -64,14 +64,19 @@ def write_evaluation(path: pathlib.Path, fitted: Fitted, test: PerturbationData,
     return table
 
 
-def write_predictions(path: pathlib.Path, fitted: Fitted, test: PerturbationData, *, source: str) -> None:
+def sources_of(table: Any) -> dict[str, str]:
+    """Condition -> whose cells were translated to it in an evaluation, so that pictures show what was judged."""
+    return dict(zip(table["condition"], table["source"], strict=True))
+
+
+def write_predictions(path: pathlib.Path, fitted: Fitted, test: PerturbationData, sources: dict[str, str]) -> None:
     """``predictions.h5ad``: as many predicted cells of each test condition as were measured."""
     temporary = path / f".partial.{PREDICTIONS_FILE}"
-    to_anndata(test_predictions(fitted, test, source=source)).write_h5ad(temporary)
+    to_anndata(test_predictions(fitted, test, sources)).write_h5ad(temporary)
     temporary.replace(path / PREDICTIONS_FILE)
 
 
-def test_predictions(fitted: Fitted, test: PerturbationData, *, source: str = "control") -> list[Prediction]:
+def test_predictions(fitted: Fitted, test: PerturbationData, sources: dict[str, str]) -> list[Prediction]:
     """The prediction of every test condition, under its own name."""
     key = jax.random.key(fitted.seed)
     names = [name for name, label in zip(test.conditions, test.labels, strict=True) if np.any(label)]
@@ -81,7 +86,7 @@ def test_predictions(fitted: Fitted, test: PerturbationData, *, source: str = "c
             test.label(name),
             key=jax.random.fold_in(key, number),
             num_samples=int(test.counts[test.index(name)]),
-            source=source,
+            source=sources.get(name, "control"),
         )._replace(condition=name)
         for number, name in enumerate(names)
     ]
@@ -101,10 +106,12 @@ def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
     }
     captions = dict(_CAPTIONS)
     best = summary_table(table).attrs["best_baseline"] or COMPARED[0]
-    for number, prediction in enumerate(test_predictions(fitted, test)[:MOST_DETAILED]):
+    for number, prediction in enumerate(test_predictions(fitted, test, sources_of(table))[:MOST_DETAILED]):
         samples = {"pdae": prediction.samples[:_SHOWN_CELLS]}
         key = jax.random.key(fitted.seed)
-        samples[best] = BASELINES[best](key, fitted.train, prediction.label, min(_SHOWN_CELLS, len(prediction.samples)))
+        source = None if prediction.source == "all" else prediction.source
+        number_shown = min(_SHOWN_CELLS, len(prediction.samples))
+        samples[best] = BASELINES[best](key, fitted.train, prediction.label, number_shown, source=source)
         true = test.cells(prediction.condition)[:_SHOWN_CELLS]
         titled = {"features": test.features, "title": prediction.condition}
         figures |= {

@@ -14,5 +14,7 @@ def get_config(**recipe) -> ConfigDict:
     config.split.test = ()  # choose nothing, only judge
     config.split.validation = ()  # choose the best step and test additivity
     config.fit = build.recipe_config(**recipe)
-    config.evaluation = ConfigDict({"num_samples": 2000, "source": "control"})
+    config.evaluation = ConfigDict()
+    config.evaluation.num_samples = 2000
+    config.evaluation.source = "control"  # whose cells are translated; or condition -> source
     return config

@@ -25,7 +25,12 @@ def get_config(arg: str = "default"):
     """The argument ``smoke`` trains for a few steps only; flags change values."""
     config = base.get_config()
     config.data.name = "bodenmiller"
+    config.data.cell_types = COMMON_CELL_TYPES
     config.split.test, config.split.validation = held_out_pairs()
+    # what would these cells do under that stimulation? Start from the same cell type, unstimulated
+    sources = {f"{s} & {t}": t for s in STIMULATIONS for t in COMMON_CELL_TYPES if t != "cd4+"}
+    with config.evaluation.ignore_type():
+        config.evaluation.source = sources
     if arg == "smoke":
         config.fit.update(num_steps=20, log_every=10, eval_every=10, checkpoint_every=10, hidden=(16, 16))
         config.evaluation.num_samples = 200

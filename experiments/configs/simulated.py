@@ -1,6 +1,7 @@
 """Simulated worlds with known truth.
 
-make run                                                   10-d world, 10 training and 5 held-out combinations
+make run                                                   10-d world, 10 training and 5 held-out conditions
+make run CONFIG=experiments/configs/simulated.py:chain     the same, but combinations at the edge of the support
 make run CONFIG=experiments/configs/simulated.py:plane     2-d world, mixing = complex exponential
 make run CONFIG=experiments/configs/simulated.py:smoke     a few steps, to see that everything runs
 """
@@ -12,26 +13,31 @@ def get_config(arg: str = "default"):
     """The argument picks the world; flags change values (``--config.seed=1`` draws another world)."""
     if arg == "plane":
         return _plane()
-    config = base.get_config()
-    names = [f"p{i}" for i in range(5)]
-    training = [*names, "p0+p1", "p1+p2", "p2+p3", "p3+p4"]
-    config.split.test = ("p0+p2", "p1+p3", "p2+p4", "p0+p4", "p1+p4")
-    config.split.validation = ("p0+p3",)
+    config = base.get_config(latent_dim=4)
+    singles = [f"p{i}" for i in range(5)]
+    if arg == "chain":  # doubles from singles and other doubles: on the edge of what was measured
+        training = [*singles, "p0+p1", "p1+p2", "p2+p3", "p3+p4"]
+        config.split.test = ("p0+p2", "p1+p3", "p2+p4", "p0+p4", "p1+p4")
+        config.split.validation = ("p0+p3",)
+    else:  # doubles from singles and triples: between what was measured
+        training = [*singles, "p0+p1+p2", "p1+p2+p3", "p2+p3+p4", "p0+p3+p4"]
+        config.split.test = ("p0+p2", "p1+p3", "p2+p4", "p0+p4", "p0+p3")
+        config.split.validation = ("p1+p4",)
     config.data.name = "simulated"
     config.data.latent_dim = 4
     config.data.observed_dim = 10
-    config.data.num_perturbations = len(names)
+    config.data.num_perturbations = len(singles)
     config.data.labels = (*training, *config.split.validation, *config.split.test)
     config.data.cells_per_condition = 2000
     config.data.mixing = "network"
     config.data.nonlinearity = 1.0
-    config.data.shift_scale = 1.5
+    config.data.shift_scale = 1.75
     if arg == "smoke":
         config.data.cells_per_condition = 200
         config.fit.update(num_steps=20, log_every=10, eval_every=10, checkpoint_every=10, hidden=(16, 16))
         config.evaluation.num_samples = 200
-    elif arg != "default":
-        raise ValueError(f"Unknown argument {arg!r}; pass simulated.py, simulated.py:plane or simulated.py:smoke.")
+    elif arg not in ("default", "chain"):
+        raise ValueError(f"Unknown argument {arg!r}; pass simulated.py, or simulated.py:chain, :plane or :smoke.")
     return config
 
 

@@ -1,0 +1,150 @@
+"""Time of one training step: ours, and the published ungrouped loss in eager PyTorch; same nets, same batch, one run.
+
+    make bench                                              # all settings, batch 128
+    python experiments/benchmarks/step_time.py --settings=10-d --batch_size=256
+
+``grouped`` is the same loss on the same batch, value and gradient equal to rounding, decoded once per distinct label.
+``stratified`` is the step that `fit` takes by default: the same number of source rows, drawn by condition, every law
+scored by itself, the contrast term included, the cells sampled on the device.
+"""
+
+import csv
+import pathlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import app, flags
+
+from experiments.benchmarks.torch_reference import SETTINGS, Setting, time_torch_step
+from pdae_jax import kernels, losses
+from pdae_jax.data.sample import DeviceData, make_sampler
+from pdae_jax.model import Model, make_model
+from pdae_jax.train import init_state, make_train_step
+
+CHOSEN = flags.DEFINE_list("settings", list(SETTINGS), "settings to time")
+BATCH = flags.DEFINE_integer("batch_size", 128, "rows of a batch")
+OUT = flags.DEFINE_string("out", "runs/bench/step_time.csv", "table")
+
+NUM_LABELS = {"2-d": 4, "10-d": 9, "norman": 16}  # distinct labels in a batch
+CELLS_PER_CONDITION = 500
+
+
+def random_data(setting: Setting, num_labels: int) -> DeviceData:
+    """Standard normal cells with random multi-hot labels: the time does not depend on the values."""
+    rng = np.random.default_rng(0)
+    number = num_labels * CELLS_PER_CONDITION
+    labels = (rng.random((num_labels, setting.num_perturbations)) < 0.3).astype(np.float32)
+    return DeviceData(
+        x=jnp.asarray(rng.normal(size=(number, setting.num_features)), jnp.float32),
+        start=CELLS_PER_CONDITION * jnp.arange(num_labels),
+        count=jnp.full(num_labels, CELLS_PER_CONDITION),
+        labels=jnp.asarray(labels),
+    )
+
+
+def plain_model(setting: Setting) -> Model:
+    """The comparator's networks: plain ReLU MLPs of the same widths, decoder mirrored."""
+    assert setting.decoder_hidden == tuple(reversed(setting.encoder_hidden))
+    return make_model(
+        setting.num_features,
+        setting.num_perturbations,
+        latent_dim=setting.latent_dim,
+        noise_dim=setting.noise_dim,
+        hidden=setting.encoder_hidden,
+        activation="relu",
+        linear_skip=False,
+    )
+
+
+def make_grouped_step(model: Model, optimizer: optax.GradientTransformation, batch_size: int):
+    """The published loss on a batch of rows, grouped by label; rows are drawn on the device."""
+    kernel = kernels.energy()
+
+    def loss_fn(params, key, x, group, labels):
+        key_decode, key_reconstruct = jax.random.split(key)
+        latent = model.encode(params, x)
+        shift = model.shift(params, labels[group][None], labels[:, None])
+        decoded = model.decode(params, key_decode, latent[None] + shift)
+        score = losses.grouped_score(decoded, x, group, kernel)
+        return score + losses.reconstruction_score(params, model, key_reconstruct, latent, x, kernel)
+
+    def step(carry, data):
+        params, opt_state, key = carry
+        key, key_row, key_loss = jax.random.split(key, 3)
+        row = jax.random.randint(key_row, (batch_size,), 0, data.x.shape[0])
+        gradient = jax.grad(loss_fn)(params, key_loss, data.x[row], row // CELLS_PER_CONDITION, data.labels)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state, key), None
+
+    return step
+
+
+def time_grouped(setting: Setting, data: DeviceData, batch_size: int) -> float:
+    model, optimizer = plain_model(setting), optax.adam(1e-3)
+    params = jax.jit(model.init)(jax.random.key(0), data.x[:256], data.labels[jnp.zeros(256, int)])
+    step = make_grouped_step(model, optimizer, batch_size)
+    steps = jax.jit(lambda carry, data, n: jax.lax.fori_loop(0, n, lambda _, c: step(c, data)[0], carry))
+    return fastest(steps, (params, optimizer.init(params), jax.random.key(1)), data)
+
+
+def time_stratified(setting: Setting, data: DeviceData, batch_size: int) -> float:
+    model, optimizer = plain_model(setting), optax.adam(1e-3)
+    num = data.labels.shape[0]
+    rows = max(2, batch_size // num)
+    sample = make_sampler(num, num_sources=num, cells_per_source=rows, num_targets=num, cells_per_target=rows)
+    weights = losses.LossWeights(contrast=1.0)
+    step = make_train_step(model, optimizer, sample, kernel=kernels.energy(), weights=weights)
+    state = init_state(jax.random.key(0), model, optimizer, data.x[:256], data.labels[jnp.zeros(256, int)])
+    steps = jax.jit(lambda s, data, n: jax.lax.fori_loop(0, n, lambda _, c: step(c, data)[0], s))
+    return fastest(steps, state, data)
+
+
+def fastest(steps, carry, data: DeviceData, *, repeats: int = 10, seconds: float = 3.0) -> float:
+    """Ms per step, the fastest of `repeats` blocks of steps in about `seconds`; compilation is not counted."""
+    carry = jax.block_until_ready(steps(carry, data, 1))
+    begin = time.perf_counter()
+    carry = jax.block_until_ready(steps(carry, data, 3))
+    number = max(1, int(seconds / repeats / ((time.perf_counter() - begin) / 3)))
+    best = np.inf
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        carry = jax.block_until_ready(steps(carry, data, number))
+        best = min(best, 1e3 * (time.perf_counter() - begin) / number)
+    return best
+
+
+def main(_):
+    rows = []
+    for name in CHOSEN.value:
+        data = random_data(SETTINGS[name], NUM_LABELS[name])
+        torch_ms, threads = time_torch_step(name, BATCH.value)
+        grouped = time_grouped(SETTINGS[name], data, BATCH.value)
+        stratified = time_stratified(SETTINGS[name], data, BATCH.value)
+        rows.append(
+            {
+                "setting": name,
+                "batch": BATCH.value,
+                "labels": NUM_LABELS[name],
+                "torch_ms": round(torch_ms, 2),
+                "torch_threads": threads,
+                "grouped_ms": round(grouped, 2),
+                "stratified_ms": round(stratified, 2),
+                "grouped_speedup": round(torch_ms / grouped, 1),
+                "stratified_speedup": round(torch_ms / stratified, 1),
+            }
+        )
+        print("  ".join(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
+    path = pathlib.Path(OUT.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"{jax.devices()[0].device_kind}; table in {path}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,152 @@
+"""Bad input, one table: each mistake raises an error that names the offender and says the fix, before any training."""
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+import pdae_jax
+from pdae_jax import build
+from pdae_jax.fitted import Fitted, build_model, make_standardizer
+from pdae_jax.recipe import Recipe
+
+KEY = jax.random.key(0)
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(12, 3)).astype(np.float32)
+NAMES = ["ctrl"] * 4 + ["A"] * 4 + ["A+B"] * 4
+
+
+def arrays(x=X, conditions=NAMES, **options):
+    return pdae_jax.from_arrays(x, conditions=conditions, control="ctrl", **options)
+
+
+def spoiled(value):
+    x = X.copy()
+    x[5, 1] = value
+    return x
+
+
+def constant():
+    x = X.copy()
+    x[:, 2] = 7.0
+    return x
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    data = arrays()
+    recipe = Recipe(latent_dim=2, noise_dim=0, hidden=(4,))
+    standardizer = make_standardizer(data, "feature")
+    model = build_model(recipe, data, standardizer)
+    params = jax.jit(model.init)(KEY, standardizer.forward(data.x), data.labels[data.condition_index])
+    return Fitted(model, params, standardizer, data, None, {}, recipe, [], seed=0)
+
+
+AT_THE_DOOR = {
+    "no control": (lambda: arrays(conditions=["A"] * 6 + ["B"] * 6), ValueError, ["ctrl", "control="]),
+    "one cell": (lambda: arrays(conditions=NAMES[:11] + ["C"]), ValueError, ["'C'", "one cell", "at least 2"]),
+    "NaN": (lambda: arrays(spoiled(np.nan), features=["f0", "pERK", "f2"]), ValueError, ["pERK"]),
+    "infinite": (lambda: arrays(spoiled(np.inf), features=["f0", "pERK", "f2"]), ValueError, ["pERK"]),
+    "constant feature": (lambda: arrays(constant(), features=["f0", "f1", "GAPDH"]), ValueError, ["GAPDH", "7"]),
+    "mismatched lengths": (lambda: arrays(conditions=NAMES[:-1]), ValueError, ["12", "11"]),
+    "one label, two names": (
+        lambda: arrays(conditions=NAMES[:6] + ["B+A"] * 2 + NAMES[8:]),
+        ValueError,
+        ["'A+B'", "'B+A'"],
+    ),
+    "label of wrong length": (
+        lambda: pdae_jax.from_arrays(X, labels=np.zeros((12, 3)), perturbations=["A", "B"]),
+        ValueError,
+        ["3", "2"],
+    ),
+    "missing column": (
+        lambda: pdae_jax.from_frame(pd.DataFrame(X).assign(treatment=NAMES), condition="treatmnt", control="ctrl"),
+        KeyError,
+        ["treatmnt", "treatment"],
+    ),
+    "empty split": (lambda: pdae_jax.hold_out(arrays(), []), ValueError, ["hold out", "empty"]),
+    "control held out": (lambda: pdae_jax.hold_out(arrays(), ["ctrl"]), ValueError, ["ctrl"]),
+    "unknown held-out condition": (lambda: pdae_jax.hold_out(arrays(), ["A+C"]), KeyError, ["C"]),
+}
+
+
+@pytest.mark.parametrize("mistake", AT_THE_DOOR)
+def test_data(mistake):
+    call, error, words = AT_THE_DOOR[mistake]
+    with pytest.raises(error) as caught:
+        call()
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+BEFORE_TRAINING = {
+    "misspelt option": ({"laten_dim": 4}, TypeError, ["laten_dim", "latent_dim"]),
+    "unknown form": ({"form": "pairwize"}, ValueError, ["pairwize", "pairwise"]),
+    "no steps": ({"num_steps": 0}, ValueError, ["num_steps=0"]),
+    "uneven chunks": ({"eval_every": 150}, ValueError, ["eval_every=150", "log_every=100"]),
+    "steep kernel": ({"beta": 2.0}, ValueError, ["beta=2.0"]),
+}
+
+
+@pytest.mark.parametrize("mistake", BEFORE_TRAINING)
+def test_recipe(mistake):
+    options, error, words = BEFORE_TRAINING[mistake]
+    with pytest.raises(error) as caught:
+        pdae_jax.fit(arrays(), key=KEY, **options)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_fit_without_control_or_with_seen_validation():
+    data = arrays()
+    with pytest.raises(ValueError, match="No control condition 'ctrl'"):
+        pdae_jax.fit(data.select(["A", "A+B"]), key=KEY)
+    with pytest.raises(ValueError, match=r"shared with the training data: \['A'\]"):
+        pdae_jax.fit(data, key=KEY, validation=data.select(["A"]))
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    with pytest.raises(ValueError, match=r"thesis.txt.*new folder"):
+        pdae_jax.fit(arrays(), key=KEY, workdir=tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+AT_PREDICTION = {
+    "unknown perturbation": ("A+Bb", {}, KeyError, ["'Bb'", "'B'"]),
+    "label of wrong length": ([1.0, 0.0, 0.0], {}, ValueError, ["(3,)", "2 perturbations"]),
+    "infinite dose": ({"A": float("inf")}, {}, ValueError, ["inf"]),
+    "unknown source": ("A", {"source": "AB"}, KeyError, ["'AB'"]),
+    "no samples": ("A", {"num_samples": 0}, ValueError, ["num_samples=0"]),
+}
+
+
+@pytest.mark.parametrize("mistake", AT_PREDICTION)
+def test_prediction(fitted, mistake):
+    label, options, error, words = AT_PREDICTION[mistake]
+    with pytest.raises(error) as caught:
+        pdae_jax.predict(fitted, label, key=KEY, **options)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_evaluation_of_other_features(fitted):
+    data = arrays(features=["f0", "f1", "other"])
+    with pytest.raises(ValueError, match="other"):
+        pdae_jax.evaluate(fitted, data.select(["A"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda c: c.update({"sed": 1}), KeyError, ["'sed'", "seed"]),
+        (lambda c: c.fit.update({"num_step": 1}), TypeError, ["num_step", "num_steps"]),
+        (lambda c: c.data.update({"name": "bodenmuller"}), KeyError, ["bodenmuller", "bodenmiller"]),
+    ],
+)
+def test_config(change, error, words):
+    from experiments.configs import simulated
+
+    config = simulated.get_config("smoke")
+    config.unlock()
+    change(config)
+    with pytest.raises(error) as caught:
+        build.experiment(config)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
