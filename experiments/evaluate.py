@@ -15,7 +15,7 @@ from pdae_jax import folder, results
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "cells predicted per condition; default as in the run")
-SOURCE = flags.DEFINE_string("source", None, "control, a training condition, or all; default as in the run")
+SOURCE = flags.DEFINE_string("source", None, "control, nearest, all, or a training condition; default as in the run")
 
 
 def main(_):

@@ -17,7 +17,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=Tru
 LABEL = flags.DEFINE_multi_string("label", None, "A+B, or with doses A:0.5+B; repeat it for more", required=True)
 OUT = flags.DEFINE_string("out", None, "file to write, .h5ad; it must not exist", required=True)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "predicted cells per label; default one per source cell")
-SOURCE = flags.DEFINE_string("source", "control", "whose cells are translated: control, a training condition, or all")
+SOURCE = flags.DEFINE_string("source", "control", "whose cells: control, nearest, all, or a training condition")
 SEED = flags.DEFINE_integer("seed", 0, "of the choice of source cells and of the decoder noise")
 
 

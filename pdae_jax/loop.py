@@ -119,7 +119,7 @@ def load_run(workdir: str | pathlib.Path) -> Fitted:
     train = load_data(path / folder.TRAIN_FILE)
     validation = load_data(path / folder.VALIDATION_FILE) if identity["data"]["validation"] else None
     key = jax.random.wrap_key_data(jnp.asarray(identity["key"], dtype=jnp.uint32))
-    parts = prepare(key, train, validation, Recipe.from_dict(identity["recipe"]))
+    parts = prepare(key, train, validation, Recipe.from_dict(identity["recipe"]), identity.get("source"))
     checkpoints = folder.Checkpoints(path / folder.CHECKPOINT_FOLDER)
     state = checkpoints.restore(parts.state)
     checkpoints.close()

@@ -44,14 +44,18 @@ def test_misspelt_configs_name_the_nearest(config, change, error, message):
 def test_the_config_decides_data_split_and_recipe(config):
     config.fit.latent_dim = 3
     config.data.cells_per_condition = 10
+    config.split.test, config.split.validation = ("p0+p2", "p0+p3"), ("p1+p4",)
     experiment = build.experiment(config)
-    assert experiment.test.conditions == ("p0+p2", "p1+p3", "p2+p4", "p0+p4", "p1+p4")
-    assert experiment.validation is not None and experiment.validation.conditions == ("p0+p3",)
-    assert not {*experiment.test.conditions, "p0+p3"} & set(experiment.train.conditions)
+    assert experiment.test.conditions == ("p0+p2", "p0+p3")
+    assert experiment.validation is not None and experiment.validation.conditions == ("p1+p4",)
+    assert set(experiment.train.conditions) == {"control", *config.data.labels} - {"p0+p2", "p0+p3", "p1+p4"}
     assert experiment.recipe == pdae_jax.Recipe(
         latent_dim=3, num_steps=20, log_every=10, eval_every=10, checkpoint_every=10, hidden=(16, 16)
     )
-    assert experiment.evaluation == {"num_samples": 200, "source": "control"}
+    assert experiment.evaluation == {"num_samples": 200, "source": "control"} and experiment.source == {}
+    with config.evaluation.ignore_type():
+        config.evaluation.source = {"p0+p2": "p0", "p1+p4": "p1"}
+    assert build.experiment(config).source == {"p1+p4": "p1"}  # the fit is told of validation conditions only
 
 
 def test_the_seed_is_all_that_is_random(config):
