@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from scipy.spatial.distance import cdist
 
@@ -197,7 +198,7 @@ def test_every_term_is_reported_and_weighted(labelled):
     model = make_model(5, 3, latent_dim=2, noise_dim=2, hidden=(8,))
     batch, x, label = make_batch(labelled), labelled[0], labelled[2][labelled[1]]
     params = jax.jit(model.init)(jax.random.key(1), x, label)
-    weights = losses.LossWeights(1.0, 0.5, 0.1, 0.2, 0.3)
+    weights = losses.LossWeights(1.0, 0.5, 0.7, 0.4, 0.1, 0.2, 0.3)
     loss = functools.partial(losses.pdae_loss, model=model, kernel=kernels.energy(), form="pooled", weights=weights)
     total, terms = jax.jit(lambda params: loss(params, key=jax.random.key(2), batch=batch))(params)
     values = [getattr(terms, name) for name in losses.LossWeights._fields]
@@ -233,3 +234,42 @@ def test_latent_prior_vanishes_for_standard_normal_base_latents(model):
     shifted = base + (label @ params["shift"]["matrix"])[:, None]
     assert abs(float(losses.latent_prior(params, model, key_prior, shifted, label))) < 0.01
     assert float(losses.latent_prior(params, model, key_prior, base, label)) > 0.3
+
+
+def test_contrast_is_the_log_posterior_of_gaussian_discriminants(model, labelled):
+    batch, params = make_batch(labelled), {"shift": {"matrix": jnp.array([[1.0, 0.5], [-0.3, 2.0], [0.0, 0.0]])}}
+    latent = jax.random.normal(jax.random.key(3), (3, 4, 2))
+    centres = np.asarray(batch.label_source @ params["shift"]["matrix"])
+    density = np.stack([scipy.stats.multivariate_normal(c).logpdf(latent) for c in centres], axis=-1)  # [S, m, S]
+    posterior = density - scipy.special.logsumexp(density, axis=-1, keepdims=True)
+    expected = -np.mean([posterior[s, :, s] for s in range(3)])
+    np.testing.assert_allclose(losses.contrast(params, model, latent, batch.label_source), expected, rtol=1e-5)
+
+
+def test_contrast_prefers_the_true_chart_to_a_bent_one(model):
+    """A volume-preserving bend keeps each condition's spread about the same, but not the linear log density ratios."""
+    label = jnp.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], jnp.float32)
+    params = {"shift": {"matrix": jnp.array([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])}}
+    z = jax.random.normal(jax.random.key(4), (3, 4000, 2)) + (label @ params["shift"]["matrix"])[:, None]
+    bent = z.at[..., 1].add(0.6 * jnp.sin(2 * z[..., 0]))
+    assert losses.contrast(params, model, z, label) < losses.contrast(params, model, bent, label) - 0.01
+
+
+def test_sources_agree_where_the_model_is_exact_and_disagree_in_different_charts():
+    model = make_model(2, 2, latent_dim=2, noise_dim=0, hidden=(4,))
+    label = jnp.array([[0, 0], [1, 0], [0, 1]], jnp.float32)
+    params = jax.jit(model.init)(
+        jax.random.key(0), jax.random.normal(jax.random.key(1), (90, 2)), jnp.repeat(label, 30, 0)
+    )
+    params["shift"]["matrix"] = jnp.array([[2.0, 0.0], [0.0, 2.0]])
+    base = jax.random.normal(jax.random.key(2), (3, 100, 2))
+    exact = base + (label @ params["shift"]["matrix"])[:, None]
+    mirrored = exact.at[2].set(4.0 - exact[2])  # the same law at its own label only if its shift were mirrored too
+    mirrored = mirrored.at[2, :, 0].add(1.5)
+
+    def disagreement(latent):
+        key = jax.random.key(5)
+        return float(losses.source_disagreement(params, model, key, latent, label, kernels.energy(), 6))
+
+    assert abs(disagreement(exact)) < 0.05
+    assert disagreement(mirrored) > 0.2
