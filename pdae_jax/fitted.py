@@ -9,9 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from pdae_jax.model import Model, make_model
+from pdae_jax.model import Model, linear_start, make_model
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
+
+# Of the largest latent shift: a direction shifted less is taken for curvature or noise. In 15 simulated worlds this
+# found the true number of latents 12 times and one too many 3 times; validation conditions settle doubtful cases.
+RELEVANT_SHIFT = 0.2
 
 _BLOCK = 8192  # cells encoded at once: bounds memory, and one compiled shape serves all sample sizes
 
@@ -117,13 +121,31 @@ def check_same_columns(data: PerturbationData, train: PerturbationData, name: st
 
 
 def resolve_recipe(recipe: Recipe, train: PerturbationData) -> Recipe:
-    """The recipe with what depends on the data filled in."""
+    """The recipe with what depends on the data filled in: the number of latents."""
     if recipe.latent_dim is not None:
         return recipe
-    # More latents than independent shifts cannot be identified: rank(W A) = k is needed.
-    differences = train.labels - train.labels[train.index(train.control)]
-    rank = int(np.linalg.matrix_rank(differences.astype(np.float64)))
-    return recipe.override(latent_dim=max(1, min(rank, train.num_features)))
+    return recipe.override(latent_dim=effective_rank(train, make_standardizer(train, recipe.standardize)))
+
+
+def effective_rank(train: PerturbationData, standardizer: "Standardizer") -> int:
+    """How many latent dimensions the training conditions shift, seen through the linear start.
+
+    The theory asks for `rank(W A) = k`: latents that no condition shifts cannot be identified, and with more latents
+    than the truth has, shifts lead off the cells' manifold. Counted are the singular values of the linear start's
+    `W A`, in standard deviations within conditions, above `RELEVANT_SHIFT` of the largest.
+    """
+    labels = train.labels.astype(np.float64)
+    differences = labels - labels[train.index(train.control)]
+    most = max(1, min(int(np.linalg.matrix_rank(differences)), train.num_features))
+    rng = np.random.default_rng(0)
+    each = int(np.clip(8192 // train.num_conditions, 8, 500))
+    rows = np.concatenate(
+        [rng.choice(np.flatnonzero(train.condition_index == e), each) for e in range(train.num_conditions)]
+    )
+    x = jnp.asarray(standardizer.forward(train.x[rows]), jnp.float32)
+    start = linear_start(x, jnp.asarray(train.labels[train.condition_index[rows]]), most, 0)
+    singular = np.linalg.svd(differences @ np.asarray(start.shift_matrix), compute_uv=False)
+    return max(1, int(np.sum(singular > RELEVANT_SHIFT * singular[0])))
 
 
 def make_standardizer(data: PerturbationData, kind: str) -> Standardizer:

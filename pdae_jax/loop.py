@@ -83,15 +83,17 @@ def fit(
     """
     recipe = (recipe or Recipe()).override(**options)
     check_training_data(train, validation)
-    for name in (source or {}).values():
-        train.index(name)  # raises for a source that is no training condition
+    # "control" is a name for the control everywhere; any other source must be a training condition, or index raises
+    source = {
+        c: train.conditions[train.index(train.control if s == "control" else s)] for c, s in (source or {}).items()
+    }
     parts = prepare(key, train, validation, recipe, source)
     run, state = None, parts.state
     if workdir is not None:
         identity = {
             "recipe": parts.recipe.to_dict(),
             "key": np.asarray(jax.random.key_data(key)).tolist(),
-            "source": dict(source or {}),
+            "source": source,
             "data": {"train": fingerprint(train), "validation": fingerprint(validation)},
         }
         run = folder.RunFolder(pathlib.Path(workdir), identity, config or {})

@@ -10,7 +10,7 @@ class Recipe:
     """How a model is built and trained. Plain values only: a recipe is saved as JSON beside its result."""
 
     # model
-    latent_dim: int | None = None  # k; None: rank of the training labels, at most the number of features
+    latent_dim: int | None = None  # k; None: as many as the training conditions visibly shift, `effective_rank`
     noise_dim: int = 4  # of the decoder's noise; 0: deterministic
     hidden: tuple[int, ...] = (128, 128, 128)  # encoder widths, mirrored by the decoder
     activation: str = "silu"

@@ -17,11 +17,13 @@ from pdae_jax.loop import load_run
 from pdae_jax.predict import Prediction, predict
 from pdae_jax.report import write_report
 from pdae_jax.summary import COMPARED, format_table, summary_table
+from pdae_jax.track import write_text
 from pdae_jax.types import PerturbationData
 
 EVALUATION_FILE = "evaluation.csv"
 PREDICTIONS_FILE = "predictions.h5ad"
 FIGURE_FOLDER = "figures"
+CAPTION_FILE = "captions.json"  # caption -> figure, in the order of the report
 
 MOST_DETAILED = 3  # test conditions that get pictures of their own
 _SHOWN_CELLS = 2000
@@ -72,11 +74,11 @@ def sources_of(table: Any) -> dict[str, str]:
 def write_predictions(path: pathlib.Path, fitted: Fitted, test: PerturbationData, sources: dict[str, str]) -> None:
     """``predictions.h5ad``: as many predicted cells of each test condition as were measured."""
     temporary = path / f".partial.{PREDICTIONS_FILE}"
-    to_anndata(test_predictions(fitted, test, sources)).write_h5ad(temporary)
+    to_anndata(held_out_predictions(fitted, test, sources)).write_h5ad(temporary)
     temporary.replace(path / PREDICTIONS_FILE)
 
 
-def test_predictions(fitted: Fitted, test: PerturbationData, sources: dict[str, str]) -> list[Prediction]:
+def held_out_predictions(fitted: Fitted, test: PerturbationData, sources: dict[str, str]) -> list[Prediction]:
     """The prediction of every test condition, under its own name."""
     key = jax.random.key(fitted.seed)
     names = [name for name, label in zip(test.conditions, test.labels, strict=True) if np.any(label)]
@@ -93,7 +95,7 @@ def test_predictions(fitted: Fitted, test: PerturbationData, sources: dict[str, 
 
 
 def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
-    """``figures/*.png`` from what the folder holds; returns caption -> path relative to the folder."""
+    """``figures/*.png`` and their captions from what the folder holds; returns caption -> path in the folder."""
     import pandas as pd
 
     path = pathlib.Path(workdir)
@@ -106,7 +108,7 @@ def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
     }
     captions = dict(_CAPTIONS)
     best = summary_table(table).attrs["best_baseline"] or COMPARED[0]
-    for number, prediction in enumerate(test_predictions(fitted, test, sources_of(table))[:MOST_DETAILED]):
+    for number, prediction in enumerate(held_out_predictions(fitted, test, sources_of(table))[:MOST_DETAILED]):
         samples = {"pdae": prediction.samples[:_SHOWN_CELLS]}
         key = jax.random.key(fitted.seed)
         source = None if prediction.source == "all" else prediction.source
@@ -123,7 +125,9 @@ def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
     (path / FIGURE_FOLDER).mkdir(exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(path / FIGURE_FOLDER / f"{name}.png", dpi=120)
-    return {captions[name]: f"{FIGURE_FOLDER}/{name}.png" for name in figures}
+    shown = {captions[name]: f"{FIGURE_FOLDER}/{name}.png" for name in figures}
+    write_text(path / FIGURE_FOLDER / CAPTION_FILE, json.dumps(shown, indent=2) + "\n")
+    return shown
 
 
 _CAPTIONS = {
@@ -139,7 +143,7 @@ def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
 
     path = pathlib.Path(workdir)
     config = json.loads((path / folder.CONFIG_FILE).read_text())["config"]
-    captions = {f"{FIGURE_FOLDER}/{figure.name}": figure for figure in sorted((path / FIGURE_FOLDER).glob("*.png"))}
+    captions = path / FIGURE_FOLDER / CAPTION_FILE
     table = pd.read_csv(path / EVALUATION_FILE)
     return write_report(
         path,
@@ -148,12 +152,8 @@ def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
         command=command or config.get("command", "pdae_jax.fit(train, key=key, workdir=...)"),
         config=config.get("file", ""),
         environment=json.loads((path / folder.ENVIRONMENT_FILE).read_text()),
-        figures={_caption(figure.stem): name for name, figure in captions.items()},
+        figures=json.loads(captions.read_text()) if captions.exists() else {},
     )
-
-
-def _caption(stem: str) -> str:
-    return _CAPTIONS.get(stem, stem.replace("_", " "))
 
 
 def _latent_figure(fitted: Fitted) -> Any:
