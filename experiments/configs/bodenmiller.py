@@ -1,8 +1,9 @@
-"""CyTOF of human blood cells under stimulation (Bodenmiller et al., Nature Biotechnology 2012): 51,934 cells.
+"""CyTOF of human blood cells under stimulation (Bodenmiller et al., Nature Biotechnology 2012).
 
     make run CONFIG=experiments/configs/bodenmiller.py
 
-Observations are the 14 functional markers, conditions are (stimulation, cell type) pairs, and five pairs are held out:
+Observations are the 14 functional markers, conditions are (stimulation, cell type) pairs of the six cell types with at
+least 150 cells throughout (49,619 of the 51,936 cells; the others have as few as one), and five pairs are held out:
 no cell of a held-out pair is seen, its stimulation and its cell type are, in other pairs. The split was drawn once, by
 ``random.Random(0)``, before any model was fitted; hyperparameters were chosen on the validation pairs.
 """
@@ -23,7 +24,10 @@ def held_out_pairs(seed: int = 0) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def get_config(arg: str = "default"):
     """The argument ``smoke`` trains for a few steps only; flags change values."""
-    config = base.get_config()
+    # Chosen on the validation pairs, in fits of 3,000 steps from the same cell type (mean energy distance there):
+    # 5 latents 0.104, 8 latents 0.119, 8 latents with consistency and more noise 0.124, 6 with contrast 0.1 0.127;
+    # with contrast 1 it was worse: the base of real cells is far from Gaussian.
+    config = base.get_config(latent_dim=5, contrast=0.0, num_steps=3000)
     config.data.name = "bodenmiller"
     config.data.cell_types = COMMON_CELL_TYPES
     config.split.test, config.split.validation = held_out_pairs()
