@@ -16,8 +16,8 @@ from pdae_jax import folder, kernels
 from pdae_jax.data.sample import DeviceData, make_sampler, to_device
 from pdae_jax.data.store import fingerprint, load_data
 from pdae_jax.fitted import Fitted, Standardizer, build_model, check_training_data, make_standardizer, resolve_recipe
-from pdae_jax.losses import LossWeights
 from pdae_jax.model import Model
+from pdae_jax.objective import LossWeights
 from pdae_jax.optimizer import make_optimizer
 from pdae_jax.recipe import Recipe
 from pdae_jax.track import Clock, History, Progress, make_progress, read_metrics

@@ -1,20 +1,11 @@
-r"""Two-sample statistics, scores, and the training objective.
+r"""Two-sample statistics and scores.
 
 Every statistic says whether it is the U form (unbiased, pairs of distinct cells) or the V form (all pairs; biased
-by about `E h(X, X') / n`). The U form can be slightly negative: that is correct.
-
-The objective compares, for every source condition `s` and target condition `t`, the law `P_{s->t}` of translated
-cells with the cells `y` of `t`, in the energy score
-
-.. math:: ES(P, y) = E\|X - y\|^\beta - \tfrac12 E\|X - X'\|^\beta, \quad X, X' \sim P
-
-(Gneiting & Raftery, JASA 2007). Cells that share a label share their target law, so each source cell is decoded
-once per DISTINCT label; `grouped_score` is that identity for arbitrary batches, and stratified batches have it
-by construction.
+by about `E h(X, X') / n`). The U form can be slightly negative: that is correct. Scores compare a predicted law with
+observations (Gneiting & Raftery, JASA 2007); they are smallest, in expectation, for the right law.
 """
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from pdae_jax import kernels
 from pdae_jax.kernels import Kernel, squared_distances
-from pdae_jax.model import Model
-from pdae_jax.types import AnyArray, Batch
+from pdae_jax.types import AnyArray
 
 # Elements of one tile of the distance matrix: 16 MB in float32, so that it stays near the processor.
 TILE_ELEMENTS = 2**22
@@ -199,172 +189,3 @@ def grouped_score(
     row_sums = jnp.sum(kernel(jnp.where(distinct, squared_distances(decoded, decoded), 0.0)), axis=-1)
     diversity = jnp.sum(jnp.sum(member, axis=1) * jnp.sum(row_sums, axis=1)) - 2.0 * jnp.sum(member * row_sums)
     return (attraction - 0.5 * diversity / (others * (others - 1))) / num_cells
-
-
-# --- the training objective ----------------------------------------------------------------------------------------
-
-
-class LossWeights(NamedTuple):
-    """Weight of each term; a term with weight 0 is not computed."""
-
-    translation: float = 1.0
-    reconstruction: float = 1.0
-    consistency: float = 0.0
-    contrast: float = 0.0
-    cycle: float = 0.0
-    latent_prior: float = 0.0
-    group_lasso: float = 0.0
-
-
-class LossTerms(NamedTuple):
-    """Every term before weighting, and the weighted sum; all scalars, 0 where not computed."""
-
-    total: Float[Array, ""]
-    translation: Float[Array, ""]  # energy score of translated cells against target cells
-    reconstruction: Float[Array, ""]  # energy score of two decodes of a cell against the cell
-    consistency: Float[Array, ""]  # energy distance between sources, translated to labels nobody measured
-    contrast: Float[Array, ""]  # cross-entropy of the condition given the latent, under N(W a, I)
-    cycle: Float[Array, ""]  # distance of re-encoded translated latents
-    latent_prior: Float[Array, ""]  # energy distance of base latents to N(0, I)
-    group_lasso: Float[Array, ""]  # sum over latent dimensions of the norm of their row of shifts
-
-
-def pdae_loss(
-    params: dict,
-    model: Model,
-    key: Array,
-    batch: Batch,
-    *,
-    kernel: Kernel,
-    form: str = "pairwise",
-    weights: LossWeights = LossWeights(),
-    num_unseen: int = 4,
-) -> tuple[Float[Array, ""], LossTerms]:
-    """The PDAE objective on one stratified batch; differentiable in `params`.
-
-    Args:
-        params: of the model.
-        model: pure functions.
-        key: decoder noise and prior draws.
-        batch: S sources of m cells, T targets of n cells.
-        kernel: a function of `pdae_jax.kernels`; ``energy(1.0)`` is the paper's.
-        form: ``pairwise`` scores every law P_{s->t} by itself; ``pooled`` their mixture over sources (the paper's).
-        weights: of the terms.
-        num_unseen: labels drawn for the consistency term.
-
-    Returns:
-        The weighted sum, and every term.
-    """
-    key_translate, key_reconstruct, key_prior, key_unseen = jax.random.split(key, 4)
-    latent = model.encode(params, batch.x_source)  # [S, m, k]
-    shift = model.shift(params, batch.label_source[None, :, :], batch.label_target[:, None, :])  # [T, S, k]
-    moved = latent[None] + shift[:, :, None, :]  # [T, S, m, k]
-    predicted = model.decode(params, key_translate, moved)  # [T, S, m, d]
-    zero = jnp.zeros(())
-    terms = LossTerms(
-        total=zero,
-        translation=translation_score(predicted, batch.x_target, kernel, form),
-        reconstruction=reconstruction_score(params, model, key_reconstruct, latent, batch.x_source, kernel)
-        if weights.reconstruction
-        else zero,
-        consistency=source_disagreement(params, model, key_unseen, latent, batch.label_source, kernel, num_unseen)
-        if weights.consistency
-        else zero,
-        contrast=contrast(params, model, latent, batch.label_source) if weights.contrast else zero,
-        cycle=jnp.mean(kernel(jnp.sum((model.encode(params, predicted) - moved) ** 2, axis=-1)))
-        if weights.cycle
-        else zero,
-        latent_prior=latent_prior(params, model, key_prior, latent, batch.label_source)
-        if weights.latent_prior
-        else zero,
-        group_lasso=jnp.sum(jnp.sqrt(jnp.sum(params["shift"]["matrix"] ** 2, axis=0) + 1e-12))
-        if weights.group_lasso
-        else zero,
-    )
-    total = sum((getattr(weights, name) * getattr(terms, name) for name in LossWeights._fields), start=zero)
-    return total, terms._replace(total=total)
-
-
-def translation_score(
-    predicted: Float[Array, "targets sources m d"], y: Float[Array, "targets n d"], kernel: Kernel, form: str
-) -> Float[Array, ""]:
-    """Mean score over targets (``pooled``) or over source-target pairs (``pairwise``)."""
-    num_targets, num_sources, m, d = predicted.shape
-    if form == "pooled":
-        return jnp.mean(kernel_score(predicted.reshape(num_targets, num_sources * m, d), y, kernel))
-    if form == "pairwise":
-        # The target is shared by all sources: its cross term is one product over all their rows.
-        return jnp.mean(jax.vmap(lambda p, t: _pairwise_score(p, t, kernel))(predicted, y))
-    raise ValueError(f"form={form!r} is not known; pass 'pairwise' or 'pooled'.")
-
-
-def _pairwise_score(predicted: Float[Array, "sources m d"], y: Float[Array, "n d"], kernel: Kernel) -> Array:
-    num_sources, m, d = predicted.shape
-    cross = jnp.mean(kernel(squared_distances(predicted.reshape(num_sources * m, d), y)))
-    distinct = ~jnp.eye(m, dtype=bool)
-    within = jnp.sum(kernel(jnp.where(distinct, squared_distances(predicted, predicted), 0.0)), axis=(1, 2))
-    return cross - 0.5 * jnp.mean(within) / (m * (m - 1))
-
-
-def reconstruction_score(
-    params: dict, model: Model, key: Array, latent: Array, x: Array, kernel: Kernel
-) -> Float[Array, ""]:
-    """Energy score of two decodes of a cell's latent against the cell; its distance when there is no noise."""
-    key_first, key_second = jax.random.split(key)
-    first = model.decode(params, key_first, latent)
-    if model.noise_dim == 0:
-        return jnp.mean(kernel(jnp.sum((first - x) ** 2, axis=-1)))
-    second = model.decode(params, key_second, latent)
-    attraction = kernel(jnp.sum((first - x) ** 2, axis=-1)) + kernel(jnp.sum((second - x) ** 2, axis=-1))
-    return 0.5 * jnp.mean(attraction - kernel(jnp.sum((first - second) ** 2, axis=-1)))
-
-
-def source_disagreement(
-    params: dict, model: Model, key: Array, latent: Array, label_source: Array, kernel: Kernel, num_labels: int
-) -> Float[Array, ""]:
-    r"""Energy distance between the laws :math:`P_{s \to a}` of different sources `s`, at labels `a` nobody measured.
-
-    Whatever the law under `a` is, every source must be translated to the same one: a constraint that needs no cells
-    of `a`. Charts that fit the training conditions but disagree with each other are told apart by it.
-    The labels are `t (a_e + a_f)`, `t` uniform: from the control over midpoints to sums of two training labels.
-    """
-    key_pair, key_length, key_decode = jax.random.split(key, 3)
-    num_sources, m, _ = latent.shape
-    pair = jax.random.randint(key_pair, (2, num_labels), 0, num_sources)
-    length = jax.random.uniform(key_length, (num_labels, 1))
-    label = length * (label_source[pair[0]] + label_source[pair[1]])
-    shift = model.shift(params, label_source[None], label[:, None])
-    predicted = model.decode(params, key_decode, latent[None] + shift[:, :, None])  # [labels, sources, m, d]
-    flat = predicted.reshape(num_labels, num_sources * m, -1)
-    distinct = ~jnp.eye(num_sources * m, dtype=bool)
-    h = kernel(jnp.where(distinct, squared_distances(flat, flat), 0.0))
-    same = jnp.kron(jnp.eye(num_sources), jnp.ones((m, m)))
-    within = jnp.sum(h * same, axis=(1, 2)) / (num_sources * m * (m - 1))
-    between = jnp.sum(h * (1 - same), axis=(1, 2)) / (num_sources * (num_sources - 1) * m * m)
-    return jnp.mean(2.0 * (between - within))
-
-
-def contrast(params: dict, model: Model, latent: Array, label_source: Array) -> Float[Array, ""]:
-    r"""Cross-entropy of a cell's condition given its latent, when latents of condition `e` follow `N(W a_e, I)`.
-
-    .. math:: -\log \frac{\exp(-\tfrac12 |z - W a_s|^2)}{\sum_e \exp(-\tfrac12 |z - W a_e|^2)}
-
-    The argument that identifies the latents (arXiv 2504.18522), as a loss: with a Gaussian base, log density ratios
-    between conditions are linear in the true latents, :math:`z \cdot W a_e - \tfrac12 |W a_e|^2`, and an invertible
-    encoder for which they are linear is affine in the truth. Matching distributions alone is blind to slowly bent
-    charts; this is not, and needs no decoding. Only valid where the base is near Gaussian.
-    """
-    centre = model.shift(params, jnp.zeros_like(label_source), label_source)  # [S, k]
-    logits = -0.5 * squared_distances(latent, jnp.broadcast_to(centre, (latent.shape[0], *centre.shape)))  # [S, m, S]
-    own = jnp.diagonal(jax.nn.log_softmax(logits, axis=-1), axis1=0, axis2=2)  # [m, S]
-    return -jnp.mean(own)
-
-
-def latent_prior(params: dict, model: Model, key: Array, latent: Array, label_source: Array) -> Float[Array, ""]:
-    """Score of base latents, shifts taken off, against draws of N(0, I): pins down the chart up to a rotation."""
-    base = latent - model.shift(params, jnp.zeros_like(label_source), label_source)[:, None, :]
-    base = base.reshape(-1, base.shape[-1])
-    draws = jax.random.normal(key, base.shape)
-    return 2.0 * kernel_score(base, draws, kernels.energy(1.0)) - jnp.mean(
-        kernels.energy(1.0)(squared_distances(draws, draws))
-    )

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from pdae_jax.data.sample import DeviceData
 from pdae_jax.kernels import Kernel
-from pdae_jax.losses import LossTerms, LossWeights, pdae_loss
 from pdae_jax.model import Model
+from pdae_jax.objective import LossTerms, LossWeights, pdae_loss
 
 
 class TrainState(NamedTuple):

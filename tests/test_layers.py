@@ -31,6 +31,7 @@ LAYERS = (
     "model",
     "kernels",
     "losses",
+    "objective",
     "optimizer",
     "train",
     "recipe",

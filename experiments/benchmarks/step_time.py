@@ -19,7 +19,7 @@ import optax
 from absl import app, flags
 
 from experiments.benchmarks.torch_reference import SETTINGS, Setting, time_torch_step
-from pdae_jax import kernels, losses
+from pdae_jax import kernels, losses, objective
 from pdae_jax.data.sample import DeviceData, make_sampler
 from pdae_jax.model import Model, make_model
 from pdae_jax.train import init_state, make_train_step
@@ -70,7 +70,7 @@ def make_grouped_step(model: Model, optimizer: optax.GradientTransformation, bat
         shift = model.shift(params, labels[group][None], labels[:, None])
         decoded = model.decode(params, key_decode, latent[None] + shift)
         score = losses.grouped_score(decoded, x, group, kernel)
-        return score + losses.reconstruction_score(params, model, key_reconstruct, latent, x, kernel)
+        return score + objective.reconstruction_score(params, model, key_reconstruct, latent, x, kernel)
 
     def step(carry, data):
         params, opt_state, key = carry
@@ -97,7 +97,7 @@ def time_stratified(setting: Setting, data: DeviceData, batch_size: int, num: in
     sample = make_sampler(
         data.labels.shape[0], num_sources=num, cells_per_source=rows, num_targets=num, cells_per_target=rows
     )
-    weights = losses.LossWeights(contrast=1.0)
+    weights = objective.LossWeights(contrast=1.0)
     step = make_train_step(model, optimizer, sample, kernel=kernels.energy(), weights=weights)
     state = init_state(jax.random.key(0), model, optimizer, data.x[:256], data.labels[jnp.zeros(256, int)])
     steps = jax.jit(lambda s, data, n: jax.lax.fori_loop(0, n, lambda _, c: step(c, data)[0], s))

@@ -1,0 +1,161 @@
+"""The objective: grouped against ungrouped, every term against its definition, symmetry."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+
+from pdae_jax import kernels, losses, objective
+from pdae_jax.model import make_model
+from pdae_jax.types import Batch
+
+
+@pytest.fixture
+def model():
+    return make_model(5, 3, latent_dim=2, noise_dim=0, hidden=(8,), activation="tanh")
+
+
+@pytest.fixture
+def labelled():
+    rng = np.random.default_rng(9)
+    distinct = jnp.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0]], jnp.float32)
+    group = jnp.asarray(rng.integers(0, 4, size=24))
+    x = jnp.asarray(rng.normal(size=(24, 5)), jnp.float32)
+    return x, group, distinct
+
+
+def ungrouped(params, model, x, label):
+    """The published loss by definition: row i is scored against every other row translated to i's label."""
+    batch = x.shape[0]
+
+    def one_target(i):
+        predicted = model.translate(params, jax.random.key(0), x, label, jnp.broadcast_to(label[i], label.shape))
+        others = jnp.arange(batch) != i
+        pairs = others[:, None] & others[None, :] & ~jnp.eye(batch, dtype=bool)
+        difference = predicted[:, None] - predicted[None, :]
+        distance = jnp.sqrt(jnp.where(pairs, jnp.sum(difference**2, -1), 1.0))
+        cross = jnp.sqrt(jnp.sum((predicted - x[i]) ** 2, -1))
+        return jnp.sum(jnp.where(others, cross, 0)) / (batch - 1) - 0.5 * jnp.sum(jnp.where(pairs, distance, 0)) / (
+            batch - 1
+        ) / (batch - 2)
+
+    return jnp.mean(jax.vmap(one_target)(jnp.arange(batch)))
+
+
+def test_grouped_score_equals_the_ungrouped_loss_and_gradient(model, labelled):
+    x, group, distinct = labelled
+    label = distinct[group]
+    params = jax.jit(model.init)(jax.random.key(1), x, label)
+
+    def grouped(params):
+        target = jnp.broadcast_to(distinct[:, None, :], (4, 24, 3))
+        decoded = model.translate(params, jax.random.key(0), jnp.broadcast_to(x, (4, 24, 5)), label[None], target)
+        return losses.grouped_score(decoded, x, group, kernels.energy())
+
+    value, gradient = jax.jit(jax.value_and_grad(grouped))(params)
+    expected, expected_gradient = jax.jit(jax.value_and_grad(lambda p: ungrouped(p, model, x, label)))(params)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    size = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(expected_gradient))
+    for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * size)
+
+
+def make_batch(labelled):
+    x, _, distinct = labelled
+    return Batch(x[:12].reshape(3, 4, 5), distinct[:3], x[12:].reshape(2, 6, 5), distinct[1:3])
+
+
+def test_translation_scores_equal_the_scores_of_single_laws(model, labelled):
+    batch = make_batch(labelled)
+    predicted = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    score = jax.jit(losses.energy_score)
+    pairwise = np.mean([[score(predicted[t, s], batch.x_target[t]) for s in range(3)] for t in range(2)])
+    pooled = np.mean([score(predicted[t].reshape(12, 5), batch.x_target[t]) for t in range(2)])
+    for form, expected in (("pairwise", pairwise), ("pooled", pooled)):
+        score = jax.jit(functools.partial(objective.translation_score, kernel=kernels.energy(), form=form))
+        np.testing.assert_allclose(score(predicted, batch.x_target), expected, rtol=1e-5)
+
+
+def test_every_term_is_reported_and_weighted(labelled):
+    model = make_model(5, 3, latent_dim=2, noise_dim=2, hidden=(8,))
+    batch, x, label = make_batch(labelled), labelled[0], labelled[2][labelled[1]]
+    params = jax.jit(model.init)(jax.random.key(1), x, label)
+    weights = objective.LossWeights(1.0, 0.5, 0.7, 0.4, 0.1, 0.2, 0.3)
+    loss = functools.partial(objective.pdae_loss, model=model, kernel=kernels.energy(), form="pooled", weights=weights)
+    total, terms = jax.jit(lambda params: loss(params, key=jax.random.key(2), batch=batch))(params)
+    values = [getattr(terms, name) for name in objective.LossWeights._fields]
+    assert all(float(v) != 0.0 for v in values)
+    np.testing.assert_allclose(total, np.dot(weights, values), rtol=1e-6)
+    np.testing.assert_allclose(
+        terms.group_lasso, np.linalg.norm(np.asarray(params["shift"]["matrix"]), axis=0).sum(), rtol=1e-5
+    )
+
+
+def test_permuting_cells_or_conditions_changes_nothing(model, labelled):
+    batch, x, label = make_batch(labelled), labelled[0], labelled[2][labelled[1]]
+    params = jax.jit(model.init)(jax.random.key(1), x, label)
+
+    @jax.jit
+    def loss(batch):
+        return objective.pdae_loss(params, model, jax.random.key(2), batch, kernel=kernels.energy())[0]
+
+    shuffled = Batch(
+        batch.x_source[jnp.array([2, 0, 1])][:, jnp.array([3, 1, 0, 2])],
+        batch.label_source[jnp.array([2, 0, 1])],
+        batch.x_target[::-1][:, jnp.array([5, 4, 0, 1, 3, 2])],
+        batch.label_target[::-1],
+    )
+    np.testing.assert_allclose(loss(shuffled), loss(batch), rtol=1e-5)
+
+
+def test_latent_prior_vanishes_for_standard_normal_base_latents(model):
+    key_z, key_prior = jax.random.split(jax.random.key(0))
+    label = jnp.array([[0, 0, 0], [1, 0, 0]], jnp.float32)
+    params = {"shift": {"matrix": jnp.array([[3.0, 0.0], [0.0, 0.0], [0.0, 0.0]])}}
+    base = jax.random.normal(key_z, (2, 800, 2))
+    shifted = base + (label @ params["shift"]["matrix"])[:, None]
+    assert abs(float(objective.latent_prior(params, model, key_prior, shifted, label))) < 0.01
+    assert float(objective.latent_prior(params, model, key_prior, base, label)) > 0.3
+
+
+def test_contrast_is_the_log_posterior_of_gaussian_discriminants(model, labelled):
+    batch, params = make_batch(labelled), {"shift": {"matrix": jnp.array([[1.0, 0.5], [-0.3, 2.0], [0.0, 0.0]])}}
+    latent = jax.random.normal(jax.random.key(3), (3, 4, 2))
+    centres = np.asarray(batch.label_source @ params["shift"]["matrix"])
+    density = np.stack([scipy.stats.multivariate_normal(c).logpdf(latent) for c in centres], axis=-1)  # [S, m, S]
+    posterior = density - scipy.special.logsumexp(density, axis=-1, keepdims=True)
+    expected = -np.mean([posterior[s, :, s] for s in range(3)])
+    np.testing.assert_allclose(objective.contrast(params, model, latent, batch.label_source), expected, rtol=1e-5)
+
+
+def test_contrast_prefers_the_true_chart_to_a_bent_one(model):
+    """A volume-preserving bend keeps each condition's spread about the same, but not the linear log density ratios."""
+    label = jnp.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], jnp.float32)
+    params = {"shift": {"matrix": jnp.array([[2.0, 0.0], [0.0, 2.0], [0.0, 0.0]])}}
+    z = jax.random.normal(jax.random.key(4), (3, 4000, 2)) + (label @ params["shift"]["matrix"])[:, None]
+    bent = z.at[..., 1].add(0.6 * jnp.sin(2 * z[..., 0]))
+    assert objective.contrast(params, model, z, label) < objective.contrast(params, model, bent, label) - 0.01
+
+
+def test_sources_agree_where_the_model_is_exact_and_disagree_in_different_charts():
+    model = make_model(2, 2, latent_dim=2, noise_dim=0, hidden=(4,))
+    label = jnp.array([[0, 0], [1, 0], [0, 1]], jnp.float32)
+    params = jax.jit(model.init)(
+        jax.random.key(0), jax.random.normal(jax.random.key(1), (90, 2)), jnp.repeat(label, 30, 0)
+    )
+    params["shift"]["matrix"] = jnp.array([[2.0, 0.0], [0.0, 2.0]])
+    base = jax.random.normal(jax.random.key(2), (3, 100, 2))
+    exact = base + (label @ params["shift"]["matrix"])[:, None]
+    mirrored = exact.at[2].set(4.0 - exact[2])  # the same law at its own label only if its shift were mirrored too
+    mirrored = mirrored.at[2, :, 0].add(1.5)
+
+    def disagreement(latent):
+        key = jax.random.key(5)
+        return float(objective.source_disagreement(params, model, key, latent, label, kernels.energy(), 6))
+
+    assert abs(disagreement(exact)) < 0.05
+    assert disagreement(mirrored) > 0.2
