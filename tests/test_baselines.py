@@ -61,6 +61,15 @@ def test_means_add_up_for_any_order_and_dose(name, label):
     np.testing.assert_allclose(BASELINES[name](KEY, data, label, 60).mean(0), expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["additive", "linear_regression", "latent_additive"])
+def test_another_source_leads_to_the_same_mean(name):
+    data = make_data(SINGLES, SHIFT)
+    samples = BASELINES[name](KEY, data, {"A": 1.0, "B": 1.0}, 60, source="c1")
+    np.testing.assert_allclose(samples.mean(0), 10.0 + SHIFT[0] + SHIFT[1], atol=1e-4)
+    own = data.cells("c1")
+    np.testing.assert_allclose(np.sort(samples - samples.mean(0), 0), np.sort(own - own.mean(0), 0), atol=1e-4)
+
+
 def test_effects_of_perturbations_never_measured_alone():
     # C only in pairs: found by subtracting the measured singles, not by a compromise with them
     data = make_data([[0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 1]], SHIFT)

@@ -171,7 +171,12 @@ def test_few_cells(world):
 def test_nonnegative_recipes_clip_the_baselines(world, monkeypatch):
     fitted, test = world
     seen = []
-    monkeypatch.setitem(BASELINES, "control", lambda *args, floor: seen.append(floor) or fitted.train.cells("control"))
+
+    def spy(*_, floor, **__):
+        seen.append(floor)
+        return fitted.train.cells("control")
+
+    monkeypatch.setitem(BASELINES, "control", spy)
     evaluate(fitted, test, baselines=["control"], **FEW)
     evaluate(
         dataclasses.replace(fitted, recipe=fitted.recipe.override(nonnegative=True)), test, baselines=["control"], **FEW
@@ -201,3 +206,18 @@ def test_bad_input(world, change, options, error, message):
     fitted, test = world
     with pytest.raises(error, match=message):
         evaluate(fitted, change(test), **options)
+
+
+def test_a_source_can_be_given_per_condition(world):
+    """A source given for one condition is used for it, and written down."""
+    fitted, test = world
+    name = next(c for c, a in zip(test.conditions, test.labels, strict=True) if a.any())
+    start = next(c for c in fitted.train.conditions if c != fitted.train.control)
+    tables = {
+        key: evaluate(fitted, test, source=source, baselines=["additive"], metrics=["mean_l2"], num_samples=100)
+        for key, source in (("control", "control"), ("mapped", {name: start}))
+    }
+    row = {key: table[table["condition"] == name].iloc[0] for key, table in tables.items()}
+    assert row["control"]["source"] == "control" and row["mapped"]["source"] == start
+    values = {key: table[(table["condition"] == name) & (table["method"] == "pdae")] for key, table in tables.items()}
+    assert values["control"]["value"].iloc[0] != values["mapped"]["value"].iloc[0]

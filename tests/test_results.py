@@ -91,7 +91,7 @@ def test_the_report_shows_verdicts_figures_and_the_command(finished):
     for condition, verdict in set(zip(table["condition"], table["verdict"], strict=True)):
         line = next(line for line in report.splitlines() if line.startswith(f"| {condition} |"))
         assert verdict in VERDICTS and f"| {verdict} |" in line
-    figures = sorted(path.name for path in (workdir / "figures").iterdir())
+    figures = sorted(path.name for path in (workdir / "figures").glob("*.png"))
     assert figures and all(f"](figures/{name})" in report for name in figures)
     assert summary in report and COMMAND in report
 
