@@ -27,13 +27,13 @@ def main(_):
         experiment.train,
         key=experiment.key,
         validation=experiment.validation,
+        test=experiment.test,
         source=experiment.source,
         recipe=experiment.recipe,
         workdir=workdir,
         progress=True,
         config={"file": source, "command": command, **CONFIG.value.to_dict()},
     )
-    results.save_test(workdir, experiment.test)
     print(results.write_results(workdir, command=command, **experiment.evaluation))
     print(f"\nRun folder: {workdir}  (start with {workdir / 'report.md'})")
 

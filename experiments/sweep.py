@@ -33,8 +33,9 @@ def main(_):
     logging.set_verbosity(logging.WARNING)
     source = config_flags.get_config_filename(flags.FLAGS["config"])  # path[:arg]
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    path = pathlib.Path(source.partition(":")[0])
-    workdir = pathlib.Path(WORKDIR.value or f"runs/{path.stem}-sweep")
+    path, _, arg = source.partition(":")
+    path = pathlib.Path(path)
+    workdir = pathlib.Path(WORKDIR.value or f"runs/{path.stem}{'-' if arg else ''}{arg}-sweep")
     if not CONFIG.value.split.validation:
         raise ValueError("The config has no validation conditions to rank points by; name some in config.split.")
     points, rows = load_points(path), []

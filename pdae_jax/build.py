@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -57,9 +57,28 @@ def experiment(config: Any) -> Experiment:
     if config.split.validation:
         train, validation = hold_out(train, conditions=list(config.split.validation))
     evaluation = config.evaluation.to_dict()
-    source = evaluation.get("source", "control")
-    source = {} if isinstance(source, str) else {c: s for c, s in source.items() if c in config.split.validation}
+    source = _sources(evaluation.get("source", "control"), train, validation, test)
     return Experiment(key_fit, train, validation, test, source, recipe(config.fit), evaluation)
+
+
+def _sources(
+    source: str | Mapping[str, str],
+    train: PerturbationData,
+    validation: PerturbationData | None,
+    test: PerturbationData,
+) -> dict[str, str]:
+    """Sources of the validation conditions; ``nearest`` and ``all`` leave them to the control. Checks all names."""
+    unseen = validation.conditions if validation else ()
+    everywhere = (*train.conditions, *unseen, *test.conditions)
+    rules = ("control", "nearest", "all")
+    mapping = dict.fromkeys(unseen, source) if isinstance(source, str) else source
+    for name in mapping:
+        if name not in everywhere:
+            raise KeyError(f"config.evaluation.source names {name!r}; {_nearest(name, everywhere)}.")
+    for start in [source] if isinstance(source, str) else mapping.values():
+        if start not in (*rules, *train.conditions):
+            raise KeyError(f"Unknown source {start!r}; {_nearest(start, (*rules, *train.conditions))}.")
+    return {c: s for c, s in mapping.items() if c in unseen and s in train.conditions}
 
 
 def load_data(key: Array, section: Any) -> PerturbationData:

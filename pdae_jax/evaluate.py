@@ -19,7 +19,7 @@ from pdae_jax.metrics import METRICS, Context, median_distance
 from pdae_jax.predict import predict, resolve_source
 from pdae_jax.track import make_progress
 from pdae_jax.two_sample_test import two_sample_test
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, nearest_names
 
 MODEL, CEILING = "pdae", "oracle_half"
 METRIC_NAMES = (*METRICS, "p_value")
@@ -77,7 +77,8 @@ def evaluate(
         fitted: what `fit` or `load_run` returned; baselines see its training conditions only.
         test: conditions with true cells. The control is skipped.
         key: typed PRNG key; default made of ``fitted.seed``.
-        num_samples: cells predicted by every method; also the most true cells used per condition.
+        num_samples: cells predicted by every method, at most as many as its source has; also the most true cells
+            used per condition.
         source: whose cells the model translates, see `predict`; or a mapping from condition to source, the control
             where it has none. Baselines that move cells move the same ones (control cells for ``"all"``).
         baselines: names of `baselines.BASELINES`; default all.
@@ -111,6 +112,11 @@ def evaluate(
         key = jax.random.fold_in(jax.random.key(fitted.seed), zlib.crc32(b"evaluate"))
     parts = {"test": test, "validation": fitted.validation, "train": fitted.train}
     cases = [case for split, data in parts.items() if data and split in splits for case in _cases(split, data)]
+    if not isinstance(source, str):
+        names = [case.condition for split, data in parts.items() if data for case in _cases(split, data)]
+        for name in source:
+            if name not in names:
+                raise KeyError(f"source names {name!r}, no condition of this evaluation; {nearest_names(name, names)}.")
     known = [(case.label, _mean(case.cells)) for split, data in parts.items() if data for case in _cases(split, data)]
     rows, bar = [], make_progress(progress, "evaluate", "condition")
     bar.update(0, len(cases), math.nan)
@@ -150,7 +156,9 @@ def _rows(
     context = _context(fitted, case, known, true)
     source = request.source if isinstance(request.source, str) else request.source.get(case.condition, "control")
     source = resolve_source(fitted, case.label, source)
-    prediction = predict(fitted, case.label, key=key_model, num_samples=request.num_samples, source=source)
+    # no cell is moved twice: copies would pass for distinct cells in U forms and permutation tests
+    number = min(request.num_samples, _available(fitted.train, source))
+    prediction = predict(fitted, case.label, key=key_model, num_samples=number, source=source)
     samples = {MODEL: prediction.samples}
     for name in request.baselines:
         # one key for all: the methods move the same control cells, which makes the comparison a paired one
@@ -158,7 +166,7 @@ def _rows(
             key_baselines,
             fitted.train,
             case.label,
-            request.num_samples,
+            min(request.num_samples, _available(fitted.train, _start(name, source))),
             source=None if source == "all" else source,
             floor=0.0 if fitted.recipe.nonnegative else None,
         )
@@ -175,6 +183,19 @@ def _rows(
         **_verdict_columns(prediction.verdict),
     }
     return [row for result in results for row in _result_rows(case, result, about, context.bandwidth)]
+
+
+def _start(baseline: str, source: str) -> str:
+    """Whose cells a baseline takes."""
+    if baseline in ("pool_all", "pseudobulk"):
+        return "all"
+    return "control" if baseline == "control" or source == "all" else source
+
+
+def _available(train: PerturbationData, source: str) -> int:
+    if source == "all":
+        return train.num_cells
+    return int(train.counts[train.index(train.control if source == "control" else source)])
 
 
 def _result_rows(case: Case, result: Result, about: dict[str, Any], bandwidth: float) -> Iterator[dict[str, Any]]:

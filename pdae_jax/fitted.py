@@ -171,5 +171,10 @@ def build_model(recipe: Recipe, train: PerturbationData, standardizer: Standardi
         hidden=recipe.hidden,
         activation=recipe.activation,
         linear_skip=recipe.linear_skip,
-        floor=standardizer.forward(np.zeros(train.num_features, np.float32)) if recipe.nonnegative else None,
+        floor=zero_floor(standardizer) if recipe.nonnegative else None,
     )
+
+
+def zero_floor(standardizer: Standardizer) -> Float[np.ndarray, " features"]:
+    """Where the user's zero lies in the model's units."""
+    return standardizer.forward(np.zeros_like(standardizer.mean))

@@ -43,6 +43,8 @@ class RunFolder:
         file = path / CONFIG_FILE
         if file.exists():
             _check_identity(path, json.loads(file.read_text())["identity"], identity)
+            # the same run, perhaps evaluated otherwise: what it is asked now is what its scripts go by
+            write_text(file, json.dumps({"identity": identity, "config": config}, indent=2) + "\n")
         elif path.exists() and any(path.iterdir()):
             found = sorted(p.name for p in path.iterdir())[:5]
             raise ValueError(
@@ -55,9 +57,11 @@ class RunFolder:
             write_text(file, json.dumps({"identity": identity, "config": config}, indent=2) + "\n")
         self.checkpoints = Checkpoints(path / CHECKPOINT_FOLDER)
 
-    def save_data(self, train: PerturbationData, validation: PerturbationData | None) -> None:
+    def save_data(
+        self, train: PerturbationData, validation: PerturbationData | None, test: PerturbationData | None
+    ) -> None:
         """Keep the data beside the run, so that it can be evaluated from its folder alone."""
-        for name, data in ((TRAIN_FILE, train), (VALIDATION_FILE, validation)):
+        for name, data in ((TRAIN_FILE, train), (VALIDATION_FILE, validation), (TEST_FILE, test)):
             target = self.path / name
             if data is not None and not target.exists():
                 target.parent.mkdir(exist_ok=True)

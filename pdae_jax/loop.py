@@ -53,6 +53,7 @@ def fit(
     *,
     key: Array,
     validation: PerturbationData | None = None,
+    test: PerturbationData | None = None,
     source: Mapping[str, str] | None = None,
     recipe: Recipe | None = None,
     workdir: str | pathlib.Path | None = None,
@@ -68,6 +69,7 @@ def fit(
         validation: conditions that are never trained on (`hold_out` makes them). With them, the parameters of the
             best evaluation are kept, `patience` can stop early, and verdicts can say how well combinations were
             predicted.
+        test: held-out conditions, kept in the workdir for the evaluation of the run; the fit does not look at them.
         source: validation condition -> training condition whose cells are translated to it; default the control.
         recipe: hyperparameters; default `Recipe()`.
         workdir: folder of the run. Written as training goes on; an interrupted fit with the same data, key and
@@ -83,6 +85,11 @@ def fit(
     """
     recipe = (recipe or Recipe()).override(**options)
     check_training_data(train, validation)
+    if recipe.patience is not None and validation is None:
+        raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
+    for name in source or {}:
+        if validation is None or name not in validation.conditions:
+            raise KeyError(f"source names {name!r}, which is no validation condition. Remove it, or correct the name.")
     # "control" is a name for the control everywhere; any other source must be a training condition, or index raises
     source = {
         c: train.conditions[train.index(train.control if s == "control" else s)] for c, s in (source or {}).items()
@@ -94,10 +101,10 @@ def fit(
             "recipe": parts.recipe.to_dict(),
             "key": np.asarray(jax.random.key_data(key)).tolist(),
             "source": source,
-            "data": {"train": fingerprint(train), "validation": fingerprint(validation)},
+            "data": {"train": fingerprint(train), "validation": fingerprint(validation), "test": fingerprint(test)},
         }
         run = folder.RunFolder(pathlib.Path(workdir), identity, config or {})
-        run.save_data(train, validation)
+        run.save_data(train, validation, test)
         if run.checkpoints.latest_step() is not None:
             state = run.checkpoints.restore(state)
             logging.info("Resuming %s at step %d.", run.path, int(state.train.step))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pdae_jax.fitted import Fitted
+from pdae_jax.fitted import Fitted, zero_floor
 from pdae_jax.guarantee import Verdict, check_guarantee, identified_part
 from pdae_jax.types import LabelLike, format_label
 
@@ -94,13 +94,21 @@ def predict_batches(
         moved = _translate(
             fitted.model, fitted.params, jax.random.fold_in(key_noise, number), x, label_from, target[None, :]
         )
-        yield fitted.standardizer.backward(np.asarray(moved)[:size])
+        yield _in_units(fitted, np.asarray(moved)[:size])
 
 
 _translate = jax.jit(
     lambda model, params, key, x, label_from, label_to: model.translate(params, key, x, label_from, label_to),
     static_argnums=0,
 )
+
+
+def _in_units(fitted: Fitted, x: np.ndarray) -> np.ndarray:
+    """The user's units. The decoder's floor is zero there, which the way back must not miss by rounding."""
+    samples = fitted.standardizer.backward(x)
+    if not fitted.recipe.nonnegative:
+        return samples
+    return np.where(x <= zero_floor(fitted.standardizer), np.float32(0), np.maximum(samples, 0))
 
 
 def _source_rows(fitted: Fitted, source: str) -> np.ndarray:

@@ -26,7 +26,7 @@ class Recipe:
     translation: float = 1.0  # weights of the terms of the loss
     reconstruction: float = 1.0
     consistency: float = 0.0
-    contrast: float = 1.0
+    contrast: float = 1.0  # assumes base latents near Gaussian; compare with 0 on validation conditions of real data
     cycle: float = 0.0
     latent_prior: float = 0.0
     group_lasso: float = 0.0
@@ -61,6 +61,10 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value!r}, but it must be greater than 0.")
+        if self.consistency and self.num_sources < 2:
+            raise ValueError("consistency compares sources, but num_sources=1. Raise num_sources, or set it to 0.")
+        if not self.bandwidths:
+            raise ValueError("bandwidths is empty. Pass at least one, in median distances.")
         if self.cells_per_source < 2:
             raise ValueError("cells_per_source=1, but the score of a predicted law needs at least 2 cells of it.")
         for name in ("eval_every", "checkpoint_every"):

@@ -10,7 +10,7 @@ import numpy as np
 from pdae_jax import folder, plots
 from pdae_jax.baselines import BASELINES
 from pdae_jax.data.load import to_anndata
-from pdae_jax.data.store import load_data, save_data
+from pdae_jax.data.store import fingerprint, load_data, save_data
 from pdae_jax.evaluate import evaluate
 from pdae_jax.fitted import Fitted
 from pdae_jax.loop import load_run
@@ -30,8 +30,13 @@ _SHOWN_CELLS = 2000
 
 
 def save_test(workdir: str | pathlib.Path, test: PerturbationData) -> None:
-    """Keep the held-out conditions with the run, once: they are judged from its folder."""
+    """Keep held-out conditions with a run that was fitted without them; other ones there are not replaced."""
     path = pathlib.Path(workdir) / folder.TEST_FILE
+    if path.exists() and fingerprint(load_data(path)) != fingerprint(test):
+        raise ValueError(
+            f"The folder {str(workdir)!r} holds other test conditions, {list(load_data(path).conditions)}. "
+            f"Nothing was changed; pass another workdir."
+        )
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         save_data(path, test)
@@ -41,7 +46,7 @@ def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: 
     """Evaluation, predictions, figures and report of a run; returns the summary table as text.
 
     Args:
-        workdir: folder of a finished or interrupted fit that `save_test` was called on.
+        workdir: folder of a finished or interrupted fit that was given test conditions, or `save_test` them.
         command: that reproduces the run, for the report.
         **options: of `evaluate`.
 
@@ -64,6 +69,16 @@ def write_evaluation(path: pathlib.Path, fitted: Fitted, test: PerturbationData,
     table.to_csv(temporary, index=False)
     temporary.replace(path / EVALUATION_FILE)
     return table
+
+
+def read_evaluation(workdir: str | pathlib.Path) -> Any:
+    """``evaluation.csv`` as `evaluate` made it: conditions may be called "None" or "1" and stay text."""
+    import pandas as pd
+
+    names: Any = dict.fromkeys(("condition", "split", "method", "metric", "source", "verdict"), str)
+    numbers: Any = {name: [""] for name in ("value", "residual", "outside", "bandwidth")}
+    path = pathlib.Path(workdir) / EVALUATION_FILE
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=numbers)
 
 
 def sources_of(table: Any) -> dict[str, str]:
@@ -96,11 +111,9 @@ def held_out_predictions(fitted: Fitted, test: PerturbationData, sources: dict[s
 
 def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
     """``figures/*.png`` and their captions from what the folder holds; returns caption -> path in the folder."""
-    import pandas as pd
-
     path = pathlib.Path(workdir)
     fitted, test = load_run(path), load_data(path / folder.TEST_FILE)
-    table = pd.read_csv(path / EVALUATION_FILE)
+    table = read_evaluation(path)
     figures = {
         "energy_distance": plots.condition_bars(table),
         "loss": plots.loss_curves(fitted.history),
@@ -112,8 +125,9 @@ def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
         samples = {"pdae": prediction.samples[:_SHOWN_CELLS]}
         key = jax.random.key(fitted.seed)
         source = None if prediction.source == "all" else prediction.source
+        floor = 0.0 if fitted.recipe.nonnegative else None
         number_shown = min(_SHOWN_CELLS, len(prediction.samples))
-        samples[best] = BASELINES[best](key, fitted.train, prediction.label, number_shown, source=source)
+        samples[best] = BASELINES[best](key, fitted.train, prediction.label, number_shown, source=source, floor=floor)
         true = test.cells(prediction.condition)[:_SHOWN_CELLS]
         titled = {"features": test.features, "title": prediction.condition}
         figures |= {
@@ -139,12 +153,10 @@ _CAPTIONS = {
 
 def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
     """``report.md`` from what the folder holds."""
-    import pandas as pd
-
     path = pathlib.Path(workdir)
     config = json.loads((path / folder.CONFIG_FILE).read_text())["config"]
     captions = path / FIGURE_FOLDER / CAPTION_FILE
-    table = pd.read_csv(path / EVALUATION_FILE)
+    table = read_evaluation(path)
     return write_report(
         path,
         title=f"Run {path.name}",

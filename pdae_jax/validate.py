@@ -54,24 +54,28 @@ def make_validator(
     labels = jnp.asarray(validation.labels)
     noise_keys = jax.random.split(key_noise, len(labels))
 
-    def distance(predicted: Array, y: Array, w: Array) -> Array:
-        return two_sample_statistic(predicted, y, kernels.energy(1.0), weights_y=w)
+    counts = np.array([len(train.cells(name)) for name in sources])
+    # a cell that stands twice in a sample would count as a pair of distinct ones
+    source_weights = jnp.asarray(np.arange(MAX_CELLS) < counts[:, None], dtype=jnp.float32)
+
+    def distance(predicted: Array, y: Array, w: Array, source_weight: Array | None = None) -> Array:
+        return two_sample_statistic(predicted, y, kernels.energy(1.0), weights_x=source_weight, weights_y=w)
 
     @jax.jit
     def errors(params: dict) -> Array:
         def one(args: tuple) -> Array:
-            noise_key, x, label_from, label, y, w = args
+            noise_key, x, source_weight, label_from, label, y, w = args
             moved = model.translate(params, noise_key, x, label_from, label)
-            return distance(moved * scale + standardizer.mean, y, w)
+            return distance(moved * scale + standardizer.mean, y, w, source_weight)
 
-        return jax.lax.map(one, (noise_keys, x_source, label_source, labels, x_true, weights))
+        return jax.lax.map(one, (noise_keys, x_source, source_weights, label_source, labels, x_true, weights))
 
     control = jax.lax.map(lambda args: distance(jnp.asarray(control_cells), *args), (x_true, weights))
     return Validator(errors, np.asarray(control), validation.conditions)
 
 
 def _resample(key: Array, cells: np.ndarray) -> np.ndarray:
-    """Exactly `MAX_CELLS` rows, every cell once before any is used again: one shape for all sources."""
+    """Exactly `MAX_CELLS` rows, one shape for all sources; rows beyond the cells there are get no weight."""
     rows = np.asarray(jax.random.permutation(key, len(cells)))
     return cells[np.resize(rows, MAX_CELLS)]
 

@@ -127,6 +127,16 @@ def test_prediction(fitted, mistake):
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def test_sources_that_name_nothing(fitted):
+    data = arrays()
+    with pytest.raises(KeyError, match=r"A\+Bb"):
+        pdae_jax.fit(data.select(["ctrl", "A"]), key=KEY, validation=data.select(["A+B"]), source={"A+Bb": "A"})
+    with pytest.raises(KeyError, match=r"'AA'.*'A'"):
+        pdae_jax.evaluate(fitted, data.select(["A"]), source={"AA": "ctrl"})
+    with pytest.raises(ValueError, match="patience=3 needs validation"):
+        pdae_jax.fit(data, key=KEY, patience=3)
+
+
 def test_evaluation_of_other_features(fitted):
     data = arrays(features=["f0", "f1", "other"])
     with pytest.raises(ValueError, match="other"):
@@ -139,6 +149,7 @@ def test_evaluation_of_other_features(fitted):
         (lambda c: c.update({"sed": 1}), KeyError, ["'sed'", "seed"]),
         (lambda c: c.fit.update({"num_step": 1}), TypeError, ["num_step", "num_steps"]),
         (lambda c: c.data.update({"name": "bodenmuller"}), KeyError, ["bodenmuller", "bodenmiller"]),
+        (lambda c: c.evaluation.update({"source": "p99"}), KeyError, ["p99"]),
     ],
 )
 def test_config(change, error, words):

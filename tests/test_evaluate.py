@@ -115,10 +115,12 @@ def test_numbers_of_cells(table):
 
 
 def test_p_values_use_a_fixed_number_of_cells(world):
-    table = evaluate(*world, num_samples=700, metrics=["p_value", "rank"], baselines=["control"])
-    used = table[table["method"] == "control"].set_index("metric")[["n_true", "n_pred"]]
+    table = evaluate(*world, num_samples=700, metrics=["p_value", "rank"], baselines=["control", "pool_all"])
+    used = table[table["method"] == "pool_all"].set_index("metric")[["n_true", "n_pred"]]
     assert used.loc["p_value"].to_numpy().tolist() == [[300, 500]] * 2
     assert used.loc["rank"].to_numpy().tolist() == [[300, 700]] * 2
+    # 300 control cells give 300 samples: a copy would pass for another cell
+    assert set(table.loc[table["method"] == "control", "n_pred"]) == {300}
 
 
 def test_context_columns(table):

@@ -124,3 +124,22 @@ def test_latent_rank_counts_the_dimensions_that_are_shifted(fitted):
     assert pdae_jax.check_guarantee(fitted, "p0").latent_rank == 3
     one = fitted.params | {"shift": {"matrix": jnp.outer(jnp.array([1.0, 2.0, 3.0, 0.0]), jnp.ones(3))}}
     assert pdae_jax.check_guarantee(dataclasses.replace(fitted, params=one), "p0").latent_rank == 1
+
+
+def test_nonnegative_predictions_are_exact_zeros_or_positive():
+    """In the user's units: a zero that comes back as 3e-8 is no zero to a histogram or an interval."""
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(0.3, size=(400, 120)).astype(np.float32)
+    counts[0] = 1.0  # no feature is constant
+    data = pdae_jax.from_arrays(counts, conditions=["ctrl"] * 200 + ["A"] * 200, control="ctrl")
+    recipe = Recipe(latent_dim=2, noise_dim=6, hidden=(4,), nonnegative=True)
+    standardizer = make_standardizer(data, "feature")
+    model = build_model(recipe, data, standardizer)
+    x = jnp.asarray(standardizer.forward(data.x))
+    params = jax.jit(model.init)(KEY, x, jnp.asarray(data.labels[data.condition_index]))
+    samples = predict_function(
+        Fitted(model, params, standardizer, data, None, {}, recipe, [], seed=0), "A", key=KEY
+    ).samples
+    assert samples.min() == 0.0
+    positive = samples[samples > 0]
+    assert positive.min() > 1e-6 and 0.01 < np.mean(samples == 0) < 0.9
