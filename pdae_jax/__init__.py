@@ -1,6 +1,7 @@
 """pdae_jax: predict the distribution of measurements under combinations of perturbations nobody has measured."""
 
 from pdae_jax import kernels, losses
+from pdae_jax.aggregated_test import aggregated_test
 from pdae_jax.data.load import from_anndata, from_arrays, from_frame, to_anndata
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out, hold_out_cells
@@ -10,12 +11,14 @@ from pdae_jax.loop import fit, load_run
 from pdae_jax.model import make_model
 from pdae_jax.predict import predict, predict_batches
 from pdae_jax.recipe import Recipe
-from pdae_jax.two_sample_test import two_sample_test
+from pdae_jax.two_sample_test import benjamini_hochberg, two_sample_test, two_sample_tests
 from pdae_jax.types import PerturbationData
 
 __all__ = [
     "PerturbationData",
     "Recipe",
+    "aggregated_test",
+    "benjamini_hochberg",
     "check_guarantee",
     "evaluate",
     "fit",
@@ -33,4 +36,5 @@ __all__ = [
     "simulate",
     "to_anndata",
     "two_sample_test",
+    "two_sample_tests",
 ]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pdae_jax import kernels
-from pdae_jax.kernels import Kernel, squared_distances
+from pdae_jax.kernels import KernelLike, dissimilarity, dissimilarity_matrix, squared_distances
 from pdae_jax.losses import kernel_score, two_sample_statistic
 from pdae_jax.model import Model
 from pdae_jax.types import Batch
@@ -53,7 +53,7 @@ def pdae_loss(
     key: Array,
     batch: Batch,
     *,
-    kernel: Kernel,
+    kernel: KernelLike,
     form: str = "pairwise",
     weights: LossWeights = LossWeights(),
     num_unseen: int = 4,
@@ -89,9 +89,7 @@ def pdae_loss(
         if weights.consistency
         else zero,
         contrast=contrast(params, model, latent, batch.label_source) if weights.contrast else zero,
-        cycle=jnp.mean(kernel(jnp.sum((model.encode(params, predicted) - moved) ** 2, axis=-1)))
-        if weights.cycle
-        else zero,
+        cycle=jnp.mean(dissimilarity(kernel, model.encode(params, predicted), moved)) if weights.cycle else zero,
         latent_prior=latent_prior(params, model, key_prior, latent, batch.label_source)
         if weights.latent_prior
         else zero,
@@ -104,7 +102,7 @@ def pdae_loss(
 
 
 def translation_score(
-    predicted: Float[Array, "targets sources m d"], y: Float[Array, "targets n d"], kernel: Kernel, form: str
+    predicted: Float[Array, "targets sources m d"], y: Float[Array, "targets n d"], kernel: KernelLike, form: str
 ) -> Float[Array, ""]:
     """Mean score over targets (``pooled``) or over source-target pairs (``pairwise``)."""
     num_targets, num_sources, m, d = predicted.shape
@@ -116,29 +114,28 @@ def translation_score(
     raise ValueError(f"form={form!r} is not known; pass 'pairwise' or 'pooled'.")
 
 
-def _pairwise_score(predicted: Float[Array, "sources m d"], y: Float[Array, "n d"], kernel: Kernel) -> Array:
+def _pairwise_score(predicted: Float[Array, "sources m d"], y: Float[Array, "n d"], kernel: KernelLike) -> Array:
     num_sources, m, d = predicted.shape
-    cross = jnp.mean(kernel(squared_distances(predicted.reshape(num_sources * m, d), y)))
-    distinct = ~jnp.eye(m, dtype=bool)
-    within = jnp.sum(kernel(jnp.where(distinct, squared_distances(predicted, predicted), 0.0)), axis=(1, 2))
+    cross = jnp.mean(dissimilarity_matrix(kernel, predicted.reshape(num_sources * m, d), y))
+    within = jnp.sum(dissimilarity_matrix(kernel, predicted), axis=(1, 2))
     return cross - 0.5 * jnp.mean(within) / (m * (m - 1))
 
 
 def reconstruction_score(
-    params: dict, model: Model, key: Array, latent: Array, x: Array, kernel: Kernel
+    params: dict, model: Model, key: Array, latent: Array, x: Array, kernel: KernelLike
 ) -> Float[Array, ""]:
     """Energy score of two decodes of a cell's latent against the cell; its distance when there is no noise."""
     key_first, key_second = jax.random.split(key)
     first = model.decode(params, key_first, latent)
     if model.noise_dim == 0:
-        return jnp.mean(kernel(jnp.sum((first - x) ** 2, axis=-1)))
+        return jnp.mean(dissimilarity(kernel, first, x))
     second = model.decode(params, key_second, latent)
-    attraction = kernel(jnp.sum((first - x) ** 2, axis=-1)) + kernel(jnp.sum((second - x) ** 2, axis=-1))
-    return 0.5 * jnp.mean(attraction - kernel(jnp.sum((first - second) ** 2, axis=-1)))
+    attraction = dissimilarity(kernel, first, x) + dissimilarity(kernel, second, x)
+    return 0.5 * jnp.mean(attraction - dissimilarity(kernel, first, second))
 
 
 def source_disagreement(
-    params: dict, model: Model, key: Array, latent: Array, label_source: Array, kernel: Kernel, num_labels: int
+    params: dict, model: Model, key: Array, latent: Array, label_source: Array, kernel: KernelLike, num_labels: int
 ) -> Float[Array, ""]:
     r"""Energy distance between the laws :math:`P_{s \to a}` of different sources `s`, at labels `a` nobody measured.
 
@@ -154,8 +151,7 @@ def source_disagreement(
     shift = model.shift(params, label_source[None], label[:, None])
     predicted = model.decode(params, key_decode, latent[None] + shift[:, :, None])  # [labels, sources, m, d]
     flat = predicted.reshape(num_labels, num_sources * m, -1)
-    distinct = ~jnp.eye(num_sources * m, dtype=bool)
-    h = kernel(jnp.where(distinct, squared_distances(flat, flat), 0.0))
+    h = dissimilarity_matrix(kernel, flat)
     same = jnp.kron(jnp.eye(num_sources), jnp.ones((m, m)))
     within = jnp.sum(h * same, axis=(1, 2)) / (num_sources * m * (m - 1))
     between = jnp.sum(h * (1 - same), axis=(1, 2)) / (num_sources * (num_sources - 1) * m * m)

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.data.sample import DeviceData
-from pdae_jax.kernels import Kernel
+from pdae_jax.kernels import KernelLike
 from pdae_jax.model import Model
 from pdae_jax.objective import LossTerms, LossWeights, pdae_loss
 
@@ -51,7 +51,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     sample: Callable,
     *,
-    kernel: Kernel,
+    kernel: KernelLike,
     form: str = "pairwise",
     weights: LossWeights = LossWeights(),
     average_decay: float = 0.999,

@@ -1,10 +1,13 @@
 """Two-sample statistics and scores against scipy, loops, finite differences and closed forms."""
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
+from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from pdae_jax import kernels, losses
@@ -19,15 +22,65 @@ def loop_energy_distance(x, y, beta, unbiased):
     return 2 * (cdist(x, y) ** beta).mean() - within[0].sum() / pairs[0] - within[1].sum() / pairs[1]
 
 
-@pytest.mark.parametrize("offset", [0.0, 1e3, 1e4])
-@pytest.mark.parametrize(("d", "beta"), [(1, 1.0), (3, 0.5), (10, 1.0), (10, 1.5), (300, 1.0)])
-def test_energy_distance_equals_float64_loop(d, beta, offset):
+def mean_distance(x, y, beta):
+    return (cdist(x.astype(np.float64), y.astype(np.float64)) ** beta).mean()
+
+
+# n, m, d, beta, offset, what y is
+ACCURACY = [
+    (2, 2, 3, 1.0, 0.0, "shifted"),
+    (2, 3, 20_000, 1.0, 1e4, "shifted"),
+    (70, 90, 1, 1.0, 1e4, "shifted"),
+    (70, 90, 1, 0.5, 1e3, "shifted"),
+    (70, 90, 3, 1.5, 1e4, "shifted"),
+    (70, 90, 10, 1.0, 1e4, "shifted"),
+    (70, 90, 11, 1.9, 1e4, "shifted"),
+    (70, 90, 300, 1.0, 1e4, "shifted"),
+    (40, 30, 20_000, 1.0, 1e4, "shifted"),
+    (1500, 1100, 50, 1.0, 1e3, "hardly shifted"),
+    (70, 70, 10, 1.0, 0.0, "near duplicates"),
+    (70, 70, 300, 1.0, 1e3, "near duplicates"),
+    (70, 70, 50, 0.7, 1e4, "identical"),
+    (1200, 1200, 12, 1.0, 1e4, "near duplicates"),
+]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("n", "m", "d", "beta", "offset", "kind"), ACCURACY)
+def test_energy_distance_equals_float64_loop(n, m, d, beta, offset, kind, compiled):
     rng = np.random.default_rng(0)
-    x = (offset + rng.normal(size=(70, d))).astype(np.float32)
-    y = (offset + 0.5 + 1.2 * rng.normal(size=(90, d))).astype(np.float32)
+    x = (offset + rng.normal(size=(n, d))).astype(np.float32)
+    y = (offset + {"hardly shifted": 0.03}.get(kind, 0.5) + 1.2 * rng.normal(size=(m, d))).astype(np.float32)
+    if kind == "near duplicates":
+        y = (x + 1e-3 * rng.normal(size=x.shape)).astype(np.float32)
+    if kind == "identical":
+        y = x[::-1].copy()
+    scale = mean_distance(x, y, beta)
     for unbiased in (True, False):
-        value = losses.energy_distance(x, y, beta=beta, unbiased=unbiased)
-        np.testing.assert_allclose(value, loop_energy_distance(x, y, beta, unbiased), rtol=2e-5, atol=2e-6)
+        function = lambda x, y, u=unbiased: losses.energy_distance(x, y, beta=beta, unbiased=u)  # noqa: E731
+        value = float((jax.jit(function) if compiled else function)(x, y))
+        expected = loop_energy_distance(x, y, beta, unbiased)
+        # a millionth of the value; where it is a small difference of large means, one float32 unit of those
+        assert abs(value - expected) <= 1e-6 * abs(expected) + 1.2e-7 * scale, (value, expected)
+
+
+def test_numbers_that_float32_cannot_hold_are_centred_first():
+    rng = np.random.default_rng(1)
+    x, y = 1e6 + rng.normal(size=(60, 5)), 1e6 + 0.5 + rng.normal(size=(80, 5))
+    np.testing.assert_allclose(losses.energy_distance(x, y), loop_energy_distance(x, y, 1.0, True), rtol=2e-6)
+
+
+def test_float64_when_asked():
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(50, 30)), 0.1 + rng.normal(size=(40, 30))
+    with jax.enable_x64(True):
+        value, gradient = jax.jit(jax.value_and_grad(losses.energy_distance))(jnp.asarray(x), jnp.asarray(y))
+        mmd = losses.mmd2(x, y, kernel=kernels.gaussian([2.0, 7.0]))
+    assert value.dtype == gradient.dtype == mmd.dtype == np.float64
+    np.testing.assert_allclose(value, loop_energy_distance(x, y, 1.0, True), rtol=1e-13)
+    direction = rng.normal(size=x.shape)
+    ahead, behind = (loop_energy_distance(x + s * 1e-5 * direction, y, 1.0, True) for s in (1, -1))
+    np.testing.assert_allclose(np.sum(np.asarray(gradient) * direction), (ahead - behind) / 2e-5, rtol=1e-8)
 
 
 def test_energy_distance_equals_scipy_in_one_dimension():
@@ -37,18 +90,75 @@ def test_energy_distance_equals_scipy_in_one_dimension():
     np.testing.assert_allclose(losses.energy_distance(x, y, unbiased=False), expected, rtol=1e-5)
 
 
-def test_tiles_change_nothing(monkeypatch):
-    rng = np.random.default_rng(2)
-    x, y = rng.normal(size=(103, 9)).astype(np.float32), rng.normal(size=(50, 9)).astype(np.float32) + 1
+# --- properties, whatever the numbers ------------------------------------------------------------------------------
 
-    def value_and_grad():
-        return jax.jit(jax.value_and_grad(lambda x: losses.energy_distance(x, y)))(jnp.asarray(x))
+# a few shapes, so that examples share compilations
+samples = st.tuples(
+    st.sampled_from([2, 7, 40]),
+    st.sampled_from([2, 31]),
+    st.sampled_from([1, 4, 25]),
+    st.floats(0.2, 1.9),
+    st.integers(0, 2**32 - 1),
+)
 
-    whole = value_and_grad()
-    monkeypatch.setattr(losses, "TILE_ELEMENTS", 700)  # tiles of 6 to 14 rows, the last one padded
-    tiled = value_and_grad()
-    np.testing.assert_allclose(tiled[0], whole[0], rtol=1e-5)
-    np.testing.assert_allclose(tiled[1], whole[1], atol=1e-7)
+
+def drawn(sample):
+    n, m, d, beta, seed = sample
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(n, d)), rng.normal(size=(m, d)) * rng.uniform(0.2, 3) + rng.normal()
+    return x.astype(np.float32), y.astype(np.float32), beta, rng
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(samples, st.booleans())
+def test_all_routes_agree_and_the_axioms_hold(sample, unbiased):
+    x, y, beta, rng = drawn(sample)
+    distance = lambda x, y, **k: float(losses.energy_distance(x, y, beta=beta, unbiased=unbiased, **k))  # noqa: E731
+    value, scale = distance(x, y), mean_distance(x, y, beta)
+    close = lambda other, factor=1.0: abs(other - factor * value) <= factor * (1e-5 * abs(value) + 3e-7 * scale)  # noqa: E731
+    assert close(distance(x, y, tile=12))  # tiled
+    assert close(distance(y, x))  # symmetric
+    assert close(distance(x[::-1].copy(), rng.permutation(y)))  # cells have no order
+    rotation = np.linalg.qr(rng.normal(size=(x.shape[1],) * 2))[0]
+    assert close(distance(*((a.astype(np.float64) @ rotation + 3.0).astype(np.float32) for a in (x, y))))
+    assert close(distance(np.float32(4.0) * x, np.float32(4.0) * y), 4.0**beta)  # scaling law
+    if not unbiased:
+        assert value >= -3e-8 * scale
+    if not unbiased and beta == 1:
+        assert distance(x, x) <= 3e-8 * scale
+
+
+@hypothesis.settings(max_examples=25, deadline=None)
+@hypothesis.given(samples, st.booleans())
+def test_one_sort_agrees_with_all_pairs(sample, unbiased):
+    x, y, _, _ = drawn(sample)
+    x, y = np.round(x[:, :1], 1), np.round(y[:, :1], 1)  # with ties
+    one_sort = losses.energy_distance(x, y, unbiased=unbiased)
+    all_pairs = losses.two_sample_statistic(x, y, kernels.energy(), unbiased=unbiased)
+    np.testing.assert_allclose(one_sort, all_pairs, rtol=1e-6, atol=3e-7)
+
+
+@hypothesis.settings(max_examples=15, deadline=None)
+@hypothesis.given(samples, st.booleans())
+def test_the_matrix_of_distances_holds_every_pair(sample, unbiased):
+    x, y, _, rng = drawn(sample)
+    z = 2.0 + rng.normal(size=(5, x.shape[1])).astype(np.float32)
+    groups = [x, y, z]
+    cells, group = np.concatenate(groups), np.repeat([0, 1, 2], [len(g) for g in groups])
+    order = rng.permutation(len(cells))
+    matrix = losses.two_sample_matrix(cells[order], group[order], unbiased=unbiased)
+    expected = [[0 if a is b else loop_energy_distance(a, b, 1.0, unbiased) for b in groups] for a in groups]
+    np.testing.assert_allclose(matrix, expected, rtol=2e-6, atol=2e-6)
+
+
+def test_u_form_is_zero_on_average_and_v_form_is_not():
+    rng = np.random.default_rng(9)
+    draws = rng.normal(size=(400, 2, 20, 3)).astype(np.float32)
+    # equal laws: V has expectation E|X - X'| (1/n + 1/m), U zero
+    for unbiased, expected in ((True, 0.0), (False, 0.1 * 2 * scipy.special.gamma(2.0) / scipy.special.gamma(1.5))):
+        function = jax.jit(jax.vmap(lambda p, u=unbiased: losses.energy_distance(p[0], p[1], unbiased=u)))
+        values = np.asarray(function(draws))
+        assert abs(values.mean() - expected) < 4 * values.std() / 20
 
 
 def test_zero_weights_mask_rows():
@@ -109,6 +219,17 @@ def test_energy_score_is_half_the_energy_distance_plus_a_constant():
     spread = cdist(y, y).sum() / (60 * 59)
     expected = 0.5 * (loop_energy_distance(x, y, 1.0, True) + spread)
     np.testing.assert_allclose(losses.energy_score(x, y), expected, rtol=1e-5)
+
+
+def test_a_kernel_of_your_own_is_one_function():
+    rng = np.random.default_rng(10)
+    x, y = rng.normal(size=(30, 3)).astype(np.float32), 1 + rng.normal(size=(25, 3)).astype(np.float32)
+    cauchy = lambda sq: sq / (1 + sq)  # noqa: E731
+    k = lambda a, b: 1 / (1 + cdist(a, b) ** 2)  # noqa: E731
+    expected = k(x, x).mean() + k(y, y).mean() - 2 * k(x, y).mean()
+    np.testing.assert_allclose(losses.mmd2(x, y, kernel=cauchy, unbiased=False), expected, rtol=1e-5)
+    score = float(losses.kernel_score(jnp.asarray(x), jnp.asarray(y), cauchy))
+    assert score == pytest.approx(0.5 * k(x, x)[np.triu_indices(30, 1)].mean() - k(x, y).mean() + 0.5, 1e-5)
 
 
 def test_bad_samples_are_refused():
