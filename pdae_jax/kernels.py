@@ -219,11 +219,18 @@ def squared_distances(x: Float[AnyArray, "*batch n d"], y: Float[AnyArray, "*bat
     return gram_distances(x - centre, y - centre)
 
 
-def gram_distances(x: Float[Array, "*batch n d"], y: Float[Array, "*batch m d"]) -> Float[Array, "*batch n m"]:
-    """Squared distances by one matrix product, of samples that are already centred."""
+def gram_distances(
+    x: Float[Array, "*batch n d"],
+    y: Float[Array, "*batch m d"],
+    square_x: Float[Array, "*batch n"] | None = None,
+    square_y: Float[Array, "*batch m"] | None = None,
+) -> Float[Array, "*batch n m"]:
+    """Squared distances by one matrix product, of samples that are already centred; squared norms if at hand."""
     # HIGHEST: accelerators would otherwise round the products to 10 or fewer bits
     product = jnp.einsum("...id,...jd->...ij", x, y, precision=jax.lax.Precision.HIGHEST)
-    size = jnp.sum(x**2, -1)[..., :, None] + jnp.sum(y**2, -1)[..., None, :]
+    square_x = jnp.sum(x**2, -1) if square_x is None else square_x
+    square_y = jnp.sum(y**2, -1) if square_y is None else square_y
+    size = square_x[..., :, None] + square_y[..., None, :]
     sq = size - 2.0 * product
     # what is left of equal cells after cancellation is rounding, of either sign
     return jnp.where(sq > 8 * jnp.finfo(sq.dtype).eps * size, sq, 0.0)

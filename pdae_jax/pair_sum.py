@@ -98,15 +98,17 @@ def group_pair_sums(
         tile: rows of a tile.
     """
     side = tile or tile_rows(*x.shape)
-    x_tiles, w_tiles = tiled(x, side), tiled(weights, side)
-    first, second, _ = tile_pairs(len(x_tiles), len(x_tiles), True, x.dtype)
-    diagonal = jnp.eye(x_tiles.shape[-1], dtype=bool)
+    w_tiles = tiled(weights, side)
+    first, second, _ = tile_pairs(len(w_tiles), len(w_tiles), True, x.dtype)
+    diagonal = jnp.eye(w_tiles.shape[1], dtype=bool)
 
     def total(direct: bool) -> Array:
+        cells = _Cells.of(x, side, _by_features(x, kernel, direct))
+
         @jax.checkpoint
         def part(i: Array, j: Array) -> Array:
-            h = kernel(_distances(x_tiles[i], x_tiles[j], (i == j) & diagonal, kernel, direct)) - offset
-            sums = jnp.matmul(w_tiles[i], jnp.matmul(h, w_tiles[j].T, precision=HIGHEST), precision=HIGHEST)
+            h = kernel(_distances(cells[i], cells[j], (i == j) & diagonal, kernel, direct)) - offset
+            sums = jnp.matmul(w_tiles[i].T, jnp.matmul(h, w_tiles[j], precision=HIGHEST), precision=HIGHEST)
             return jnp.where(i == j, sums, sums + sums.T)
 
         def add(parts: tuple[Array, Array], pair: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
@@ -138,13 +140,33 @@ class _Wanted(NamedTuple):
     parameters: bool = False
 
 
+class _Cells(NamedTuple):
+    """Tiles of cells, or one of them."""
+
+    x: Array  # [tiles, R, d]; by features [tiles, d, R], so that a feature of a tile is contiguous
+    square: Array | None  # [tiles, R], squared norms, for distances by a matrix product
+
+    @classmethod
+    def of(cls, x: Array, side: int, by_features: bool) -> "_Cells":
+        tiles = tiled(x, side)
+        return cls(tiles.swapaxes(1, 2), None) if by_features else cls(tiles, jnp.sum(tiles**2, -1))
+
+    def __getitem__(self, index) -> "_Cells":  # type: ignore[override]
+        return _Cells(self.x[index], None if self.square is None else self.square[index])
+
+    @property
+    def rows(self) -> Array:
+        """Of one tile, ``[R, d]``."""
+        return self.x.T if self.square is None else self.x
+
+
 class _Totals(NamedTuple):
     """What the loop over tiles adds up; derivatives that are not wanted are None. R and C are rows of a tile."""
 
     high: Array  # [R]
     low: Array  # [R]
-    x: Array | None  # [tiles, d, R]
-    y: Array | None  # [tiles, d, C]
+    x: Array | None  # as the tiles
+    y: Array | None  # as the tiles
     weights_x: Array | None  # [tiles, R]
     weights_y: Array | None  # [tiles, C]
     parameters: Array | None
@@ -207,17 +229,18 @@ def _many_near_pairs(x: Array, y: Array, weights_x: Array, weights_y: Array, wit
 def _loop(x, y, weights_x, weights_y, kernel: Kernel, offset: Array, tile: int | None, wanted: _Wanted, direct: bool):
     within = y is None
     side = tile or tile_rows(len(x) if within else min(len(x), len(y)), x.shape[1])
-    x_tiles, w_tiles = tiled(x, side), tiled(weights_x, side)
-    y_tiles, v_tiles = (x_tiles, w_tiles) if within else (tiled(y, side), tiled(weights_y, side))
+    by_features = _by_features(x, kernel, direct)
+    x_cells, w_tiles = _Cells.of(x, side, by_features), tiled(weights_x, side)
+    y_cells, v_tiles = (x_cells, w_tiles) if within else (_Cells.of(y, side, by_features), tiled(weights_y, side))
     rows = w_tiles.shape[1]
-    first, second, times = tile_pairs(len(x_tiles), len(y_tiles), within, x.dtype)
+    first, second, times = tile_pairs(len(w_tiles), len(v_tiles), within, x.dtype)
     diagonal = jnp.eye(rows, dtype=bool) if within else None
     zeros = jnp.zeros(rows, x.dtype)
     start = _Totals(
         high=zeros,
         low=zeros,
-        x=jnp.zeros_like(x_tiles) if wanted.x else None,
-        y=jnp.zeros_like(y_tiles) if wanted.y else None,
+        x=jnp.zeros_like(x_cells.x) if wanted.x else None,
+        y=jnp.zeros_like(y_cells.x) if wanted.y else None,
         weights_x=jnp.zeros_like(w_tiles) if wanted.weights_x else None,
         weights_y=jnp.zeros_like(v_tiles) if wanted.weights_y else None,
         parameters=jnp.zeros_like(kernel.parameters) if wanted.parameters else None,
@@ -226,7 +249,7 @@ def _loop(x, y, weights_x, weights_y, kernel: Kernel, offset: Array, tile: int |
     def add(index, totals: _Totals) -> _Totals:
         i, j, factor = first[index], second[index], times[index]
         on_diagonal = None if diagonal is None else (i == j) & diagonal
-        operands = (x_tiles[i], y_tiles[j], w_tiles[i], v_tiles[j], factor, on_diagonal)
+        operands = (x_cells[i], y_cells[j], w_tiles[i], v_tiles[j], factor, on_diagonal)
         one = partial(_one_tile, kernel=kernel, offset=offset, wanted=wanted, direct=direct)
         empty = jax.eval_shape(one, *operands)
         # Tiles of padding are skipped. (The branch is also what makes XLA copy the tiles out of the arrays before it
@@ -248,7 +271,10 @@ def _loop(x, y, weights_x, weights_y, kernel: Kernel, offset: Array, tile: int |
         )
 
     totals = jax.lax.fori_loop(0, len(first), add, start) if len(first) > 1 else add(0, start)
-    dx, dw = untiled(totals.x, len(x)), untiled(totals.weights_x, len(x))
+    if by_features:
+        by_x, by_y = (None if a is None else a.swapaxes(1, 2) for a in (totals.x, totals.y))
+        totals = totals._replace(x=by_x, y=by_y)
+    dx, dw = (untiled(a, len(x)) for a in (totals.x, totals.weights_x))
     dy, dv = (untiled(a, len(x if within else y)) for a in (totals.y, totals.weights_y))
     if within:  # a cell is on both sides of its pairs
         dx, dw = (None if a is None or b is None else a + b for a, b in ((dx, dy), (dw, dv)))
@@ -258,7 +284,7 @@ def _loop(x, y, weights_x, weights_y, kernel: Kernel, offset: Array, tile: int |
 
 
 def _one_tile(
-    x, y, w, v, factor, on_diagonal, *, kernel: Kernel, offset: Array, wanted: _Wanted, direct: bool
+    x: _Cells, y: _Cells, w, v, factor, on_diagonal, *, kernel: Kernel, offset: Array, wanted: _Wanted, direct: bool
 ) -> _Totals:
     """The part of one tile in every total; `factor` is 2 for a tile that stands for its mirror image too."""
     distances = _distances(x, y, on_diagonal, kernel, direct)
@@ -269,7 +295,9 @@ def _one_tile(
         h, g = kernel(distances) - offset, None
     row_sums = jnp.matmul(h, factor * v, precision=HIGHEST)
     gradient = _gradient if not direct and kernel.metric == "squared_euclidean" else _direct_gradient(kernel)
-    dx, dy = gradient(x, y, g, wanted) if g is not None else (None, None)
+    dx, dy = gradient(x.rows, y.rows, g, wanted) if g is not None else (None, None)
+    if x.square is None:
+        dx, dy = (None if a is None else a.T for a in (dx, dy))
     parameters = None
     if wanted.parameters:
         _, pull = jax.vjp(lambda p: dataclasses.replace(kernel, parameters=p)(distances), kernel.parameters)
@@ -285,13 +313,18 @@ def _one_tile(
     )
 
 
-def _distances(x: Array, y: Array, on_diagonal: Array | None, kernel: Kernel, direct: bool) -> Array:
+def _by_features(x: Array, kernel: Kernel, direct: bool) -> bool:
+    """Whether distances are summed over features, not a matrix product."""
+    return direct or kernel.metric == "manhattan" or x.shape[1] <= DIRECT_DIM
+
+
+def _distances(x: _Cells, y: _Cells, on_diagonal: Array | None, kernel: Kernel, direct: bool) -> Array:
     if kernel.metric == "manhattan":
-        distances = summed_over_features(x.T, y.T, jnp.abs)
-    elif direct or len(x) <= DIRECT_DIM:
-        distances = summed_over_features(x.T, y.T, jnp.square)
+        distances = summed_over_features(x.rows, y.rows, jnp.abs)
+    elif _by_features(x.rows, kernel, direct):
+        distances = summed_over_features(x.rows, y.rows, jnp.square)
     else:
-        distances = gram_distances(x.T, y.T)
+        distances = gram_distances(x.x, y.x, x.square, y.square)
     if on_diagonal is None:
         return distances
     # rounding must not leave a distance between a cell and itself
@@ -302,9 +335,11 @@ def _gradient(x: Array, y: Array, g: Array, wanted: _Wanted) -> tuple[Array | No
     r""":math:`2 (x_i \sum_j g_{ij} - \sum_j g_{ij} y_j)`, and the same for y: matrix products."""
     dx = dy = None
     if wanted.x:
-        dx = 2.0 * (x * jnp.matmul(g, jnp.ones_like(y[0]), precision=HIGHEST) - jnp.matmul(y, g.T, precision=HIGHEST))
+        row_sums = jnp.matmul(g, jnp.ones_like(y[:, 0]), precision=HIGHEST)
+        dx = 2.0 * (x * row_sums[:, None] - jnp.matmul(g, y, precision=HIGHEST))
     if wanted.y:
-        dy = 2.0 * (y * jnp.matmul(jnp.ones_like(x[0]), g, precision=HIGHEST) - jnp.matmul(x, g, precision=HIGHEST))
+        column_sums = jnp.matmul(jnp.ones_like(x[:, 0]), g, precision=HIGHEST)
+        dy = 2.0 * (y * column_sums[:, None] - jnp.matmul(x.T, g, precision=HIGHEST).T)
     return dx, dy
 
 
@@ -320,7 +355,7 @@ def _direct_gradient(kernel: Kernel) -> Callable:
                 -jnp.matmul(jnp.ones_like(feature[0]), force, precision=HIGHEST),
             )
 
-        dx, dy = jax.lax.map(one_feature, (x, y))
-        return (dx if wanted.x else None), (dy if wanted.y else None)
+        dx, dy = jax.lax.map(one_feature, (x.T, y.T))
+        return (dx.T if wanted.x else None), (dy.T if wanted.y else None)
 
     return gradient

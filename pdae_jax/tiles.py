@@ -21,20 +21,19 @@ def tile_rows(n: int, d: int) -> int:
 
 
 def tiled(a: Array, side: int) -> Array:
-    """``[n] -> [tiles, rows]``, ``[n, d] -> [tiles, d, rows]``; zeros at the end, a tile takes every tiles-th row.
+    """``[n, ...] -> [tiles, rows, ...]``, zeros at the end of tiles; a tile takes every tiles-th row.
 
-    Features come first so that a feature of a tile is contiguous. Every tile has rows of all devices,
-    where rows are spread over several, and each has the same work.
+    So every tile has rows of all devices, where rows are spread over several, and each has the same work.
     """
     num_tiles = math.ceil(len(a) / side)
     rows = math.ceil(len(a) / num_tiles)
     padded = jnp.pad(a, ((0, num_tiles * rows - len(a)), *((0, 0),) * (a.ndim - 1)))
-    return jnp.moveaxis(padded.reshape(rows, num_tiles, *a.shape[1:]), 0, -1)
+    return jnp.moveaxis(padded.reshape(rows, num_tiles, *a.shape[1:]), 1, 0)
 
 
 def untiled(tiles: Array | None, n: int) -> Array | None:
-    """The inverse of `tiled`: ``[tiles, rows] -> [n]``, ``[tiles, d, rows] -> [n, d]``."""
-    return None if tiles is None else jnp.moveaxis(tiles, -1, 0).reshape(-1, *tiles.shape[1:-1])[:n]
+    """The inverse of `tiled`: ``[tiles, rows, ...] -> [n, ...]``."""
+    return None if tiles is None else jnp.moveaxis(tiles, 0, 1).reshape(-1, *tiles.shape[2:])[:n]
 
 
 def tile_pairs(num_x: int, num_y: int, within: bool, dtype: jnp.dtype) -> tuple[Array, Array, Array]:
