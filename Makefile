@@ -1,13 +1,15 @@
 # Every target sets up what it needs: a virtual environment in $(VENV) with the versions of constraints.txt.
 #
 #   make run [CONFIG=path[:arg]] [WORKDIR=dir] [ARGS="--config.key=value ..."]
-#   make test | test-fast | lint | format | bench | notebooks | venv | clean
+#   make test | test-fast | lint | format | notebooks | venv | clean
+#   make bench [SCRIPT=step_time] [ARGS="--flag=value ..."]
 
 PYTHON ?= python3
 VENV ?= .venv
 CONFIG ?= experiments/configs/simulated.py
 WORKDIR ?=
 ARGS ?=
+SCRIPT ?= step_time two_sample
 JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -44,7 +46,7 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/bench.stamp
-	$(BIN)/python experiments/benchmarks/step_time.py $(ARGS)
+	set -e; for script in $(SCRIPT); do $(BIN)/python experiments/benchmarks/$$script.py $(ARGS); done
 
 notebooks: $(VENV)/notebooks.stamp
 	set -e; for source in notebooks/*.py; do \

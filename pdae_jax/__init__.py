@@ -1,13 +1,13 @@
 """pdae_jax: predict the distribution of measurements under combinations of perturbations nobody has measured."""
 
 from pdae_jax import kernels, losses
-from pdae_jax.aggregated_test import aggregated_test
 from pdae_jax.data.load import from_anndata, from_arrays, from_frame, to_anndata
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out, hold_out_cells
 from pdae_jax.evaluate import evaluate
 from pdae_jax.guarantee import check_guarantee
 from pdae_jax.loop import fit, load_run
+from pdae_jax.mmdagg import aggregated_test
 from pdae_jax.model import make_model
 from pdae_jax.predict import predict, predict_batches
 from pdae_jax.recipe import Recipe

@@ -204,19 +204,52 @@ def _bandwidths(bandwidths: Numbers) -> Array | np.ndarray:
 # --- distances -------------------------------------------------------------------------------------------------------
 
 
-def squared_distances(x: Float[AnyArray, "*batch n d"], y: Float[AnyArray, "*batch m d"]) -> Float[Array, "*batch n m"]:
-    r"""Squared Euclidean distances, never negative.
+def squared_distances(
+    x: Float[AnyArray, "*batch n d"], y: Float[AnyArray, "*batch m d"] | None = None
+) -> Float[Array, "*batch n m"]:
+    r"""Squared Euclidean distances, never negative; within `x`, zero on the diagonal, when there is no `y`.
 
     .. math:: \|x\|^2 + \|y\|^2 - 2 \langle x, y \rangle
 
     one matrix product, after the mean is subtracted: an offset common to both samples would otherwise cancel
-    catastrophically. For few features the differences are taken directly.
+    catastrophically. For few features the differences are taken directly. The derivative is a matrix product either
+    way, one instead of two within a sample.
     """
-    x, y = jnp.asarray(x), jnp.asarray(y)
+    x = jnp.asarray(x)
+    centre = jax.lax.stop_gradient(jnp.mean(x, axis=-2, keepdims=True))
+    return _within(x - centre) if y is None else _across(x - centre, jnp.asarray(y) - centre)
+
+
+@jax.custom_vjp
+def _across(x: Array, y: Array) -> Array:
     if x.shape[-1] <= DIRECT_DIM:
         return summed_over_features(x, y, jnp.square)
-    centre = jax.lax.stop_gradient(jnp.mean(y, axis=-2, keepdims=True))
-    return gram_distances(x - centre, y - centre)
+    return gram_distances(x, y)
+
+
+@jax.custom_vjp
+def _within(x: Array) -> Array:
+    # rounding must not leave a distance between a cell and itself
+    return jnp.where(jnp.eye(x.shape[-2], dtype=bool), 0.0, _across(x, x))
+
+
+def _across_bwd(samples: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    x, y = samples
+    return _pull(x, y, g), _pull(y, x, g.mT)
+
+
+def _within_bwd(x: Array, g: Array) -> tuple[Array]:
+    return (_pull(x, x, jnp.where(jnp.eye(x.shape[-2], dtype=bool), 0.0, g + g.mT)),)
+
+
+def _pull(x: Array, y: Array, g: Array) -> Array:
+    r""":math:`2 \sum_j g_{ij} (x_i - y_j)`."""
+    product = jnp.matmul(g, y, precision=jax.lax.Precision.HIGHEST)
+    return 2.0 * (x * jnp.sum(g, axis=-1, keepdims=True) - product)
+
+
+_across.defvjp(lambda x, y: (_across(x, y), (x, y)), _across_bwd)
+_within.defvjp(lambda x: (_within(x), x), _within_bwd)
 
 
 def gram_distances(
@@ -272,10 +305,9 @@ def dissimilarity_matrix(
 ) -> Float[Array, "*batch n m"]:
     """`h` of all pairs as one matrix; within `x` when there is no `y`, a cell to itself exactly 0."""
     kernel = as_kernel(kernel)
-    distances = (manhattan_distances if kernel.metric == "manhattan" else squared_distances)(x, x if y is None else y)
-    if y is None:
-        distances = jnp.where(jnp.eye(x.shape[-2], dtype=bool), 0.0, distances)
-    return kernel(distances)
+    if kernel.metric == "squared_euclidean":
+        return kernel(squared_distances(x, y))
+    return kernel(manhattan_distances(x, x if y is None else y))
 
 
 def dissimilarity(

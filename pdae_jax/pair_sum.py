@@ -53,8 +53,7 @@ def pair_sum(
 ) -> Sum:
     r""":math:`\sum_{ij} w_i v_j (h(x_i, y_j) - c)` over the pairs of two samples.
 
-    Differentiable once, in all arguments, the parameters of the kernel included. Cells of weight zero cost nothing
-    where they fill a tile.
+    Differentiable once, in all arguments, the parameters of the kernel included.
 
     Args:
         x: cells, centred near the origin (an offset costs digits).
@@ -252,8 +251,8 @@ def _loop(x, y, weights_x, weights_y, kernel: Kernel, offset: Array, tile: int |
         operands = (x_cells[i], y_cells[j], w_tiles[i], v_tiles[j], factor, on_diagonal)
         one = partial(_one_tile, kernel=kernel, offset=offset, wanted=wanted, direct=direct)
         empty = jax.eval_shape(one, *operands)
-        # Tiles of padding are skipped. (The branch is also what makes XLA copy the tiles out of the arrays before it
-        # fuses the arithmetic: without it a CPU indexes them anew for every distance, at a fifth of the speed.)
+        # The branch, beside skipping tiles without weight, makes XLA copy the tiles out of the arrays before it fuses
+        # the arithmetic: without it a CPU indexes them anew for every distance, at a fifth of the speed.
         term = jax.lax.cond(
             jnp.any(operands[2] != 0) & jnp.any(operands[3] != 0),
             one,

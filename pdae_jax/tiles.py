@@ -7,17 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdae_jax.kernels import DIRECT_DIM
+
 # Rows of a tile: on a CPU its distances (4 MB in float32) stay in cache; an accelerator wants larger products.
 TILE_CPU, TILE_CPU_WIDE, TILE_ACCELERATOR = 1000, 500, 4000
 WIDE = 100  # features above which small tiles, hence nearly half the work, beat large products
-MIN_SPLIT = 256  # cells below which one tile does
 
 
 def tile_rows(n: int, d: int) -> int:
-    """Two tiles at least where cells are many: one alone would take all pairs of a sample, not half of them."""
-    cpu = jax.default_backend() == "cpu"
-    rows = (TILE_CPU_WIDE if d > WIDE else TILE_CPU) if cpu else TILE_ACCELERATOR
-    return rows if n > rows or n < MIN_SPLIT else math.ceil(n / 2)
+    """Rows of a tile; one tile takes all pairs of a sample, two or more nearly half of them.
+
+    Few features are split early: there is no matrix product that would suffer.
+    """
+    if jax.default_backend() != "cpu":
+        return TILE_ACCELERATOR
+    if d > WIDE:
+        return TILE_CPU_WIDE
+    return math.ceil(n / 2) if d <= DIRECT_DIM and TILE_CPU // 4 < n <= TILE_CPU else TILE_CPU
 
 
 def tiled(a: Array, side: int) -> Array:

@@ -40,6 +40,30 @@ def test_distances_equal_scipy(d):
     assert np.all(np.asarray(kernels.squared_distances(x, x)) >= 0)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e3])
+@pytest.mark.parametrize("d", [3, 30])
+def test_derivatives_of_distances_equal_finite_differences(d, offset):
+    rng = np.random.default_rng(1)
+    x, y, weights = (rng.normal(size=shape) for shape in ((2, 6, d), (2, 5, d), (2, 6, 5)))
+    x, y = ((offset + a).astype(np.float32).astype(np.float64) for a in (x, y))
+    square = rng.normal(size=(2, 6, 6))  # not symmetric
+
+    def exact(x, y):
+        across = sum(np.sum(w * cdist(a, b, "sqeuclidean")) for w, a, b in zip(weights, x, y, strict=True))
+        return across + sum(np.sum(w * cdist(a, a, "sqeuclidean")) for w, a in zip(square, x, strict=True))
+
+    def ours(x, y):
+        return jnp.sum(weights * kernels.squared_distances(x, y)) + jnp.sum(square * kernels.squared_distances(x))
+
+    gradients = jax.grad(ours, argnums=(0, 1))(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
+    for position, gradient in enumerate(gradients):
+        direction = rng.normal(size=gradient.shape)
+        steps = [np.zeros_like(x), np.zeros_like(y)]
+        steps[position] = 1e-4 * direction
+        expected = (exact(x + steps[0], y + steps[1]) - exact(x - steps[0], y - steps[1])) / 2e-4
+        np.testing.assert_allclose(np.sum(np.asarray(gradient) * direction), expected, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize(("kernel", "formula"), FORMULAS)
 def test_kernels_equal_their_formulas(kernel, formula):
     rng = np.random.default_rng(0)

@@ -52,7 +52,7 @@ LAYERS = (
     "baselines",
     "metrics",
     "two_sample_test",
-    "aggregated_test",
+    "mmdagg",
     "evaluate",
     "summary",
     "panels",

@@ -25,7 +25,7 @@ import scipy.stats
 from absl import app, flags
 
 from pdae_jax import kernels
-from pdae_jax.aggregated_test import aggregated_test
+from pdae_jax.mmdagg import aggregated_test
 from pdae_jax.two_sample_test import two_sample_test, two_sample_tests
 
 PARTS = flags.DEFINE_list("parts", ["level", "power", "time"], "of level, power, time")

@@ -56,6 +56,7 @@ class AggregatedTest(NamedTuple):
     p_value: float  # smallest level at which the test rejects, at least 1 / num_level
     rejected_by: tuple[str, ...]  # kernels whose statistic is above its threshold
     kernels: tuple[str, ...]  # "gaussian(0.8)", by family and bandwidth
+    bandwidths: Float[np.ndarray, " kernels"]  # as `pdae_jax.kernels` takes them
     statistic: Float[np.ndarray, " kernels"]  # MMD^2, U form
     threshold: Float[np.ndarray, " kernels"]  # at the corrected level
     corrected_level: float  # of each single test, u / K
@@ -133,7 +134,17 @@ def aggregated_test(
     rejected_by = tuple(k for k, t, q in zip(names, statistics[:, 0], threshold, strict=True) if t > q)
     rejected = p_value <= level
     return AggregatedTest(
-        rejected, p_value, rejected_by, tuple(names), statistics[:, 0], threshold, corrected_level, method, n, m
+        rejected,
+        p_value,
+        rejected_by,
+        tuple(names),
+        np.concatenate([kernel.parameters for kernel in collection]),
+        statistics[:, 0],
+        threshold,
+        corrected_level,
+        method,
+        n,
+        m,
     )
 
 

@@ -1,17 +1,14 @@
-import importlib
-
 import jax
 import numpy as np
 import pytest
 import scipy.stats
 from scipy.spatial.distance import cdist, pdist
 
-from pdae_jax import kernels
-from pdae_jax.aggregated_test import aggregate, aggregated_test
+from pdae_jax import kernels, mmdagg
+from pdae_jax.mmdagg import aggregate, aggregated_test
 from pdae_jax.relabelling import draw_members, draw_signs, make_random
 from pdae_jax.two_sample_test import two_sample_test
 
-module = importlib.import_module("pdae_jax.aggregated_test")  # the package exports the function by this name
 RANDOM = np.random.default_rng(0)
 KEYS = jax.random.split(jax.random.key(0), 400)
 METHODS = ("permutation", "wild_bootstrap")
@@ -120,7 +117,7 @@ def test_ties_up_to_rounding_are_ties():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_sizes_up_to_pad_to_share_compilations_and_padding_changes_nothing(method):
-    compiled = module._STATISTICS[method]
+    compiled = mmdagg._STATISTICS[method]
     compiled.clear_cache()
     for n, m in [(12, 12), (20, 20), (32, 32)] if method == "wild_bootstrap" else [(12, 20), (30, 9), (33, 31)]:
         x, y = RANDOM.normal(size=(n, 3)), RANDOM.normal(size=(m, 3)) + 0.3
