@@ -139,7 +139,7 @@ def _statistic(
 
 def two_sample_matrix(
     x: Float[AnyArray, "cells d"],
-    group: Int[AnyArray, " cells"],
+    group: Int[AnyArray, " _"],
     *,
     num_groups: int | None = None,
     kernel: KernelLike | None = None,
@@ -164,7 +164,10 @@ def two_sample_matrix(
     """
     if x.ndim != 2 or group.shape != x.shape[:1]:
         raise ValueError(f"x has shape {tuple(x.shape)} and group {tuple(group.shape)}; pass [cells, d] and [cells].")
-    if num_groups is None or not isinstance(group, Tracer):
+    if isinstance(group, Tracer):
+        if num_groups is None:
+            raise ValueError("num_groups is None, but inside jit the values of group are not known. Pass num_groups=G.")
+    else:
         low, high = int(np.min(np.asarray(group), initial=0)), int(np.max(np.asarray(group), initial=0))
         num_groups = high + 1 if num_groups is None else num_groups
         if low < 0 or high >= num_groups:

@@ -232,6 +232,16 @@ def test_a_kernel_of_your_own_is_one_function():
     assert score == pytest.approx(0.5 * k(x, x)[np.triu_indices(30, 1)].mean() - k(x, y).mean() + 0.5, 1e-5)
 
 
+def test_bad_groups_are_refused():
+    x = np.zeros((4, 2), np.float32)
+    with pytest.raises(ValueError, match="values from 0 to 3, but num_groups=2"):
+        losses.two_sample_matrix(x, np.arange(4), num_groups=2)
+    with pytest.raises(ValueError, match=r"group \(3,\)"):
+        losses.two_sample_matrix(x, np.arange(3))
+    with pytest.raises(ValueError, match="Pass num_groups=G"):
+        jax.jit(lambda group: losses.two_sample_matrix(x, group))(np.arange(4))
+
+
 def test_bad_samples_are_refused():
     with pytest.raises(ValueError, match="3 features but y has 4"):
         losses.energy_distance(np.zeros((5, 3), np.float32), np.zeros((5, 4), np.float32))
