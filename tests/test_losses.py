@@ -109,6 +109,7 @@ def drawn(sample):
     return x.astype(np.float32), y.astype(np.float32), beta, rng
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(samples, st.booleans())
 def test_all_routes_agree_and_the_axioms_hold(sample, unbiased):

@@ -178,6 +178,7 @@ print("same numbers")
 """
 
 
+@pytest.mark.slow
 def test_rows_spread_over_eight_devices_give_the_same_numbers(tmp_path):
     environment = {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
