@@ -10,7 +10,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pdae_jax import build, loop, results
+from pdae_jax import build, folder, identification, loop, results
 
 CONFIG = config_flags.DEFINE_config_file("config", "experiments/configs/simulated.py", "what to run: path[:arg]")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the config>")
@@ -34,6 +34,8 @@ def main(_):
         progress=True,
         config={"file": source, "command": command, **CONFIG.value.to_dict()},
     )
+    if experiment.truth is not None:
+        identification.save_truth(workdir / folder.TRUTH_FILE, experiment.truth)
     print(results.write_results(workdir, command=command, **experiment.evaluation))
     print(f"\nRun folder: {workdir}  (start with {workdir / 'report.md'})")
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from pdae_jax.data import datasets
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out
+from pdae_jax.identification import Truth, truth_of
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
 
@@ -38,6 +39,7 @@ class Experiment(NamedTuple):
     source: dict[str, str]  # validation condition -> training condition whose cells are translated to it
     recipe: Recipe
     evaluation: dict[str, Any]
+    truth: Truth | None  # of a simulated world
 
 
 def experiment(config: Any) -> Experiment:
@@ -51,14 +53,14 @@ def experiment(config: Any) -> Experiment:
     _check_names("config.split", config.split, SPLIT)
     _check_names("config.evaluation", config.evaluation, EVALUATION)
     key_data, key_fit = jax.random.split(jax.random.key(config.seed))
-    data = load_data(key_data, config.data)
+    data, truth = load_data(key_data, config.data)
     train, test = hold_out(data, conditions=list(config.split.test))
     validation = None
     if config.split.validation:
         train, validation = hold_out(train, conditions=list(config.split.validation))
     evaluation = config.evaluation.to_dict()
     source = _sources(evaluation.get("source", "control"), train, validation, test)
-    return Experiment(key_fit, train, validation, test, source, recipe(config.fit), evaluation)
+    return Experiment(key_fit, train, validation, test, source, recipe(config.fit), evaluation, truth)
 
 
 def _sources(
@@ -81,15 +83,18 @@ def _sources(
     return {c: s for c, s in mapping.items() if c in unseen and s in train.conditions}
 
 
-def load_data(key: Array, section: Any) -> PerturbationData:
-    """The data set of a config section: simulated with a key, or one of the named ones."""
+def load_data(key: Array, section: Any) -> tuple[PerturbationData, Truth | None]:
+    """The data set of a config section: simulated with a key, and its truth, or one of the named ones."""
     options = {name: value for name, value in section.to_dict().items() if name != "name"}
     known = {"simulated": simulate, **DATASETS}
     if section.name not in known:
         raise KeyError(f"Unknown data set {section.name!r}; {_nearest(section.name, known)}.")
     make = known[section.name]
     _check_names("config.data", options, [name for name in inspect.signature(make).parameters if name != "key"])
-    return simulate(key, **options).data if make is simulate else make(**options)
+    if make is not simulate:
+        return make(**options), None
+    simulation = simulate(key, **options)
+    return simulation.data, truth_of(simulation)
 
 
 def recipe(section: Any) -> Recipe:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pdae_jax.guarantee import MAX_OUTSIDE, MAX_TESTED_ERROR
+from pdae_jax.identification import format_identification
 from pdae_jax.summary import COMPARED, format_table, summary_table
 from pdae_jax.track import write_text
 
@@ -40,6 +41,7 @@ def render_report(
     config: str = "",
     environment: Mapping[str, Any] | None = None,
     figures: Mapping[str, str] | None = None,
+    identification: Any = None,
 ) -> str:
     """The report as markdown.
 
@@ -50,6 +52,7 @@ def render_report(
         config: name or path of the config.
         environment: contents of ``environment.json``.
         figures: caption -> path relative to the report.
+        identification: DataFrame of `identification_table`, for simulated worlds.
     """
     seeds = ", ".join(str(seed) for seed in sorted(set(table["seed"])))
     facts = {"Config": f"`{config}`" if config else "", "Seed of the evaluation": seeds, **_machine(environment or {})}
@@ -62,6 +65,7 @@ def render_report(
         "A verdict is about the model's prediction, from training data and held-out combinations only; the true cells "
         "of the condition play no part in it.",
         "\n".join(f"- **{level}**: {meaning}" for level, meaning in VERDICTS.items()),
+        *(["## Identification", format_identification(identification)] if identification is not None else []),
         *(["## Figures"] if figures else []),
         *(f"![{caption}]({path})\n\n*{caption}*" for caption, path in (figures or {}).items()),
         "## How to get this again",

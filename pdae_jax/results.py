@@ -13,6 +13,7 @@ from pdae_jax.data.load import to_anndata
 from pdae_jax.data.store import fingerprint, load_data, save_data
 from pdae_jax.evaluate import evaluate
 from pdae_jax.fitted import Fitted
+from pdae_jax.identification import identification_table, load_truth, measure_identification
 from pdae_jax.loop import load_run
 from pdae_jax.predict import Prediction, predict
 from pdae_jax.report import write_report
@@ -21,6 +22,7 @@ from pdae_jax.track import write_text
 from pdae_jax.types import PerturbationData
 
 EVALUATION_FILE = "evaluation.csv"
+IDENTIFICATION_FILE = "identification.csv"
 PREDICTIONS_FILE = "predictions.h5ad"
 FIGURE_FOLDER = "figures"
 CAPTION_FILE = "captions.json"  # caption -> figure, in the order of the report
@@ -57,9 +59,26 @@ def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: 
     fitted, test = load_run(path), load_data(path / folder.TEST_FILE)
     table = write_evaluation(path, fitted, test, **options)
     write_predictions(path, fitted, test, sources_of(table))
+    write_identification(path, fitted)
     draw_figures(path)
     render(path, command)
     return format_table(table)
+
+
+def write_identification(path: pathlib.Path, fitted: Fitted) -> None:
+    """``identification.csv``, where the folder holds the truth of a simulated world."""
+    if (path / folder.TRUTH_FILE).exists():
+        found = measure_identification(fitted, load_truth(path / folder.TRUTH_FILE))
+        write_text(path / IDENTIFICATION_FILE, identification_table(found).to_csv(index=False))
+
+
+def read_identification(workdir: str | pathlib.Path) -> Any:
+    """``identification.csv``, or None where there is none."""
+    import pandas as pd
+
+    path = pathlib.Path(workdir) / IDENTIFICATION_FILE
+    names: Any = {"quantity": str, "perturbation_or_latent": str}
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values={"value": [""]}) if path.exists() else None
 
 
 def write_evaluation(path: pathlib.Path, fitted: Fitted, test: PerturbationData, **options: Any) -> Any:
@@ -165,6 +184,7 @@ def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
         config=config.get("file", ""),
         environment=json.loads((path / folder.ENVIRONMENT_FILE).read_text()),
         figures=json.loads(captions.read_text()) if captions.exists() else {},
+        identification=read_identification(path),
     )
 
 

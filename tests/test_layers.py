@@ -48,6 +48,7 @@ LAYERS = (
     "folder",
     "loop",
     "guarantee",
+    "identification",
     "predict",
     "baselines",
     "metrics",

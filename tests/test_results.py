@@ -10,12 +10,13 @@ import pytest
 
 import pdae_jax
 from experiments.configs import simulated
-from pdae_jax import build, loop, results
+from pdae_jax import build, folder, identification, loop, results
 from pdae_jax.baselines import BASELINES
 from pdae_jax.evaluate import METRIC_NAMES
 from pdae_jax.report import VERDICTS
 
-FILES = {"config.json", "environment.json", "metrics.jsonl", "evaluation.csv", "predictions.h5ad", "report.md"}
+FILES = {"config.json", "environment.json", "metrics.jsonl", "report.md"}
+FILES |= {"evaluation.csv", "identification.csv", "predictions.h5ad"}
 COLUMNS = ["condition", "split", "method", "metric", "value", "n_true", "n_pred", "seed"]
 COMMAND = "python experiments/run.py --config=experiments/configs/simulated.py:smoke"
 
@@ -41,6 +42,7 @@ def run(workdir):
         config={"command": COMMAND, **config.to_dict()},
     )
     results.save_test(workdir, experiment.test)
+    identification.save_truth(workdir / folder.TRUTH_FILE, experiment.truth)
     return fitted, results.write_results(workdir, **experiment.evaluation)
 
 
