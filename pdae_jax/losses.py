@@ -249,13 +249,25 @@ def energy_score(samples: Float[AnyArray, "m d"], y: Float[AnyArray, "n _"], *, 
 
     .. math:: E\|X - y\|^\beta - \tfrac12 E\|X - X'\|^\beta
 
-    Strictly proper: in expectation smallest when the samples follow the law of `y` (Gneiting & Raftery 2007).
+    Strictly proper: in expectation smallest when the samples follow the law of `y` (Gneiting & Raftery 2007). Memory as
+    in `two_sample_statistic`: never a whole matrix of distances.
 
     Raises:
         ValueError: the feature counts differ, a sample has fewer than two rows, or beta is outside (0, 2).
     """
     check_samples(samples, y)
-    return kernel_score(jnp.asarray(samples), jnp.asarray(y), kernels.energy(beta))
+    samples, y = centred(samples, y)
+    return _score(samples, y, kernels.energy(beta))
+
+
+@jax.jit
+def _score(samples: Array, y: Array, kernel: Kernel) -> Float[Array, ""]:
+    w_samples, w_y = normalised(None, samples), normalised(None, y)
+    offset = _typical_dissimilarity(samples, y, w_samples, w_y, kernel)
+    cross = pair_sum(samples, y, w_samples, w_y, kernel, offset=offset)
+    within = self_pair_sum(samples, w_samples, kernel, offset=offset)
+    v_form = cross + within.times(-0.5)
+    return v_form.high + v_form.low + 0.5 * offset - 0.5 * (within.high + offset) * _u_excess(w_samples)
 
 
 def kernel_score(

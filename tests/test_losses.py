@@ -219,7 +219,14 @@ def test_energy_score_is_half_the_energy_distance_plus_a_constant():
     x, y = rng.normal(size=(50, 6)).astype(np.float32), rng.normal(size=(60, 6)).astype(np.float32) + 1
     spread = cdist(y, y).sum() / (60 * 59)
     expected = 0.5 * (loop_energy_distance(x, y, 1.0, True) + spread)
-    np.testing.assert_allclose(losses.energy_score(x, y), expected, rtol=1e-5)
+    np.testing.assert_allclose(losses.energy_score(x, y), expected, rtol=1e-6)
+    far = losses.energy_score((x + 1e4).astype(np.float32), (y + 1e4).astype(np.float32))
+    np.testing.assert_allclose(far, expected, rtol=1e-3)  # the cells themselves are rounded there
+    whole = losses.kernel_score(jnp.asarray(x), jnp.asarray(y), kernels.energy())
+    np.testing.assert_allclose(losses.energy_score(x, y), whole, rtol=1e-6)
+    cells = jax.ShapeDtypeStruct((100_000, 20), jnp.float32)
+    memory = jax.jit(losses.energy_score).lower(cells, cells).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 0.3e9
 
 
 def test_a_kernel_of_your_own_is_one_function():
