@@ -28,6 +28,7 @@ import scipy.spatial.distance
 from jaxtyping import Array, Float
 
 from pdae_jax import kernels
+from pdae_jax.distances import manhattan_distances, squared_distances
 from pdae_jax.kernels import Kernel
 from pdae_jax.relabelling import (
     centred_samples,
@@ -199,7 +200,7 @@ def _family(random: np.random.Generator, name: str, pooled: np.ndarray, num_band
 
 def _each_bandwidth(statistics_of: Callable[[Array], tuple[Array, Array]], kernel: Kernel, rows: Array):
     """Statistics of every bandwidth, one matrix at a time."""
-    distances = (kernels.manhattan_distances if kernel.metric == "manhattan" else kernels.squared_distances)(rows, rows)
+    distances = (manhattan_distances if kernel.metric == "manhattan" else squared_distances)(rows, rows)
 
     def one(bandwidth: Array) -> tuple[Array, Array]:
         return statistics_of(dataclasses.replace(kernel, parameters=bandwidth[None])(distances))

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pdae_jax import kernels
-from pdae_jax.kernels import KernelLike, dissimilarity, dissimilarity_matrix, squared_distances
+from pdae_jax.distances import squared_distances
+from pdae_jax.kernels import KernelLike, dissimilarity, dissimilarity_matrix
 from pdae_jax.losses import kernel_score, two_sample_statistic
 from pdae_jax.model import Model
 from pdae_jax.types import Batch

@@ -12,7 +12,7 @@ Four things make it fast, exact and small:
 * *Compensated sums.* Tiles are added with their rounding errors kept (Knuth's two-sum), and a sum is returned as two
   numbers, ``high + low``: statistics are small differences of large sums.
 
-Squared distances come from a matrix product (`kernels.gram_distances`), which loses the digits of pairs much nearer
+Squared distances come from a matrix product (`distances.gram_distances`), which loses the digits of pairs much nearer
 to each other than to the mean. A few rows tell whether there are enough such pairs to matter; if so, all distances
 are taken by direct differences.
 """
@@ -28,7 +28,8 @@ import numpy as np
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from pdae_jax.kernels import DIRECT_DIM, Kernel, gram_distances, summed_over_features
+from pdae_jax.distances import DIRECT_DIM, gram_distances, summed_over_features
+from pdae_jax.kernels import Kernel
 from pdae_jax.summation import Sum, sum_of_parts, two_sum
 from pdae_jax.tiles import tile_pairs, tile_rows, tiled, untiled
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pdae_jax.kernels import DIRECT_DIM
+from pdae_jax.distances import DIRECT_DIM
 
 # Rows of a tile: on a CPU its distances (4 MB in float32) stay in cache; an accelerator wants larger products.
 TILE_CPU, TILE_CPU_WIDE, TILE_ACCELERATOR = 1000, 500, 4000

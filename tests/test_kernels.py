@@ -7,7 +7,7 @@ import pytest
 import scipy.special
 from scipy.spatial.distance import cdist, pdist
 
-from pdae_jax import kernels
+from pdae_jax import distances, kernels
 
 
 def matern(r, nu, s):
@@ -35,9 +35,9 @@ FORMULAS = [
 def test_distances_equal_scipy(d):
     rng = np.random.default_rng(0)
     x, y = (rng.normal(size=(n, d)).astype(np.float32) + 100 for n in (20, 30))
-    np.testing.assert_allclose(kernels.squared_distances(x, y), cdist(x, y, "sqeuclidean"), rtol=1e-4)
-    np.testing.assert_allclose(kernels.manhattan_distances(x, y), cdist(x, y, "cityblock"), rtol=1e-5)
-    assert np.all(np.asarray(kernels.squared_distances(x, x)) >= 0)
+    np.testing.assert_allclose(distances.squared_distances(x, y), cdist(x, y, "sqeuclidean"), rtol=1e-4)
+    np.testing.assert_allclose(distances.manhattan_distances(x, y), cdist(x, y, "cityblock"), rtol=1e-5)
+    assert np.all(np.asarray(distances.squared_distances(x, x)) >= 0)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
@@ -53,7 +53,7 @@ def test_derivatives_of_distances_equal_finite_differences(d, offset):
         return across + sum(np.sum(w * cdist(a, a, "sqeuclidean")) for w, a in zip(square, x, strict=True))
 
     def ours(x, y):
-        return jnp.sum(weights * kernels.squared_distances(x, y)) + jnp.sum(square * kernels.squared_distances(x))
+        return jnp.sum(weights * distances.squared_distances(x, y)) + jnp.sum(square * distances.squared_distances(x))
 
     gradients = jax.grad(ours, argnums=(0, 1))(jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32))
     for position, gradient in enumerate(gradients):

@@ -29,6 +29,7 @@ LAYERS = (
     "shift",
     "decoder",
     "model",
+    "distances",
     "kernels",
     "summation",
     "tiles",
