@@ -1,6 +1,7 @@
 """A trained model with all it needs to predict; and the model that a recipe and data define."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -161,17 +162,23 @@ def make_standardizer(data: PerturbationData, kind: str) -> Standardizer:
 
 
 def build_model(recipe: Recipe, train: PerturbationData, standardizer: Standardizer) -> Model:
-    """The model of a resolved recipe."""
+    """The model of a resolved recipe. Fits of one shape share it, and with it what is compiled for it."""
+    floor = tuple(zero_floor(standardizer).tolist()) if recipe.nonnegative else None
+    return _build_model(recipe, train.num_features, train.num_perturbations, floor)
+
+
+@functools.lru_cache(maxsize=64)
+def _build_model(recipe: Recipe, num_features: int, num_perturbations: int, floor: tuple[float, ...] | None) -> Model:
     assert recipe.latent_dim is not None, "resolve_recipe comes first"
     return make_model(
-        train.num_features,
-        train.num_perturbations,
+        num_features,
+        num_perturbations,
         latent_dim=recipe.latent_dim,
         noise_dim=recipe.noise_dim,
         hidden=recipe.hidden,
         activation=recipe.activation,
         linear_skip=recipe.linear_skip,
-        floor=zero_floor(standardizer) if recipe.nonnegative else None,
+        floor=None if floor is None else np.asarray(floor, np.float32),
     )
 
 

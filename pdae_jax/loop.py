@@ -3,49 +3,24 @@
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
-from pdae_jax import folder, kernels
-from pdae_jax.data.sample import DeviceData, make_sampler, to_device
+from pdae_jax import folder
 from pdae_jax.data.store import fingerprint, load_data
-from pdae_jax.fitted import Fitted, Standardizer, build_model, check_training_data, make_standardizer, resolve_recipe
-from pdae_jax.model import Model
-from pdae_jax.objective import LossWeights
-from pdae_jax.optimizer import make_optimizer
+from pdae_jax.fitted import Fitted, check_training_data
+from pdae_jax.prepare import LoopState, Parts, prepare, step_of
 from pdae_jax.recipe import Recipe
 from pdae_jax.track import Clock, History, Progress, make_progress, read_metrics
-from pdae_jax.train import Metrics, TrainState, init_state, make_train_step, make_train_steps
+from pdae_jax.train import Metrics, make_train_steps
 from pdae_jax.types import PerturbationData
-from pdae_jax.validate import Validator, make_validator
-
-
-class LoopState(NamedTuple):
-    """What a checkpoint holds: the training state, and the best parameters so far."""
-
-    train: TrainState
-    best_params: dict  # averaged parameters at the best evaluation; the initial ones before the first
-    best_value: Float[Array, ""]  # mean energy distance over the validation conditions there
-    evaluations_since_best: Int[Array, ""]
-
-
-class Parts(NamedTuple):
-    """What a recipe, data and a key define: everything `fit` needs, built without a side effect."""
-
-    recipe: Recipe
-    standardizer: Standardizer
-    model: Model
-    data: DeviceData
-    step: Callable
-    state: LoopState  # at step 0
-    validator: Validator | None
-    seed: int
+from pdae_jax.validate import Validator
 
 
 def fit(
@@ -84,6 +59,18 @@ def fit(
         FloatingPointError: the loss became NaN or infinite; names the steps.
     """
     recipe = (recipe or Recipe()).override(**options)
+    source = check_request(train, validation, source, recipe)
+    parts = prepare(key, train, validation, recipe, source)
+    identity = {"recipe": parts.recipe.to_dict(), "key": key_data(key), "source": source}
+    held_out = {"validation": validation, "test": test}
+    state, history, path = run_training(parts, identity, train, held_out, workdir, progress, config or {})
+    return fitted_of(parts, state, train, validation, history, path)
+
+
+def check_request(
+    train: PerturbationData, validation: PerturbationData | None, source: Mapping[str, str] | None, recipe: Recipe
+) -> dict[str, str]:
+    """What can be refused before anything is computed; returns the sources by the names of their conditions."""
     check_training_data(train, validation)
     if recipe.patience is not None and validation is None:
         raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
@@ -91,28 +78,47 @@ def fit(
         if validation is None or name not in validation.conditions:
             raise KeyError(f"source names {name!r}, which is no validation condition. Remove it, or correct the name.")
     # "control" is a name for the control everywhere; any other source must be a training condition, or index raises
-    source = {
-        c: train.conditions[train.index(train.control if s == "control" else s)] for c, s in (source or {}).items()
-    }
-    parts = prepare(key, train, validation, recipe, source)
+    return {c: train.conditions[train.index(train.control if s == "control" else s)] for c, s in (source or {}).items()}
+
+
+def key_data(key: Array) -> Any:
+    """A key as plain integers, for JSON."""
+    return np.asarray(jax.random.key_data(key)).tolist()
+
+
+def run_training(
+    parts: Parts,
+    identity: dict[str, Any],
+    train: PerturbationData,
+    held_out: Mapping[str, PerturbationData | None],
+    workdir: str | pathlib.Path | None,
+    progress: bool | None,
+    config: dict[str, Any],
+) -> tuple[LoopState, list[dict[str, Any]], pathlib.Path | None]:
+    """Train from the start, or from the newest checkpoint of the workdir; final state, history, folder.
+
+    Args:
+        parts: of `prepare`.
+        identity: plain values that decide the result, beside the data.
+        train: training conditions.
+        held_out: ``validation`` and ``test``; kept in the workdir with `train`.
+        workdir: folder of the run; None: nothing is written.
+        progress: as in `fit`.
+        config: further provenance.
+    """
     run, state = None, parts.state
     if workdir is not None:
-        identity = {
-            "recipe": parts.recipe.to_dict(),
-            "key": np.asarray(jax.random.key_data(key)).tolist(),
-            "source": source,
-            "data": {"train": fingerprint(train), "validation": fingerprint(validation), "test": fingerprint(test)},
-        }
-        run = folder.RunFolder(pathlib.Path(workdir), identity, config or {})
-        run.save_data(train, validation, test)
+        identity = identity | {"data": {name: fingerprint(part) for name, part in {"train": train, **held_out}.items()}}
+        run = folder.RunFolder(pathlib.Path(workdir), identity, config)
+        run.save_data(train, held_out["validation"], held_out["test"])
         if run.checkpoints.latest_step() is not None:
             state = run.checkpoints.restore(state)
-            logging.info("Resuming %s at step %d.", run.path, int(state.train.step))
-    history = History(run.path / folder.METRICS_FILE if run else None, resume_step=int(state.train.step))
+            logging.info("Resuming %s at step %d.", run.path, step_of(state))
+    history = History(run.path / folder.METRICS_FILE if run else None, resume_step=step_of(state))
     state = _train(parts, state, run, history, make_progress(progress))
     if run:
         run.checkpoints.close()
-    return _fitted(parts, state, train, validation, history.entries, run.path if run else None)
+    return state, history.entries, run.path if run else None
 
 
 def load_run(workdir: str | pathlib.Path) -> Fitted:
@@ -132,58 +138,8 @@ def load_run(workdir: str | pathlib.Path) -> Fitted:
     checkpoints = folder.Checkpoints(path / folder.CHECKPOINT_FOLDER)
     state = checkpoints.restore(parts.state)
     checkpoints.close()
-    entries = [e for e in read_metrics(path / folder.METRICS_FILE) if e["step"] <= int(state.train.step)]
-    return _fitted(parts, state, train, validation, entries, path)
-
-
-def prepare(
-    key: Array,
-    train: PerturbationData,
-    validation: PerturbationData | None,
-    recipe: Recipe,
-    source: Mapping[str, str] | None = None,
-) -> Parts:
-    """Model, data on the device, training step and initial state of a fit."""
-    recipe = resolve_recipe(recipe, train)
-    key_start, key_init, key_seed, key_validate = jax.random.split(key, 4)
-    standardizer = make_standardizer(train, recipe.standardize)
-    model = build_model(recipe, train, standardizer)
-    data = to_device(train, standardizer.forward(train.x).astype(np.float32))
-    x_start, label_start = _balanced_sample(key_start, data)
-    optimizer = make_optimizer(
-        recipe.num_steps,
-        learning_rate=recipe.learning_rate,
-        warmup_steps=recipe.warmup_steps,
-        clip_norm=recipe.clip_norm,
-        weight_decay=recipe.weight_decay,
-    )
-    sample = make_sampler(
-        train.num_conditions,
-        num_sources=recipe.num_sources,
-        cells_per_source=recipe.cells_per_source,
-        num_targets=recipe.num_targets,
-        cells_per_target=recipe.cells_per_target,
-    )
-    step = make_train_step(
-        model,
-        optimizer,
-        sample,
-        kernel=_make_kernel(recipe, x_start),
-        form=recipe.form,
-        weights=LossWeights(**{name: getattr(recipe, name) for name in LossWeights._fields}),
-        average_decay=recipe.average_decay,
-    )
-    state = init_state(key_init, model, optimizer, x_start, label_start)
-    return Parts(
-        recipe=recipe,
-        standardizer=standardizer,
-        model=model,
-        data=data,
-        step=step,
-        state=LoopState(state, jax.tree.map(jnp.copy, state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32)),
-        validator=make_validator(key_validate, model, standardizer, train, validation, source) if validation else None,
-        seed=int(jax.random.randint(key_seed, (), 0, 2**31 - 1)),
-    )
+    entries = [e for e in read_metrics(path / folder.METRICS_FILE) if e["step"] <= step_of(state)]
+    return fitted_of(parts, state, train, validation, entries, path)
 
 
 def _train(
@@ -191,7 +147,7 @@ def _train(
 ) -> LoopState:
     """Chunks of scanned steps until the last step, or until patience runs out."""
     recipe, clock, compiled = parts.recipe, Clock(), {}
-    step = int(state.train.step)
+    step = step_of(state)
     progress.update(step, recipe.num_steps, math.nan)
     while step < recipe.num_steps and not _stopped(state, recipe):
         length = min(recipe.log_every, recipe.num_steps - step)
@@ -204,12 +160,13 @@ def _train(
         state = state._replace(train=train_state)
         entry = {
             "step": step,
-            **{name: float(value) for name, value in metrics.loss._asdict().items()},
-            "gradient_norm": float(metrics.gradient_norm),
+            **{name: float(np.mean(value)) for name, value in metrics.loss._asdict().items()},
+            "gradient_norm": float(np.mean(metrics.gradient_norm)),
             "steps_per_second": length / clock.lap(),
         }
         if parts.validator and (step % recipe.eval_every == 0 or step == recipe.num_steps):
-            state, entry["validation_energy_distance"] = _evaluate(state, parts.validator)
+            state, value = _evaluate(state, parts.validator)
+            entry["validation_energy_distance"] = float(np.mean(value))
         history.append(entry)
         progress.update(step, recipe.num_steps, entry["total"])
         if run and (step % recipe.checkpoint_every == 0 or step == recipe.num_steps or _stopped(state, recipe)):
@@ -218,28 +175,33 @@ def _train(
     return state
 
 
-def _evaluate(state: LoopState, validator: Validator) -> tuple[LoopState, float]:
-    value = float(jnp.mean(validator.errors(state.train.average)))
-    if value < float(state.best_value):
-        best = jax.tree.map(jnp.copy, state.train.average)
-        return LoopState(state.train, best, jnp.array(value, jnp.float32), jnp.zeros((), jnp.int32)), value
-    return state._replace(evaluations_since_best=state.evaluations_since_best + 1), value
+def _evaluate(state: LoopState, validator: Validator) -> tuple[LoopState, Array]:
+    """Keep the averaged parameters where they are the best so far, each replica by itself."""
+    value = jnp.mean(validator.errors(state.train.average), axis=-1)  # scalar, or [replicas]
+    better = value < state.best_value
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - better.ndim)), new, old)
+
+    best = jax.tree.map(choose, state.train.average, state.best_params)
+    since = jnp.where(better, 0, state.evaluations_since_best + 1)
+    return LoopState(state.train, best, choose(value, state.best_value), since), value
 
 
 def _stopped(state: LoopState, recipe: Recipe) -> bool:
-    return recipe.patience is not None and int(state.evaluations_since_best) >= recipe.patience
+    return recipe.patience is not None and bool(np.all(state.evaluations_since_best >= recipe.patience))
 
 
 def _check_finite(metrics: Metrics, first: int, last: int) -> None:
-    bad = [name for name, value in metrics.loss._asdict().items() if not math.isfinite(value)]
-    if bad or not math.isfinite(metrics.gradient_norm):
+    bad = [name for name, value in metrics.loss._asdict().items() if not np.all(np.isfinite(value))]
+    if bad or not np.all(np.isfinite(metrics.gradient_norm)):
         raise FloatingPointError(
             f"Between steps {first} and {last} these became NaN or infinite: {', '.join(bad) or 'the gradient'}. "
             f"Lower learning_rate, or look for extreme values in the data; checkpoints before step {first} are kept."
         )
 
 
-def _fitted(
+def fitted_of(
     parts: Parts,
     state: LoopState,
     train: PerturbationData,
@@ -247,6 +209,7 @@ def _fitted(
     history: list[dict[str, Any]],
     workdir: pathlib.Path | None,
 ) -> Fitted:
+    """The model of a finished loop, in the user's units."""
     params, errors = state.train.average, {}
     if parts.validator:
         params = state.best_params
@@ -269,19 +232,3 @@ def _fitted(
         seed=parts.seed,
         workdir=workdir,
     )
-
-
-def _balanced_sample(key: Array, data: DeviceData) -> tuple[Array, Array]:
-    """Equally many cells of each condition, for the start: at most 256 each, about 8,192 in all."""
-    num_conditions = data.labels.shape[0]
-    cells = int(np.clip(8192 // num_conditions, 8, 256))
-    row = data.start[:, None] + jax.random.randint(key, (num_conditions, cells), 0, data.count[:, None])
-    return data.x[row.reshape(-1)], jnp.repeat(data.labels, cells, axis=0)
-
-
-def _make_kernel(recipe: Recipe, x: Array) -> kernels.Kernel:
-    if recipe.kernel == "energy":
-        return kernels.energy(recipe.beta)
-    make = {"gaussian": kernels.gaussian, "laplace": kernels.laplace, "imq": kernels.inverse_multiquadric}
-    median = kernels.median_bandwidth(jax.random.key(0), x)
-    return make[recipe.kernel](jnp.asarray(recipe.bandwidths) * median)

@@ -1,5 +1,6 @@
 """One training step and its scan: pure functions of state and data. No files, no config, no printing."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple, cast
 
@@ -74,11 +75,22 @@ def make_train_step(
     return step
 
 
+@functools.lru_cache(maxsize=32)
+def replicate(step: Callable, *, bootstrap: bool = False) -> Callable:
+    """The same step for many replicas: states with a leading axis, one data set.
+
+    With `bootstrap`, ``data.rows`` has the leading axis too: each replica draws from cells of its own.
+    """
+    own_rows = DeviceData(x=None, start=None, count=None, labels=None, rows=0)  # pyright: ignore[reportArgumentType]
+    return jax.vmap(step, in_axes=(0, own_rows if bootstrap else None))
+
+
+@functools.lru_cache(maxsize=32)  # a step that is run again, as by a second fit of its shapes, is not compiled again
 def make_train_steps(step: Callable, num_steps: int) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
     """`num_steps` steps in one compiled scan, state donated; metrics are means over the steps."""
 
     def steps(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
         state, metrics = jax.lax.scan(lambda carry, _: step(carry, data), state, None, length=num_steps)
-        return state, jax.tree.map(jnp.mean, metrics)
+        return state, jax.tree.map(lambda value: jnp.mean(value, axis=0), metrics)
 
     return jax.jit(steps, donate_argnums=0)

@@ -1,5 +1,6 @@
 """Energy distance on conditions that are never trained on, fast enough to be asked for while training."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -15,6 +16,18 @@ from pdae_jax.model import Model
 from pdae_jax.types import PerturbationData
 
 MAX_CELLS = 1000  # of a sample; a fixed random choice, so that evaluations of one run are comparable
+
+
+class Cases(NamedTuple):
+    """What is fixed of each validation condition; every field has one row a condition."""
+
+    noise_key: Array
+    x_source: Float[Array, "conditions m features"]  # in the model's units
+    weight_source: Float[Array, "conditions m"]
+    label_source: Float[Array, "conditions perturbations"]
+    label: Float[Array, "conditions perturbations"]
+    x: Float[Array, "conditions n features"]  # in the user's units
+    weight: Float[Array, "conditions n"]
 
 
 class Validator(NamedTuple):
@@ -39,39 +52,47 @@ def make_validator(
     out, to the control.
     """
     key_source, key_noise, key_cells = jax.random.split(key, 3)
-    control_cells = _choose(key_source, train.cells(train.control))
     sources = [(source or {}).get(name, train.control) for name in validation.conditions]
     drawn = {name: _resample(key_source, train.cells(name)) for name in sources}
     keys = jax.random.split(key_cells, validation.num_conditions)
     cells = [_choose(k, validation.cells(c)) for k, c in zip(keys, validation.conditions, strict=True)]
     size = max(len(c) for c in cells)
-    # padded rows weigh nothing: one compiled shape for all conditions
-    weights = jnp.asarray(np.stack([np.arange(size) < len(c) for c in cells]), dtype=jnp.float32)
-    x_true = jnp.asarray(np.stack([np.pad(c, ((0, size - len(c)), (0, 0))) for c in cells]))
-    scale = jnp.asarray(standardizer.scale)
-    x_source = jnp.asarray(np.stack([standardizer.forward(drawn[name]) for name in sources]).astype(np.float32))
-    label_source = jnp.asarray(np.stack([train.labels[train.index(name)] for name in sources]))
-    labels = jnp.asarray(validation.labels)
-    noise_keys = jax.random.split(key_noise, len(labels))
-
     counts = np.array([len(train.cells(name)) for name in sources])
-    # a cell that stands twice in a sample would count as a pair of distinct ones
-    source_weights = jnp.asarray(np.arange(MAX_CELLS) < counts[:, None], dtype=jnp.float32)
+    cases = Cases(
+        noise_key=jax.random.split(key_noise, len(cells)),
+        x_source=jnp.asarray(np.stack([standardizer.forward(drawn[name]) for name in sources]).astype(np.float32)),
+        # a cell that stands twice in a sample would count as a pair of distinct ones
+        weight_source=jnp.asarray(np.arange(MAX_CELLS) < counts[:, None], dtype=jnp.float32),
+        label_source=jnp.asarray(np.stack([train.labels[train.index(name)] for name in sources])),
+        label=jnp.asarray(validation.labels),
+        x=jnp.asarray(np.stack([np.pad(c, ((0, size - len(c)), (0, 0))) for c in cells])),
+        # padded rows weigh nothing: one compiled shape for all conditions
+        weight=jnp.asarray(np.stack([np.arange(size) < len(c) for c in cells]), dtype=jnp.float32),
+    )
+    units = jnp.asarray(standardizer.scale), jnp.asarray(standardizer.mean)
 
-    def distance(predicted: Array, y: Array, w: Array, source_weight: Array | None = None) -> Array:
-        return two_sample_statistic(predicted, y, kernels.energy(1.0), weights_x=source_weight, weights_y=w)
-
-    @jax.jit
     def errors(params: dict) -> Array:
-        def one(args: tuple) -> Array:
-            noise_key, x, source_weight, label_from, label, y, w = args
-            moved = model.translate(params, noise_key, x, label_from, label)
-            return distance(moved * scale + standardizer.mean, y, w, source_weight)
+        return _errors(model, params, cases, units)
 
-        return jax.lax.map(one, (noise_keys, x_source, source_weights, label_source, labels, x_true, weights))
-
-    control = jax.lax.map(lambda args: distance(jnp.asarray(control_cells), *args), (x_true, weights))
+    control_cells = jnp.asarray(_choose(key_source, train.cells(train.control)))
+    control = jax.lax.map(lambda case: _distance(control_cells, None, case[0], case[1]), (cases.x, cases.weight))
     return Validator(errors, np.asarray(control), validation.conditions)
+
+
+def _distance(predicted: Array, weight_predicted: Array | None, y: Array, weight: Array) -> Array:
+    return two_sample_statistic(predicted, y, kernels.energy(1.0), weights_x=weight_predicted, weights_y=weight)
+
+
+# of the model and not of the data, so that fits of one shape, as in a sweep, compile it once
+@functools.partial(jax.jit, static_argnums=0)
+def _errors(model: Model, params: dict, cases: Cases, units: tuple[Array, Array]) -> Array:
+    scale, mean = units
+
+    def one(case: Cases) -> Array:
+        moved = model.translate(params, case.noise_key, case.x_source, case.label_source, case.label)
+        return _distance(moved * scale + mean, case.weight_source, case.x, case.weight)
+
+    return jax.lax.map(one, cases)
 
 
 def _resample(key: Array, cells: np.ndarray) -> np.ndarray:

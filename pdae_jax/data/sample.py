@@ -18,6 +18,7 @@ class DeviceData(NamedTuple):
     start: Int[Array, " conditions"]  # first row of each condition
     count: Int[Array, " conditions"]  # rows of each condition
     labels: Float[Array, "conditions perturbations"]
+    rows: Int[Array, " cells"] | None = None  # rows of x to draw instead of all: a bootstrap sample of each condition
 
 
 def to_device(data: PerturbationData, x: Float[np.ndarray, "cells features"] | None = None) -> DeviceData:
@@ -30,6 +31,12 @@ def to_device(data: PerturbationData, x: Float[np.ndarray, "cells features"] | N
         count=jnp.asarray(counts, dtype=jnp.int32),
         labels=jnp.asarray(data.labels),
     )
+
+
+def bootstrap_rows(key: Array, data: DeviceData) -> Int[Array, " cells"]:
+    """As many cells of each condition as there are, drawn with replacement: for `DeviceData.rows`."""
+    condition = jnp.repeat(jnp.arange(len(data.count)), data.count, total_repeat_length=data.x.shape[0])
+    return data.start[condition] + jax.random.randint(key, condition.shape, 0, data.count[condition])
 
 
 def make_sampler(
@@ -50,7 +57,8 @@ def make_sampler(
             chosen = jax.random.choice(key_condition, num_conditions, (number,), replace=False)
         count = data.count[chosen][:, None]
         row = jax.random.randint(key_cell, (number, cells), 0, count)
-        return data.x[data.start[chosen][:, None] + row], data.labels[chosen]
+        row = data.start[chosen][:, None] + row
+        return data.x[row if data.rows is None else data.rows[row]], data.labels[chosen]
 
     def sample(key: Array, data: DeviceData) -> Batch:
         key_source, key_target = jax.random.split(key)

@@ -1,0 +1,135 @@
+"""From a recipe, data and a key to all that a loop needs: model, data on the device, step, state at step 0."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from pdae_jax import kernels
+from pdae_jax.data.sample import DeviceData, make_sampler, to_device
+from pdae_jax.fitted import Standardizer, build_model, make_standardizer, resolve_recipe
+from pdae_jax.model import Model
+from pdae_jax.objective import LossWeights
+from pdae_jax.optimizer import make_optimizer
+from pdae_jax.recipe import Recipe
+from pdae_jax.train import TrainState, init_state, make_train_step
+from pdae_jax.types import PerturbationData
+from pdae_jax.validate import Validator, make_validator
+
+
+class LoopState(NamedTuple):
+    """What a checkpoint holds: the training state, and the best parameters so far.
+
+    Of an ensemble every leaf has a leading axis of replicas.
+    """
+
+    train: TrainState
+    best_params: dict  # averaged parameters at the best evaluation; the initial ones before the first
+    best_value: Float[Array, "*replicas"]  # mean energy distance over the validation conditions there
+    evaluations_since_best: Int[Array, "*replicas"]
+
+
+class Parts(NamedTuple):
+    """What a recipe, data and a key define: everything `fit` needs, built without a side effect."""
+
+    recipe: Recipe
+    standardizer: Standardizer
+    model: Model
+    data: DeviceData
+    step: Callable
+    state: LoopState  # at step 0
+    validator: Validator | None
+    seed: int
+
+
+def step_of(state: LoopState) -> int:
+    """Steps taken; replicas step together."""
+    return int(np.ravel(state.train.step)[0])
+
+
+def prepare(
+    key: Array,
+    train: PerturbationData,
+    validation: PerturbationData | None,
+    recipe: Recipe,
+    source: Mapping[str, str] | None = None,
+) -> Parts:
+    """Model, data on the device, training step and initial state of a fit."""
+    recipe = resolve_recipe(recipe, train)
+    key_start, key_init, key_seed, key_validate = jax.random.split(key, 4)
+    standardizer = make_standardizer(train, recipe.standardize)
+    model = build_model(recipe, train, standardizer)
+    data = to_device(train, standardizer.forward(train.x).astype(np.float32))
+    x_start, label_start = _balanced_sample(key_start, data)
+    optimizer = _make_optimizer(recipe)
+    step = _make_step(recipe, model, optimizer, train.num_conditions, _bandwidths(recipe, x_start))
+    state = init_state(key_init, model, optimizer, x_start, label_start)
+    return Parts(
+        recipe=recipe,
+        standardizer=standardizer,
+        model=model,
+        data=data,
+        step=step,
+        state=LoopState(state, jax.tree.map(jnp.copy, state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32)),
+        validator=make_validator(key_validate, model, standardizer, train, validation, source) if validation else None,
+        seed=int(jax.random.randint(key_seed, (), 0, 2**31 - 1)),
+    )
+
+
+def _balanced_sample(key: Array, data: DeviceData) -> tuple[Array, Array]:
+    """Equally many cells of each condition, for the start: at most 256 each, about 8,192 in all."""
+    num_conditions = data.labels.shape[0]
+    cells = int(np.clip(8192 // num_conditions, 8, 256))
+    row = data.start[:, None] + jax.random.randint(key, (num_conditions, cells), 0, data.count[:, None])
+    return data.x[row.reshape(-1)], jnp.repeat(data.labels, cells, axis=0)
+
+
+def _bandwidths(recipe: Recipe, x: Array) -> tuple[float, ...] | None:
+    """Of the kernels that have some: multiples of the median distance."""
+    if recipe.kernel == "energy":
+        return None
+    median = float(kernels.median_bandwidth(jax.random.key(0), x))
+    return tuple(factor * median for factor in recipe.bandwidths)
+
+
+@functools.lru_cache(maxsize=64)
+def _make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    return make_optimizer(
+        recipe.num_steps,
+        learning_rate=recipe.learning_rate,
+        warmup_steps=recipe.warmup_steps,
+        clip_norm=recipe.clip_norm,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+@functools.lru_cache(maxsize=64)  # so that fits of one shape, as in a sweep or an ensemble, share what is compiled
+def _make_step(
+    recipe: Recipe,
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    num_conditions: int,
+    bandwidths: tuple[float, ...] | None,
+) -> Callable:
+    sample = make_sampler(
+        num_conditions,
+        num_sources=recipe.num_sources,
+        cells_per_source=recipe.cells_per_source,
+        num_targets=recipe.num_targets,
+        cells_per_target=recipe.cells_per_target,
+    )
+    make = {"gaussian": kernels.gaussian, "laplace": kernels.laplace, "imq": kernels.inverse_multiquadric}
+    return make_train_step(
+        model,
+        optimizer,
+        sample,
+        kernel=kernels.energy(recipe.beta) if bandwidths is None else make[recipe.kernel](jnp.asarray(bandwidths)),
+        form=recipe.form,
+        weights=LossWeights(**{name: getattr(recipe, name) for name in LossWeights._fields}),
+        average_decay=recipe.average_decay,
+    )
