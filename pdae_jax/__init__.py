@@ -4,6 +4,7 @@ from pdae_jax import kernels, losses
 from pdae_jax.data.load import from_anndata, from_arrays, from_frame, to_anndata
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out, hold_out_cells
+from pdae_jax.ensemble import Ensemble, fit_ensemble, load_ensemble
 from pdae_jax.evaluate import evaluate
 from pdae_jax.guarantee import check_guarantee
 from pdae_jax.loop import fit, load_run
@@ -15,6 +16,7 @@ from pdae_jax.two_sample_test import benjamini_hochberg, two_sample_test, two_sa
 from pdae_jax.types import PerturbationData
 
 __all__ = [
+    "Ensemble",
     "PerturbationData",
     "Recipe",
     "aggregated_test",
@@ -22,12 +24,14 @@ __all__ = [
     "check_guarantee",
     "evaluate",
     "fit",
+    "fit_ensemble",
     "from_anndata",
     "from_arrays",
     "from_frame",
     "hold_out",
     "hold_out_cells",
     "kernels",
+    "load_ensemble",
     "load_run",
     "losses",
     "make_model",

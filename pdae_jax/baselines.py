@@ -8,10 +8,10 @@ cells may fall below zero; they are clipped only where `floor` is given.
 import functools
 from collections.abc import Callable
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.predict import generator
 from pdae_jax.types import LabelLike, PerturbationData
 
 # Share of the variance that the principal components of `latent_additive` hold.
@@ -96,9 +96,8 @@ def linear_regression(
     Source cells are moved by the predicted mean minus the mean of the source CELLS, so that the samples have the
     mean that the regression predicts. Where labels are collinear: the solution with the smallest slopes.
     """
-    means, labels = condition_means(train), train.labels.astype(np.float64)
-    slopes = np.linalg.lstsq(labels - labels.mean(0), means - means.mean(0), rcond=None)[0]
-    predicted = means.mean(0) + (_vector(train, label) - labels.mean(0)) @ slopes
+    means = condition_means(train)
+    predicted = means.mean(0) + (_vector(train, label) - train.labels.mean(0, dtype=np.float64)) @ _slopes(train)
     start = source or train.control
     return _moved(key, train, start, predicted - means[train.index(start)], num_samples, floor)
 
@@ -130,11 +129,9 @@ def latent_additive(
         floor: clip below.
     """
     loadings = principal_components(train, latent_dim)  # [features, k]
-    means = condition_means(train)
-    differences = (means - means[train.index(train.control)]) @ loadings
-    matrix = np.linalg.lstsq(train.labels.astype(np.float64), differences, rcond=None)[0]
     start = source or train.control
-    shift = (_vector(train, label) - _vector(train, start)) @ matrix @ loadings.T
+    # least squares acts on every direction by itself: project the effects on the features onto the components
+    shift = (_vector(train, label) - _vector(train, start)) @ _effects(train) @ loadings @ loadings.T
     return _moved(key, train, start, shift, num_samples, floor)
 
 
@@ -194,6 +191,21 @@ def condition_means(train: PerturbationData) -> Float[np.ndarray, "conditions fe
 
 
 @functools.lru_cache(maxsize=1)
+def _slopes(train: PerturbationData) -> Float[np.ndarray, "perturbations features"]:
+    """Least squares with intercept of condition means on labels."""
+    means, labels = condition_means(train), train.labels.astype(np.float64)
+    return np.linalg.lstsq(labels - labels.mean(0), means - means.mean(0), rcond=None)[0]
+
+
+@functools.lru_cache(maxsize=1)
+def _effects(train: PerturbationData) -> Float[np.ndarray, "perturbations features"]:
+    """Least squares without intercept of the means' differences from the control on labels."""
+    means = condition_means(train)
+    differences = means - means[train.index(train.control)]
+    return np.linalg.lstsq(train.labels.astype(np.float64), differences, rcond=None)[0]
+
+
+@functools.lru_cache(maxsize=1)
 def _spectrum(train: PerturbationData) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, largest first, and eigenvectors of the covariance of the pooled, equally weighted conditions."""
     centre = condition_means(train).mean(axis=0)
@@ -214,11 +226,6 @@ def principal_components(
     if latent_dim < 1:
         raise ValueError(f"latent_dim={latent_dim}, but it must be at least 1.")
     return vectors[:, :latent_dim]
-
-
-def generator(key: Array) -> np.random.Generator:
-    """NumPy generator that starts from a typed JAX key: draws of any size without a compilation each."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
 
 
 def _moved(

@@ -5,7 +5,7 @@ Every number is a row; `summary_table` and `format_table`, and all figures, are 
 
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pdae_jax.baselines import BASELINES, condition_means, generator
+from pdae_jax.ensemble import Ensemble
 from pdae_jax.fitted import Fitted, check_same_columns
 from pdae_jax.guarantee import Verdict
 from pdae_jax.metrics import METRICS, Context, median_distance
@@ -42,8 +43,15 @@ class Request(NamedTuple):
 
     num_samples: int
     source: str | Mapping[str, str]
-    baselines: tuple[str, ...]
+    methods: Mapping[str, Callable]  # baselines and further ones
     metrics: tuple[str, ...]
+
+
+class KnownMeans(NamedTuple):
+    """All perturbed conditions of an evaluation: what a prediction could be mistaken for."""
+
+    labels: Float[np.ndarray, "conditions perturbations"]
+    means: Float[np.ndarray, "conditions features"]
 
 
 class Result(NamedTuple):
@@ -56,7 +64,7 @@ class Result(NamedTuple):
 
 
 def evaluate(
-    fitted: Fitted,
+    fitted: Fitted | Ensemble,
     test: PerturbationData,
     *,
     key: Array | None = None,
@@ -65,6 +73,7 @@ def evaluate(
     baselines: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     splits: Sequence[str] = ("test",),
+    methods: Mapping[str, Callable] | None = None,
     progress: bool | None = None,
 ) -> Any:
     """Compare predicted with true distributions: the model (``pdae``), baselines, and the ceiling ``oracle_half``.
@@ -74,7 +83,7 @@ def evaluate(
     recipe declares non-negative data, baselines are clipped at zero as the model is.
 
     Args:
-        fitted: what `fit` or `load_run` returned; baselines see its training conditions only.
+        fitted: what `fit`, `fit_ensemble` or `load_run` returned; baselines see its training conditions only.
         test: conditions with true cells. The control is skipped.
         key: typed PRNG key; default made of ``fitted.seed``.
         num_samples: cells predicted by every method, at most as many as its source has; also the most true cells
@@ -84,24 +93,28 @@ def evaluate(
         baselines: names of `baselines.BASELINES`; default all.
         metrics: names of `METRIC_NAMES`; default all.
         splits: of ``test``, ``validation`` (the fit's validation conditions, if any) and ``train`` (in-sample).
+        methods: further methods by name, each a function like those of `baselines.BASELINES`; called and tabled as
+            baselines are, with the same keys. ``{"compositional": fit_compositional(train, key=key).samples}``.
         progress: show a bar on stderr; None: if it is a terminal.
 
     Returns:
         A pandas DataFrame, one row per condition, method and metric: ``condition, split, method, metric, value,
         n_true, n_pred, seed``, then ``order`` (number of perturbations), ``in_training`` (the label was trained on),
         ``source``, ``bandwidth`` (of the MMD kernel, on its rows), and the verdict on the model's prediction:
-        ``verdict, identified, supported, tested`` as text, ``residual, outside`` as numbers.
+        ``verdict, identified, supported, tested`` as text, ``residual, outside, tested_error, source_disagreement,
+        replica_disagreement`` as numbers.
 
     Raises:
         ValueError: test data with other features or perturbations, without a perturbed condition, or with fewer
-            than two cells in one; an unknown name of a baseline, metric or split; `num_samples` below 2.
+            than two cells in one; an unknown name of a baseline, metric or split; a method with the name of another;
+            `num_samples` below 2.
     """
     import pandas as pd
 
     request = Request(
         num_samples=num_samples,
         source=source,
-        baselines=_known_names("baseline", baselines, tuple(BASELINES)),
+        methods=_methods(_known_names("baseline", baselines, tuple(BASELINES)), methods or {}),
         metrics=_known_names("metric", metrics, METRIC_NAMES),
     )
     splits = _known_names("split", splits, SPLITS)
@@ -117,7 +130,7 @@ def evaluate(
         for name in source:
             if name not in names:
                 raise KeyError(f"source names {name!r}, no condition of this evaluation; {nearest_names(name, names)}.")
-    known = [(case.label, _mean(case.cells)) for split, data in parts.items() if data for case in _cases(split, data)]
+    known = _known_means(parts)
     rows, bar = [], make_progress(progress, "evaluate", "condition")
     bar.update(0, len(cases), math.nan)
     for number, case in enumerate(cases, 1):
@@ -147,7 +160,7 @@ def _cases(split: str, data: PerturbationData) -> Iterator[Case]:
 
 
 def _rows(
-    key: Array, fitted: Fitted, case: Case, known: Sequence[tuple[np.ndarray, np.ndarray]], request: Request
+    key: Array, fitted: Fitted | Ensemble, case: Case, known: KnownMeans, request: Request
 ) -> list[dict[str, Any]]:
     """All rows of one condition."""
     key_true, key_model, key_baselines, key_ceiling, key_test = jax.random.split(key, 5)
@@ -160,9 +173,9 @@ def _rows(
     number = min(request.num_samples, _available(fitted.train, source))
     prediction = predict(fitted, case.label, key=key_model, num_samples=number, source=source)
     samples = {MODEL: prediction.samples}
-    for name in request.baselines:
+    for name, method in request.methods.items():
         # one key for all: the methods move the same control cells, which makes the comparison a paired one
-        samples[name] = BASELINES[name](
+        samples[name] = method(
             key_baselines,
             fitted.train,
             case.label,
@@ -178,18 +191,18 @@ def _rows(
     about = {
         "seed": fitted.seed,
         "order": int(np.count_nonzero(case.label)),
-        "in_training": any(np.allclose(label, case.label) for label in fitted.train.labels),
+        "in_training": bool(np.isclose(fitted.train.labels, case.label).all(axis=1).any()),
         "source": source,
         **_verdict_columns(prediction.verdict),
     }
     return [row for result in results for row in _result_rows(case, result, about, context.bandwidth)]
 
 
-def _start(baseline: str, source: str) -> str:
-    """Whose cells a baseline takes."""
-    if baseline in ("pool_all", "pseudobulk"):
+def _start(method: str, source: str) -> str:
+    """Whose cells a baseline or a further method takes."""
+    if method in ("pool_all", "pseudobulk"):
         return "all"
-    return "control" if baseline == "control" or source == "all" else source
+    return "control" if method == "control" or source == "all" else source
 
 
 def _available(train: PerturbationData, source: str) -> int:
@@ -214,13 +227,12 @@ def _result_rows(case: Case, result: Result, about: dict[str, Any], bandwidth: f
         }
 
 
-def _context(fitted: Fitted, case: Case, known: Sequence[tuple[np.ndarray, np.ndarray]], true: np.ndarray) -> Context:
+def _context(fitted: Fitted | Ensemble, case: Case, known: KnownMeans, true: np.ndarray) -> Context:
     train, means = fitted.train, condition_means(fitted.train)
-    others = [mean for label, mean in known if not np.allclose(label, case.label)]
     return Context(
         control_mean=means[train.index(train.control)],
         centroid=means[np.any(train.labels, axis=1)].mean(axis=0),
-        other_means=np.reshape(others, (-1, train.num_features)),
+        other_means=known.means[~np.isclose(known.labels, case.label).all(axis=1)],
         bandwidth=median_distance(true),
     )
 
@@ -256,12 +268,24 @@ def _verdict_columns(verdict: Verdict) -> dict[str, Any]:
         "supported": word[verdict.supported],
         "tested": word[verdict.assumption_tested],
         "residual": verdict.residual,
-        "outside": float("nan") if verdict.outside is None else verdict.outside,
+        **{
+            name: float("nan") if getattr(verdict, name) is None else getattr(verdict, name)
+            for name in ("outside", "tested_error", "source_disagreement", "replica_disagreement")
+        },
     }
 
 
-def _mean(cells: np.ndarray) -> np.ndarray:
-    return cells.mean(axis=0, dtype=np.float64)
+def _known_means(parts: Mapping[str, PerturbationData | None]) -> KnownMeans:
+    cases = [case for split, data in parts.items() if data for case in _cases(split, data)]
+    means = [case.cells.mean(axis=0, dtype=np.float64) for case in cases]
+    return KnownMeans(np.stack([case.label for case in cases]), np.stack(means))
+
+
+def _methods(baselines: Sequence[str], further: Mapping[str, Callable]) -> dict[str, Callable]:
+    for name in further:
+        if name in (MODEL, CEILING, *BASELINES):
+            raise ValueError(f"methods names {name!r}, which the table has already. Give the method another name.")
+    return {**{name: BASELINES[name] for name in baselines}, **further}
 
 
 def _known_names(what: str, names: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:

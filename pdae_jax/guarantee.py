@@ -9,7 +9,9 @@ r"""What may be claimed about a prediction: is it identified, is it supported, w
 """
 
 import dataclasses
+import functools
 import weakref
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -17,6 +19,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial import KDTree
 
+from pdae_jax.disagreement import replica_disagreement, source_disagreement
+from pdae_jax.ensemble import Ensemble
 from pdae_jax.fitted import Fitted
 from pdae_jax.types import LabelLike, PerturbationData, format_label
 
@@ -45,6 +49,10 @@ class Verdict:
     supported: bool | None = None  # outside <= MAX_OUTSIDE
     tested: tuple[str, ...] = ()  # combinations that were left out of training and predicted
     tested_error: float | None = None  # their energy distance, in shares of the control's
+    source_disagreement: float | None = (
+        None  # of predictions from different sources, in shares of the control's distance
+    )
+    replica_disagreement: float | None = None  # of the replicas of an ensemble, likewise
 
     @property
     def assumption_tested(self) -> bool:
@@ -94,12 +102,13 @@ class Verdict:
 
 
 def check_guarantee(
-    source: Fitted | PerturbationData, label: LabelLike, *, from_condition: str | None = None
+    source: Fitted | Ensemble | PerturbationData, label: LabelLike, *, from_condition: str | None = None
 ) -> Verdict:
     """What may be claimed about the prediction of a label.
 
     Args:
-        source: a fitted model; or training data alone, which decides identification before anything is trained.
+        source: a fitted model, or an ensemble of them; or training data alone, which decides identification before
+            anything is trained.
         label: ``"A+B"``, ``{"A": 1.0, "B": 0.5}``, a vector, or a condition's name.
         from_condition: whose cells are translated, for the support check; default the control.
 
@@ -112,32 +121,43 @@ def check_guarantee(
     verdict = _identification(train, vector, label if isinstance(label, str) else name)
     if isinstance(source, PerturbationData):
         return verdict
-    outside = _outside_share(source, identified_part(train, vector), from_condition or train.control)
-    tested = {c: e for c, e in source.validation_errors.items() if _order(source, c) > 1}
-    distance, control = (sum(e[name] for e in tested.values()) for name in ("pdae", "control"))
+    members = source.members if isinstance(source, Ensemble) else (source,)
+    start, identified = from_condition or train.control, identified_part(train, vector)
+    outside = float(np.mean([_outside_share(member, identified, start) for member in members]))
+    tested, error = _tested_error(members)
     return dataclasses.replace(
         verdict,
-        latent_rank=_latent_rank(source),
-        latent_dim=source.model.latent_dim,
+        latent_rank=min(_latent_rank(member) for member in members),
+        latent_dim=members[0].model.latent_dim,
         outside=outside,
         supported=outside <= MAX_OUTSIDE,
-        tested=tuple(tested),
-        # without a distance to bridge nothing was tested; U forms can be slightly negative
-        tested_error=max(distance, 0.0) / control if control > 0 else None,
+        tested=tested,
+        tested_error=error,
+        source_disagreement=float(np.mean([source_disagreement(member, identified, start) for member in members])),
+        replica_disagreement=replica_disagreement(members, identified, start) if len(members) > 1 else None,
     )
+
+
+def _tested_error(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float | None]:
+    """Left-out combinations, and their energy distance in shares of the control's."""
+    tested = tuple(c for c in members[0].validation_errors if _order(members[0], c) > 1)
+    errors = [member.validation_errors[c] for member in members for c in tested]
+    distance, control = (sum(error[name] for error in errors) for name in ("pdae", "control"))
+    # without a distance to bridge nothing was tested; U forms can be slightly negative
+    return tested, max(distance, 0.0) / control if control > 0 else None
 
 
 def identified_part(train: PerturbationData, label: Float[np.ndarray, " perturbations"]) -> np.ndarray:
     """Projection of a label onto the span of the training differences, seen from the control."""
     origin, differences = _differences(train)
-    weights = _min_norm(differences, label - origin)
+    weights = _min_norm(train, label - origin)
     return (origin + weights @ differences).astype(np.float32)
 
 
 def _identification(train: PerturbationData, label: np.ndarray, name: str) -> Verdict:
     origin, differences = _differences(train)
     target = label.astype(np.float64) - origin
-    weights = _min_norm(differences, target)
+    weights = _min_norm(train, target)
     length = np.linalg.norm(target)
     residual = float(np.linalg.norm(target - weights @ differences) / length) if length > 0 else 0.0
     return Verdict(
@@ -155,8 +175,16 @@ def _differences(train: PerturbationData) -> tuple[np.ndarray, np.ndarray]:
     return origin, labels - origin
 
 
-def _min_norm(differences: np.ndarray, target: np.ndarray) -> np.ndarray:
-    return np.linalg.lstsq(differences.T, target, rcond=1e-10)[0]
+def _min_norm(train: PerturbationData, target: np.ndarray) -> np.ndarray:
+    return _weights_of_targets(train) @ target
+
+
+# Thousands of labels may be asked of one training set: its SVD is computed once. The cache goes by identity
+# (PerturbationData is read-only) and holds the latest training set only.
+@functools.lru_cache(maxsize=1)
+def _weights_of_targets(train: PerturbationData) -> np.ndarray:
+    """Pseudoinverse ``[conditions, perturbations]``: a target to the minimum-norm weights of training differences."""
+    return np.linalg.pinv(_differences(train)[1].T, rcond=1e-10)
 
 
 def _latent_rank(fitted: Fitted) -> int:

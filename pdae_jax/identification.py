@@ -35,16 +35,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.linalg import orthogonal_procrustes
 
+from pdae_jax.alignment import Agreement, LatentMap, agreement, check_latents, fit_maps, pad, ratio
 from pdae_jax.data.simulate import Simulation
 from pdae_jax.data.store import load_data
 from pdae_jax.fitted import Fitted, check_same_columns
 from pdae_jax.types import PerturbationData
 
 MAP_CLASSES = ("affine", "whitened", "orthogonal")
-
-_NO_SPREAD = 1e-8  # of the largest variance: latents below this are switched off, and not blown up to unit variance
 
 
 class Truth(NamedTuple):
@@ -53,39 +51,6 @@ class Truth(NamedTuple):
     data: PerturbationData
     latents: Float[np.ndarray, "cells latent"]  # perturbed latents, row by row those of data.x
     shift_matrix: Float[np.ndarray, "perturbations latent"]  # W
-
-
-class LatentMap(NamedTuple):
-    """Learned latents to true ones, :math:`z M + b`; columns beyond the true latents should map to zero."""
-
-    matrix: Float[np.ndarray, "learned mapped"]
-    offset: Float[np.ndarray, " mapped"]
-
-    def apply(self, latents: np.ndarray) -> np.ndarray:
-        return latents @ self.matrix + self.offset
-
-
-class Maps(NamedTuple):
-    """The best map of each class, and the units that the learned latents came in."""
-
-    affine: LatentMap
-    whitened: LatentMap
-    orthogonal: LatentMap
-    base_sd: Float[np.ndarray, " learned"]  # principal, within conditions, largest first; all 1 for N(0, I)
-
-
-class Agreement(NamedTuple):
-    r"""How well mapped latents agree with the true ones, on cells that the map was not fitted to.
-
-    R2 is :math:`1 - \sum (\hat z - z)^2 / \sum (z - \bar z)^2`. Shifts between conditions count as variance, so it
-    is the larger the stronger the perturbations; within conditions it would be :math:`1 - \text{residual}^2`.
-    """
-
-    r2: float  # pooled over true latents
-    r2_by_latent: Float[np.ndarray, " latent"]  # NaN where a true latent is constant
-    residual: float  # root mean square over cells and true latents, in standard deviations of the base
-    residual_by_latent: Float[np.ndarray, " latent"]
-    excess: float  # root mean square of surplus learned latents, should be 0; 0 where there are none
 
 
 class ShiftAgreement(NamedTuple):
@@ -179,7 +144,7 @@ def compare_latents(
     Raises:
         ValueError: unequal numbers of rows, latents that are not finite, or too few cells.
     """
-    _check_latents(learned, true)
+    check_latents(learned, true)
     index = np.zeros(len(learned), dtype=np.int64) if condition_index is None else condition_index
     first, second = (
         _halves(np.arange(len(learned))) if fit_on is None else (np.flatnonzero(fit_on), np.flatnonzero(~fit_on))
@@ -208,75 +173,17 @@ def compare_shifts(
             f"{len(learned)} learned shifts and {len(true)} true ones. Pass one row per perturbation, in one order."
         )
     width = max(learned.shape[1], true.shape[1])
-    learned, true = _pad(learned.astype(np.float64), width), _pad(true.astype(np.float64), width)
+    learned, true = pad(learned.astype(np.float64), width), pad(true.astype(np.float64), width)
     lengths, learned_lengths = np.linalg.norm(true, axis=1), np.linalg.norm(learned, axis=1)
     gram = true @ true.T
-    error = _ratio(np.linalg.norm(learned - true), np.linalg.norm(true))
+    error = ratio(np.linalg.norm(learned - true), np.linalg.norm(true))
     return ShiftAgreement(
         error=float(error),
         r2=float(1.0 - error**2),
-        gram_error=float(_ratio(np.linalg.norm(learned @ learned.T - gram), np.linalg.norm(gram))),
-        error_by_perturbation=_ratio(np.linalg.norm(learned - true, axis=1), lengths),
-        cosine=_ratio(np.sum(learned * true, axis=1), lengths * learned_lengths),
-        length_error=_ratio(learned_lengths, lengths) - 1.0,
-    )
-
-
-def fit_maps(
-    learned: Float[np.ndarray, "cells learned"],
-    true: Float[np.ndarray, "_ latent"],
-    condition_index: Int[np.ndarray, " cells"],
-) -> Maps:
-    """The best map of each class; arguments and errors as in `compare_latents`."""
-    _check_latents(learned, true)
-    needed = max(learned.shape[1], true.shape[1]) + len(np.unique(condition_index)) + 1
-    if len(learned) < needed:
-        raise ValueError(
-            f"Maps from {learned.shape[1]} learned to {true.shape[1]} true latents would be fitted on {len(learned)} "
-            f"cells, which they could match by chance. Pass at least {2 * needed} cells of the training conditions, "
-            f"of which half are for the fit."
-        )
-    whiten, base_sd = _whitening(learned, condition_index)
-    rotation = orthogonal_map(learned @ whiten, true)
-    return Maps(
-        affine=affine_map(learned, true),
-        whitened=LatentMap(whiten @ rotation.matrix, rotation.offset),
-        orthogonal=orthogonal_map(learned, true),
-        base_sd=base_sd,
-    )
-
-
-def affine_map(learned: Float[np.ndarray, "cells learned"], true: Float[np.ndarray, "cells latent"]) -> LatentMap:
-    r""":math:`\arg\min_{B, b} \|\hat Z B + b - Z\|`, of smallest norm where learned latents are dependent."""
-    centre, target = learned.mean(axis=0), true.mean(axis=0)
-    matrix = np.linalg.lstsq(learned - centre, true - target, rcond=None)[0]
-    return LatentMap(matrix, target - centre @ matrix)
-
-
-def orthogonal_map(learned: Float[np.ndarray, "cells learned"], true: Float[np.ndarray, "cells latent"]) -> LatentMap:
-    r""":math:`\arg\min_{R, b} \|\hat Z R + b - Z\|`, `R` orthogonal; the narrower side is filled up with zeros.
-
-    With :math:`\hat Z^T Z = U S V^T` of the centred latents, :math:`R = U V^T` (Schoenemann 1966). With `k` true and
-    more learned latents the first `k` columns of the result are the true latents, the others stand for zeros.
-    """
-    width = max(learned.shape[1], true.shape[1])
-    centre, target = learned.mean(axis=0), true.mean(axis=0)
-    rotation = orthogonal_procrustes(_pad(learned - centre, width), _pad(true - target, width))[0]
-    matrix = rotation[: learned.shape[1]]
-    return LatentMap(matrix, np.pad(target, (0, width - len(target))) - centre @ matrix)
-
-
-def agreement(mapped: Float[np.ndarray, "cells mapped"], true: Float[np.ndarray, "cells latent"]) -> Agreement:
-    """Mapped latents against true ones, cell by cell; columns beyond the true ones against zero."""
-    latent_dim = true.shape[1]
-    squared, variance = np.mean((mapped[:, :latent_dim] - true) ** 2, axis=0), np.var(true, axis=0)
-    surplus = mapped[:, latent_dim:]
-    return Agreement(
-        r2=float(1.0 - _ratio(np.sum(squared), np.sum(variance))),
-        r2_by_latent=1.0 - _ratio(squared, variance),
-        residual=float(np.sqrt(np.mean(squared))),
-        residual_by_latent=np.sqrt(squared),
-        excess=float(np.sqrt(np.mean(surplus**2))) if surplus.size else 0.0,
+        gram_error=float(ratio(np.linalg.norm(learned @ learned.T - gram), np.linalg.norm(gram))),
+        error_by_perturbation=ratio(np.linalg.norm(learned - true, axis=1), lengths),
+        cosine=ratio(np.sum(learned * true, axis=1), lengths * learned_lengths),
+        length_error=ratio(learned_lengths, lengths) - 1.0,
     )
 
 
@@ -407,44 +314,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None or np.isnan(value) else f"{value:z.3f}"  # no minus before zero
 
 
-def _whitening(latents: np.ndarray, condition_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric map to identity covariance within conditions, and the standard deviations before it."""
-    _, index = np.unique(condition_index, return_inverse=True)
-    counts = np.bincount(index)
-    totals = np.zeros((len(counts), latents.shape[1]))
-    np.add.at(totals, index, latents)
-    residual = latents - (totals / counts[:, None])[index]
-    values, vectors = np.linalg.eigh(residual.T @ residual / (len(latents) - len(counts)))
-    values = np.maximum(values, 0.0)  # rounding
-    scale = np.sqrt(np.where(values > _NO_SPREAD * values.max(), values, 1.0))
-    return (vectors / scale) @ vectors.T, np.sqrt(values[::-1])
-
-
 def _halves(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # a fixed permutation: rows may alternate between conditions
     shuffled = np.random.default_rng(0).permutation(rows)
     return shuffled[: len(rows) // 2], shuffled[len(rows) // 2 :]
-
-
-def _pad(x: np.ndarray, width: int) -> np.ndarray:
-    return np.pad(x, ((0, 0), (0, width - x.shape[1])))
-
-
-def _ratio(numerator: Any, denominator: Any) -> Any:
-    """Quotient, NaN where the denominator is zero."""
-    positive = np.asarray(denominator) > 0
-    return np.where(positive, numerator, np.nan) / np.where(positive, denominator, 1.0)
-
-
-def _check_latents(learned: np.ndarray, true: np.ndarray) -> None:
-    if len(learned) != len(true):
-        raise ValueError(
-            f"{len(learned)} learned latents and {len(true)} true ones. Pass those of the same cells, in one order."
-        )
-    for name, latents in (("learned", learned), ("true", true)):
-        bad = np.flatnonzero(~np.isfinite(latents).all(axis=1))
-        if len(bad):
-            raise ValueError(
-                f"The {name} latents of {len(bad)} cells are not finite, the first in row {bad[0]}: {latents[bad[0]]}. "
-                f"Leave these cells out."
-            )

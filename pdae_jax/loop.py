@@ -126,11 +126,14 @@ def load_run(workdir: str | pathlib.Path) -> Fitted:
 
     Raises:
         FileNotFoundError: no run, or no checkpoint yet, in the folder.
+        ValueError: the run is an ensemble.
     """
     path = pathlib.Path(workdir)
     if not (path / folder.CONFIG_FILE).exists():
         raise FileNotFoundError(f"No run in {str(path)!r}: it has no {folder.CONFIG_FILE}. Pass the workdir of a fit.")
     identity = json.loads((path / folder.CONFIG_FILE).read_text())["identity"]
+    if "num_replicas" in identity:
+        raise ValueError(f"The run in {str(path)!r} is an ensemble. Read it with pdae_jax.load_ensemble.")
     train = load_data(path / folder.TRAIN_FILE)
     validation = load_data(path / folder.VALIDATION_FILE) if identity["data"]["validation"] else None
     key = jax.random.wrap_key_data(jnp.asarray(identity["key"], dtype=jnp.uint32))
@@ -177,7 +180,7 @@ def _train(
 
 def _evaluate(state: LoopState, validator: Validator) -> tuple[LoopState, Array]:
     """Keep the averaged parameters where they are the best so far, each replica by itself."""
-    value = jnp.mean(validator.errors(state.train.average), axis=-1)  # scalar, or [replicas]
+    value = jnp.mean(_errors(state, validator), axis=-1)  # scalar, or [replicas]
     better = value < state.best_value
 
     def choose(new: Array, old: Array) -> Array:
@@ -186,6 +189,18 @@ def _evaluate(state: LoopState, validator: Validator) -> tuple[LoopState, Array]
     best = jax.tree.map(choose, state.train.average, state.best_params)
     since = jnp.where(better, 0, state.evaluations_since_best + 1)
     return LoopState(state.train, best, choose(value, state.best_value), since), value
+
+
+def _errors(state: LoopState, validator: Validator) -> Array:
+    average, replicas = state.train.average, state.best_value.shape
+    if not replicas:
+        return validator.errors(average)
+    return jnp.stack([validator.errors(replica_of(average, r)) for r in range(replicas[0])])
+
+
+def replica_of(tree: Any, r: int) -> Any:
+    """One replica of a state or of parameters with a leading axis of replicas."""
+    return jax.tree.map(lambda leaf: leaf[r], tree)
 
 
 def _stopped(state: LoopState, recipe: Recipe) -> bool:

@@ -6,11 +6,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
+from pdae_jax.ensemble import Ensemble
 from pdae_jax.fitted import Fitted, zero_floor
 from pdae_jax.guarantee import Verdict, check_guarantee, identified_part
-from pdae_jax.types import LabelLike, format_label
+from pdae_jax.types import LabelLike, PerturbationData, format_label
 
 BATCH = 4096  # cells translated at once: fixes the memory, and one compiled shape serves every number of samples
 
@@ -24,10 +25,11 @@ class Prediction(NamedTuple):
     label: Float[np.ndarray, " perturbations"]
     source: str  # whose cells were translated
     verdict: Verdict
+    replica: Int[np.ndarray, " samples"] | None = None  # of an ensemble: which of its members made each sample
 
 
 def predict(
-    fitted: Fitted,
+    fitted: Fitted | Ensemble,
     label: LabelLike,
     *,
     key: Array,
@@ -37,7 +39,8 @@ def predict(
     """Predict the distribution of observations under a label, seen or unseen.
 
     Args:
-        fitted: what `fit` or `load_run` returned.
+        fitted: what `fit` or `load_run` returned; of an ensemble, the mixture of its members' laws is predicted, each
+            translating cells of its own, and the verdict says how far they differ.
         label: ``"A+B"``, ``{"A": 1.0, "B": 0.5}``, or a vector ``[perturbations]``.
         key: typed PRNG key: choice of source cells and decoder noise.
         num_samples: number of samples; default one per source cell.
@@ -55,16 +58,34 @@ def predict(
     train = fitted.train
     vector = train.label(label)
     source = resolve_source(fitted, vector, source)
-    name = label if isinstance(label, str) else _name(fitted, vector)
+    name = label if isinstance(label, str) else _name(train, vector)
     from_condition = train.control if source == "all" else source
     verdict = check_guarantee(fitted, label, from_condition=from_condition)
-    number = len(_source_rows(fitted, source)) if num_samples is None else num_samples
-    samples = np.empty((number, train.num_features), dtype=np.float32) if number > 0 else np.empty((0, 0))
-    filled = 0
-    for block in predict_batches(fitted, vector, key=key, num_samples=number, source=source):
-        samples[filled : filled + len(block)] = block
-        filled += len(block)
-    return Prediction(samples, train.features, name, vector, source, verdict)
+    rows = _source_rows(train, source)
+    number = len(rows) if num_samples is None else num_samples
+    if number < 1:
+        raise ValueError(f"num_samples={number}, but at least 1 sample must be asked for.")
+    members = fitted.members if isinstance(fitted, Ensemble) else (fitted,)
+    shares = _shares(key, rows, number, len(members))
+    samples, made_by = [], []
+    for m, (member, (own, size)) in enumerate(zip(members, shares, strict=True)):
+        key_member = jax.random.fold_in(key, m) if len(members) > 1 else key
+        samples += list(_batches(member, vector, key_member, size, own)) if size else []
+        made_by.append(np.full(size, m))
+    prediction = Prediction(np.concatenate(samples), train.features, name, vector, source, verdict)
+    if len(members) == 1:
+        return prediction
+    order = generator(key).permutation(number)  # so that any part of the samples is of the mixture too
+    return prediction._replace(samples=prediction.samples[order], replica=np.concatenate(made_by)[order])
+
+
+def _shares(key: Array, rows: np.ndarray, number: int, num_members: int) -> list[tuple[np.ndarray, int]]:
+    """Disjoint source cells for each member, as long as there are enough, and its number of samples."""
+    if num_members == 1:
+        return [(rows, number)]
+    shuffled = generator(jax.random.fold_in(key, num_members)).permutation(rows)
+    parts = [shuffled[m::num_members] for m in range(num_members)]
+    return [(p if len(p) else rows, len(range(m, number, num_members))) for m, p in enumerate(parts)]
 
 
 def predict_batches(
@@ -76,12 +97,19 @@ def predict_batches(
     """
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}, but at least 1 sample must be asked for.")
+    vector = fitted.train.label(label)
+    rows = _source_rows(fitted.train, resolve_source(fitted, vector, source))
+    return _batches(fitted, vector, key, num_samples, rows)
+
+
+def _batches(
+    fitted: Fitted, vector: np.ndarray, key: Array, num_samples: int, rows: np.ndarray
+) -> Iterator[Float[np.ndarray, "batch features"]]:
+    """Translated cells of the given rows."""
     train = fitted.train
-    vector = train.label(label)
-    rows = _source_rows(fitted, resolve_source(fitted, vector, source))
     target = jnp.asarray(identified_part(train, vector))
     key_rows, key_noise = jax.random.split(key)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key_rows)).ravel())
+    rng = generator(key_rows)
     queue = rng.permutation(rows)
     for number, first in enumerate(range(0, num_samples, BATCH)):
         size = min(BATCH, num_samples - first)
@@ -111,14 +139,13 @@ def _in_units(fitted: Fitted, x: np.ndarray) -> np.ndarray:
     return np.where(x <= zero_floor(fitted.standardizer), np.float32(0), np.maximum(samples, 0))
 
 
-def _source_rows(fitted: Fitted, source: str) -> np.ndarray:
-    train = fitted.train
+def _source_rows(train: PerturbationData, source: str) -> np.ndarray:
     if source == "all":
         return np.arange(train.num_cells)
     return np.flatnonzero(train.condition_index == train.index(source))
 
 
-def resolve_source(fitted: Fitted, label: Float[np.ndarray, " perturbations"], source: str) -> str:
+def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturbations"], source: str) -> str:
     """``"all"``, or the name of a training condition: what ``"control"`` and ``"nearest"`` stand for.
 
     The label itself is never its own nearest source: a prediction is not a reconstruction.
@@ -128,12 +155,17 @@ def resolve_source(fitted: Fitted, label: Float[np.ndarray, " perturbations"], s
         return train.control
     if source != "nearest":
         return source
-    shift = fitted.model.shift(fitted.params, jnp.asarray(train.labels), jnp.asarray(label))
+    first = fitted.members[0] if isinstance(fitted, Ensemble) else fitted
+    shift = first.model.shift(first.params, jnp.asarray(train.labels), jnp.asarray(label))
     distance = np.linalg.norm(np.asarray(shift), axis=1)
     distance[np.all(train.labels == label, axis=1)] = np.inf
     return train.conditions[int(np.argmin(distance))]
 
 
-def _name(fitted: Fitted, vector: np.ndarray) -> str:
-    train = fitted.train
+def _name(train: PerturbationData, vector: np.ndarray) -> str:
     return format_label(vector, train.perturbations, control=train.control, separator=train.separator)
+
+
+def generator(key: Array) -> np.random.Generator:
+    """NumPy generator that starts from a typed JAX key: draws of any size without a compilation each."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())

@@ -68,7 +68,8 @@ def prepare(
     x_start, label_start = _balanced_sample(key_start, data)
     optimizer = _make_optimizer(recipe)
     step = _make_step(recipe, model, optimizer, train.num_conditions, _bandwidths(recipe, x_start))
-    state = init_state(key_init, model, optimizer, x_start, label_start)
+    # jit: one program instead of a hundred small ones, each of which would be compiled by itself
+    state = jax.jit(init_state, static_argnums=(1, 2))(key_init, model, optimizer, x_start, label_start)
     return Parts(
         recipe=recipe,
         standardizer=standardizer,
@@ -81,6 +82,7 @@ def prepare(
     )
 
 
+@jax.jit
 def _balanced_sample(key: Array, data: DeviceData) -> tuple[Array, Array]:
     """Equally many cells of each condition, for the start: at most 256 each, about 8,192 in all."""
     num_conditions = data.labels.shape[0]

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from pdae_jax import folder, plots
 from pdae_jax.baselines import BASELINES
 from pdae_jax.data.load import to_anndata
 from pdae_jax.data.store import fingerprint, load_data, save_data
-from pdae_jax.evaluate import evaluate
+from pdae_jax.evaluate import MODEL, SPLITS, evaluate
 from pdae_jax.fitted import Fitted
 from pdae_jax.identification import identification_table, load_truth, measure_identification
 from pdae_jax.loop import load_run
@@ -28,6 +29,7 @@ FIGURE_FOLDER = "figures"
 CAPTION_FILE = "captions.json"  # caption -> figure, in the order of the report
 
 MOST_DETAILED = 3  # test conditions that get pictures of their own
+MOST_CONDITIONS = 40  # of a figure; of more, some evenly spaced
 _SHOWN_CELLS = 2000
 
 
@@ -83,7 +85,7 @@ def read_identification(workdir: str | pathlib.Path) -> Any:
 
 def write_evaluation(path: pathlib.Path, fitted: Fitted, test: PerturbationData, **options: Any) -> Any:
     """``evaluation.csv``: every method on the test and validation conditions, and on the training ones."""
-    table = evaluate(fitted, test, splits=("test", "validation", "train"), progress=True, **options)
+    table = evaluate(fitted, test, **{"splits": SPLITS, "progress": True, **options})
     temporary = path / f".{EVALUATION_FILE}.partial"
     table.to_csv(temporary, index=False)
     temporary.replace(path / EVALUATION_FILE)
@@ -95,7 +97,18 @@ def read_evaluation(workdir: str | pathlib.Path) -> Any:
     import pandas as pd
 
     names: Any = dict.fromkeys(("condition", "split", "method", "metric", "source", "verdict"), str)
-    numbers: Any = {name: [""] for name in ("value", "residual", "outside", "bandwidth")}
+    numbers: Any = {
+        name: [""]
+        for name in (
+            "value",
+            "residual",
+            "outside",
+            "tested_error",
+            "source_disagreement",
+            "replica_disagreement",
+            "bandwidth",
+        )
+    }
     path = pathlib.Path(workdir) / EVALUATION_FILE
     return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=numbers)
 
@@ -134,7 +147,7 @@ def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
     fitted, test = load_run(path), load_data(path / folder.TEST_FILE)
     table = read_evaluation(path)
     figures = {
-        "energy_distance": plots.condition_bars(table),
+        "energy_distance": plots.condition_bars(_some_conditions(table)),
         "loss": plots.loss_curves(fitted.history),
         "latent": _latent_figure(fitted),
     }
@@ -188,8 +201,21 @@ def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
     )
 
 
+def _some_conditions(table: Any) -> Any:
+    """The table with at most `MOST_CONDITIONS` test conditions, from those predicted best to those predicted worst."""
+    ranked = table[(table["split"] == "test") & (table["method"] == MODEL) & (table["metric"] == "energy_distance")]
+    names = [str(name) for name in ranked.sort_values("value")["condition"].unique()]
+    return table[table["condition"].isin(_evenly_spaced(names))]
+
+
+def _evenly_spaced(names: Sequence[str]) -> list[str]:
+    """At most `MOST_CONDITIONS` of the names, with the first and the last."""
+    rows = np.linspace(0, len(names) - 1, min(len(names), MOST_CONDITIONS)).astype(int)
+    return [str(names[row]) for row in rows]
+
+
 def _latent_figure(fitted: Fitted) -> Any:
-    train = fitted.train
+    train = fitted.train.select(_evenly_spaced(fitted.train.conditions))
     latents = fitted.encode(train.x)
     centres = np.stack([latents[train.condition_index == e].mean(axis=0) for e in range(train.num_conditions)])
     return plots.latent_space(latents, train.condition_index, train.conditions, centres=centres)

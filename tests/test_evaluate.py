@@ -11,6 +11,8 @@ from pdae_jax.data.simulate import design, simulate
 from pdae_jax.evaluate import METRIC_NAMES, evaluate
 from pdae_jax.loop import fit
 from pdae_jax.losses import energy_distance
+from pdae_jax.plots import condition_bars
+from pdae_jax.summary import COMPARED, format_table, summary_table
 from pdae_jax.types import PerturbationData
 
 evaluate_module = importlib.import_module("pdae_jax.evaluate")
@@ -145,6 +147,24 @@ def test_the_key_decides_and_other_conditions_do_not(world, table):
     assert (values(other)["pdae"] != values(default)["pdae"]).all()
 
 
+def test_further_methods_are_rows_like_baselines(world):
+    fitted, test = world
+    mine = {"mine": BASELINES["additive"], "everybody": BASELINES["pool_all"]}
+    table = evaluate(fitted, test, methods=mine, **FEW)
+    assert list(dict.fromkeys(table["method"])) == ["pdae", *BASELINES, *mine, "oracle_half"]
+    # the same key and the same cells as the baseline that it is
+    np.testing.assert_array_equal(values(table)["mine"], values(table)["additive"])
+    summary = summary_table(table)
+    assert summary.attrs["best_baseline"] in COMPARED
+    assert summary.loc["mine", "ratio"] == summary.loc["additive", "ratio"]
+    assert "\neverybody " in format_table(table)
+    shown = condition_bars(table).legends[0].get_texts()
+    assert {"mine", "everybody"} <= {text.get_text() for text in shown}
+    alone = evaluate(fitted, test, baselines=[], methods={"mine": mine["mine"]}, **FEW)
+    assert set(alone["method"]) == {"pdae", "mine", "oracle_half"}
+    np.testing.assert_array_equal(values(alone)["mine"], values(table)["mine"])
+
+
 def test_trained_conditions_among_the_test_data_are_marked(world):
     fitted, _ = world
     fresh = dataclasses.replace(fitted.train.select(["control", "p1"]))
@@ -199,6 +219,8 @@ def rename(data: PerturbationData, **changes) -> PerturbationData:
         (lambda d: d.select([]), {}, ValueError, "no perturbed condition"),
         (lambda d: d, {"baselines": ["addtive"]}, ValueError, "Unknown baseline 'addtive'. Pass some of .*, additive,"),
         (lambda d: d, {"metrics": ["energy"]}, ValueError, "Unknown metric 'energy'.*p_value"),
+        (lambda d: d, {"methods": {"additive": print}}, ValueError, "methods names 'additive', which the table has"),
+        (lambda d: d, {"methods": {"pdae": print}}, ValueError, "methods names 'pdae'"),
         (lambda d: d, {"splits": ["tests"]}, ValueError, "Unknown split 'tests'"),
         (lambda d: d, {"splits": "test"}, TypeError, r"splits='test' is a string. Pass a list of names, \['test'\]"),
         (lambda d: d, {"num_samples": 1}, ValueError, "num_samples=1"),

@@ -1,8 +1,10 @@
 """The scripts beside run.py, as people call them: a sweep, and what is asked of one of its runs."""
 
+import functools
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import anndata
@@ -81,3 +83,42 @@ def test_check_lists_the_doubles_that_were_not_trained_on(sweep):
     for lines in (trained, designed):
         assert [line.split(":")[0] for line in lines] == ["p0+p2", "p1+p2", "2 labels"]
     assert designed[-1] == "2 labels: 2 identified"
+
+
+def test_time_to_quality_stops_the_clock_while_it_judges():
+    from experiments.benchmarks import time_to_quality as bench
+
+    def measured(**limits):
+        distances = iter([0.4, 0.2, 0.1, 0.05])
+        advance = functools.partial(next, iter([1] * 100))
+        contender = bench.Contender(advance, lambda x, label: x)
+        return bench.measure(lambda: contender, lambda _: time.sleep(0.1) or next(distances), **limits)
+
+    begin = time.perf_counter()
+    points = measured(target=0.1)
+    assert time.perf_counter() - begin > 0.3 and points[-1].seconds < 0.1
+    assert [p.energy_distance for p in points] == [0.4, 0.2, 0.1] and points[-1].step == 3
+    assert measured(max_steps=2)[-1].step == 2
+    curves = {"ours": [bench.Point(2.0, 1, 0.04)], "pytorch": [bench.Point(60.0, 1, 0.3), bench.Point(90.0, 2, 0.1)]}
+    assert bench.ratio_of(curves, 0.05) == (45.0, True) and bench.ratio_of(curves, 0.3) == (30.0, False)
+
+
+def test_the_pytorch_reference_learns_and_leaves_the_random_state_alone():
+    torch = pytest.importorskip("torch")
+    from experiments.benchmarks import torch_reference as reference
+
+    torch.set_num_threads(1)  # threads that wait for a busy core take thirty times as long
+    torch.manual_seed(0)
+    setting = reference.Setting(2, 1, 1, 1, (16,), (16,))
+    networks = reference.make_networks(setting)
+    labels = (torch.arange(400) % 2)[:, None].float()
+    x = torch.randn(400, 2) + 3 * labels
+    step = reference.make_step(networks, x, labels, 16)
+    first = sum(float(step()) for _ in range(20))
+    for _ in range(260):
+        step()
+    assert sum(float(step()) for _ in range(20)) < 0.7 * first
+    before = torch.get_rng_state()
+    moved = reference.translate(networks, x[labels[:, 0] == 0], torch.ones(1))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.testing.assert_close(moved.mean(0), torch.full((2,), 3.0), atol=1.0, rtol=0)

@@ -8,20 +8,17 @@ import pytest
 from scipy.stats import ortho_group
 
 import pdae_jax
+from pdae_jax.alignment import affine_map, agreement, fit_maps, orthogonal_map
 from pdae_jax.data.simulate import simulate
 from pdae_jax.fitted import Fitted, make_standardizer
 from pdae_jax.identification import (
     MAP_CLASSES,
-    affine_map,
-    agreement,
     compare_latents,
     compare_shifts,
-    fit_maps,
     format_identification,
     identification_table,
     load_truth,
     measure_identification,
-    orthogonal_map,
     save_truth,
     truth_of,
 )

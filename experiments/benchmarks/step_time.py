@@ -72,7 +72,8 @@ def make_grouped_step(model: Model, optimizer: optax.GradientTransformation, bat
         shift = model.shift(params, labels[group][None], labels[:, None])
         decoded = model.decode(params, key_decode, latent[None] + shift)
         score = losses.grouped_score(decoded, x, group, kernel)
-        return score + objective.reconstruction_score(params, model, key_reconstruct, latent, x, kernel)
+        twice = model.decode(params, key_reconstruct, jnp.broadcast_to(latent, (2, *latent.shape)))
+        return score + objective.reconstruction_score(twice[:, None], x[None], kernel)
 
     def step(carry, data):
         params, opt_state, key = carry

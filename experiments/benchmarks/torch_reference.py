@@ -1,4 +1,4 @@
-r"""The published loss in plain eager PyTorch, written from its equations: what step_time.py compares with.
+r"""The published loss in plain eager PyTorch, from its equations: what step_time and time_to_quality compare with.
 
 Ungrouped: every row :math:`i` of a batch of :math:`B` is a target of its own, so all :math:`B \times B` pairs
 (source j, label of i) are decoded, each with fresh noise, and each row pays for :math:`B^2` distances:
@@ -89,10 +89,62 @@ def make_loss(
     return loss_fn
 
 
+class Networks(NamedTuple):
+    """What the published algorithm trains."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    shift: nn.Parameter  # [perturbations, latent]
+    noise_dim: int
+
+
+def make_networks(setting: Setting) -> Networks:
+    """Plain MLPs from PyTorch's random start, shifts of about unit length."""
+    return Networks(
+        encoder=mlp(setting.num_features, setting.encoder_hidden, setting.latent_dim),
+        decoder=mlp(setting.latent_dim + setting.noise_dim, setting.decoder_hidden, setting.num_features),
+        shift=nn.Parameter(torch.randn(setting.num_perturbations, setting.latent_dim) / setting.latent_dim**0.5),
+        noise_dim=setting.noise_dim,
+    )
+
+
+def make_step(networks: Networks, x: Tensor, labels: Tensor, batch_size: int = 128) -> Callable[[], Tensor]:
+    """One call is one Adam step on a batch of rows of the data, and returns the loss.
+
+    Args:
+        networks: trained in place.
+        x: cells, ``[cells, features]``.
+        labels: of each cell, ``[cells, perturbations]``.
+        batch_size: rows B of a batch.
+    """
+    encoder, decoder, shift, noise_dim = networks
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters(), shift], lr=1e-3)
+    loss_fn = make_loss(encoder, decoder, shift, noise_dim)
+
+    def step() -> Tensor:
+        rows = torch.randint(len(x), (batch_size,))
+        optimizer.zero_grad()
+        loss = loss_fn(x[rows], labels[rows])
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
+
+
+@torch.no_grad()
+def translate(networks: Networks, x: Tensor, difference: Tensor, seed: int = 0) -> Tensor:
+    """Cells moved by a difference of labels ``[perturbations]``; the random state of the training is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        noise = torch.randn(len(x), networks.noise_dim)
+    return networks.decoder(torch.cat([networks.encoder(x) + difference @ networks.shift, noise], dim=-1))
+
+
 def make_torch_step(
     setting: str, batch_size: int = 128, *, num_rows: int = 4096, seed: int = 0
 ) -> Callable[[], Tensor]:
-    """One call is one Adam step on a batch drawn from random data; it returns the loss.
+    """The step of a setting on random data: the time does not depend on the values.
 
     Args:
         setting: a key of `SETTINGS`.
@@ -104,21 +156,7 @@ def make_torch_step(
     torch.manual_seed(seed)
     x = torch.randn(num_rows, s.num_features)
     labels = torch.randint(0, 2, (num_rows, s.num_perturbations)).float()
-    encoder = mlp(s.num_features, s.encoder_hidden, s.latent_dim)
-    decoder = mlp(s.latent_dim + s.noise_dim, s.decoder_hidden, s.num_features)
-    shift = nn.Parameter(torch.randn(s.num_perturbations, s.latent_dim) / s.latent_dim**0.5)
-    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters(), shift], lr=1e-3)
-    loss_fn = make_loss(encoder, decoder, shift, s.noise_dim)
-
-    def step() -> Tensor:
-        rows = torch.randint(num_rows, (batch_size,))
-        optimizer.zero_grad()
-        loss = loss_fn(x[rows], labels[rows])
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return step
+    return make_step(make_networks(s), x, labels, batch_size)
 
 
 def time_step(step: Callable[[], object], *, repeats: int = 10, seconds: float = 3.0) -> float:
@@ -136,15 +174,20 @@ def time_step(step: Callable[[], object], *, repeats: int = 10, seconds: float =
     return 1000 * min(times)
 
 
-def time_torch_step(setting: str, batch_size: int = 128) -> tuple[float, int]:
-    """Ms per step and the number of threads, one or all, at which PyTorch was faster."""
+def fastest_threads(make: Callable[[], Callable[[], object]], *, seconds: float = 3.0) -> tuple[float, int]:
+    """Ms per step, and the number of threads, one or all, at which PyTorch was faster; `make` returns a new step."""
     all_threads = torch.get_num_threads()
     timed = []
     for threads in sorted({1, all_threads}):
         torch.set_num_threads(threads)
-        timed.append((time_step(make_torch_step(setting, batch_size)), threads))
+        timed.append((time_step(make(), seconds=seconds), threads))
     torch.set_num_threads(all_threads)
     return min(timed)
+
+
+def time_torch_step(setting: str, batch_size: int = 128) -> tuple[float, int]:
+    """Ms per step and the number of threads, one or all, at which PyTorch was faster."""
+    return fastest_threads(lambda: make_torch_step(setting, batch_size))
 
 
 def main() -> None:

@@ -31,6 +31,8 @@ class World:
     noise_scale: float
     perturbations: tuple[str, ...]
     features: tuple[str, ...]
+    # latent shift of each pair beyond the sum of its parts; zero where effects add up, as the model assumes
+    interactions: Float[np.ndarray, "perturbations perturbations latent"] | None = None
 
     @property
     def latent_dim(self) -> int:
@@ -40,14 +42,21 @@ class World:
         return parse_label(spec, self.perturbations)
 
     def sample_latent(self, key: Array, label: LabelLike, n: int) -> Float[Array, "n latent"]:
-        """Perturbed latents `z + W a` under a label."""
+        """Perturbed latents `z + W a` under a label, interactions added."""
         key_base, key_mode = jax.random.split(key)
         z = jax.random.normal(key_base, (n, self.latent_dim))
         if self.base == "mixture":
             # two modes along the first axis, unit variance overall
             side = jnp.where(jax.random.bernoulli(key_mode, 0.5, (n,)), 1.0, -1.0)
             z = z.at[:, 0].set(0.8 * side + 0.6 * z[:, 0])
-        return z @ self.base_scale.T + self.label(label) @ self.shift_matrix
+        return z @ self.base_scale.T + self.shift(label)
+
+    def shift(self, label: LabelLike) -> Float[np.ndarray, " latent"]:
+        """Latent shift of a label: `W a`, and the interactions of its pairs."""
+        a = self.label(label)
+        if self.interactions is None:
+            return a @ self.shift_matrix
+        return a @ self.shift_matrix + np.einsum("i,j,ijk->k", a, a, self.interactions)
 
     def observe(self, key: Array, latent: Float[Array, "n latent"]) -> Float[Array, "n features"]:
         """Observations of given latents: mixing, then observation noise."""
@@ -92,6 +101,7 @@ def simulate(
     shift_scale: float = 1.5,
     noise: str = "none",
     noise_scale: float = 0.1,
+    interaction: float = 0.0,
 ) -> Simulation:
     """Draw a world and a data set from it.
 
@@ -109,6 +119,8 @@ def simulate(
         shift_scale: typical length of one perturbation's latent shift, in standard deviations of the base.
         noise: ``none``, ``gaussian`` (sd `noise_scale`) or ``counts`` (log1p of over-dispersed counts).
         noise_scale: sd, or dispersion of the counts.
+        interaction: length of each pair's latent shift beyond the sum of its parts, in shares of `shift_scale`; above
+            0 the assumption of the model is violated.
 
     Raises:
         ValueError: an unknown base, mixing or noise, or impossible dimensions.
@@ -125,6 +137,7 @@ def simulate(
         noise_scale=noise_scale,
         perturbations=perturbations,
         features=tuple(f"x{i}" for i in range(observed_dim)),
+        interactions=_interactions(key_shift, num_perturbations, latent_dim, interaction * shift_scale),
     )
     chosen = design(perturbations, singles=1.0, doubles=1.0) if labels is None else labels
     rows = [world.label(label) for label in chosen]
@@ -187,6 +200,17 @@ def _shift_matrix(key: Array, num_perturbations: int, latent_dim: int, scale: fl
     directions = rotations.reshape(blocks * latent_dim, latent_dim)[:num_perturbations]
     length = jax.random.uniform(key_length, (num_perturbations, 1), minval=0.75, maxval=1.25)
     return np.asarray(scale * length * directions)
+
+
+def _interactions(key: Array, num_perturbations: int, latent_dim: int, length: float) -> np.ndarray | None:
+    """A random direction for each pair, all of one length."""
+    if not length:
+        return None
+    shape = (num_perturbations, num_perturbations, latent_dim)
+    direction = np.array(jax.random.normal(jax.random.fold_in(key, 1), shape))
+    direction *= length / np.linalg.norm(direction, axis=-1, keepdims=True)
+    direction[np.tril_indices(num_perturbations)] = 0.0  # a pair counts once, a perturbation has none with itself
+    return direction
 
 
 def _base_scale(key: Array, base: str, latent_dim: int) -> np.ndarray:

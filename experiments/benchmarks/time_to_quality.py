@@ -1,0 +1,308 @@
+r"""Held-out energy distance against wall-clock: ours, and the published algorithm in eager PyTorch, on the same data.
+
+    make bench SCRIPT=time_to_quality                                      # 11 minutes at most
+    python experiments/benchmarks/time_to_quality.py --seeds=10,11 --torch_seconds=60
+
+The world is that of ``experiments/configs/simulated.py``: 10 features, 4 latents, 10 training conditions, 5 held out.
+Judged is the mean over the held-out conditions of the energy distance (U form) between 2,000 translated control cells
+and the true cells, computed by one function for both sides. Held-out conditions only judge: nothing is chosen by them.
+
+Each side has a process of its own, one after the other. Its clock starts when the data are in memory and the libraries
+are imported, and stands still while predictions are judged; it counts building, compiling and training.
+
+``ours`` is the library's step on a recipe made for speed: small networks, few cells per source, a short schedule; the
+averaged parameters predict. XLA compiles at optimisation level 1, in two thirds of the time; the steps are as fast.
+``pytorch`` is the ungrouped loss on batches of 128 rows, plain ReLU networks from a random start, Adam at 1e-3, with
+one thread or all, whichever is faster (found before its clock starts); its last parameters predict.
+
+Both are judged whenever 5 % more steps are done, ours at the end of a compiled chunk of 25 steps. The ratio is that of
+the times at which the target was first met; "more than" where PyTorch had not met it when its time was up.
+"""
+
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from experiments.configs import simulated
+from pdae_jax import baselines, build, losses
+from pdae_jax.data.store import load_data, save_data
+from pdae_jax.fitted import make_standardizer
+from pdae_jax.panels import BLUE, GREY, ORANGE, VERMILION, clean
+from pdae_jax.prepare import prepare
+from pdae_jax.recipe import Recipe
+from pdae_jax.train import make_train_steps
+from pdae_jax.types import PerturbationData
+
+CHUNK = 25
+NUM_CELLS = 2000  # control cells that are translated
+FAST = {
+    "latent_dim": 4,
+    "noise_dim": 4,
+    "hidden": [64, 64],
+    "cells_per_source": 8,
+    "num_steps": 1000,
+    "learning_rate": 5e-3,
+    "average_decay": 0.99,
+}
+COLOURS = {"ours": BLUE, "pytorch": VERMILION}
+
+SEEDS = flags.DEFINE_list("seeds", ["10"], "worlds")
+TARGET = flags.DEFINE_float("target", 0.05, "mean held-out energy distance to reach")
+TORCH_SECONDS = flags.DEFINE_float("torch_seconds", 600.0, "what PyTorch is given")
+RECIPE = flags.DEFINE_string("recipe", json.dumps(FAST), "of ours: JSON, fields of pdae_jax.Recipe")
+XLA_FLAGS = flags.DEFINE_string("xla_flags", "--xla_backend_optimization_level=1", "of ours")
+OUT = flags.DEFINE_string("out", "runs/bench/time_to_quality.csv", "table; the plot is put beside it")
+WORKER = flags.DEFINE_enum("worker", None, ["ours", "pytorch"], "measure this side (the script calls itself)")
+FOLDER = flags.DEFINE_string("folder", None, "of a worker: data, and where its curve goes")
+
+
+class Task(NamedTuple):
+    """Data in memory, and what judges."""
+
+    train: PerturbationData
+    test: PerturbationData
+    seed: int
+
+
+# cells [n, features] and a label [perturbations] -> cells at that label, both in the user's units
+Translate = Callable[[Float[np.ndarray, "n d"], Float[np.ndarray, " perturbations"]], Float[np.ndarray, "n d"]]
+
+
+class Contender(NamedTuple):
+    advance: Callable[[], int]  # trains, waits for it and says for how many steps
+    translate: Translate
+
+
+class Point(NamedTuple):
+    seconds: float
+    step: int
+    energy_distance: float
+
+
+def held_out_distance(task: Task, translate: Translate) -> float:
+    """Mean over the held-out conditions of the energy distance of translated control cells to the true ones."""
+    x = task.train.cells(task.train.control)[:NUM_CELLS]
+    distances = [
+        losses.energy_distance(translate(x, task.test.label(name)), task.test.cells(name))
+        for name in task.test.conditions
+    ]
+    return float(np.mean([float(distance) for distance in distances]))
+
+
+def measure(
+    make: Callable[[], Contender],
+    judge: Callable[[Translate], float],
+    *,
+    max_steps: float = np.inf,
+    max_seconds: float = np.inf,
+    target: float = -np.inf,
+) -> list[Point]:
+    """The curve of a contender, until a limit or the target is met; time for judging is not counted."""
+    begin = time.perf_counter()
+    judging = 0.0
+    contender = make()
+    points, step, due = [], 0, 1.0
+    while step < max_steps:
+        step += contender.advance()
+        now = time.perf_counter()
+        seconds = now - begin - judging
+        last = step >= max_steps or seconds >= max_seconds
+        if step < due and not last:
+            continue
+        due = 1.05 * step
+        points.append(Point(seconds, step, judge(contender.translate)))
+        judging += time.perf_counter() - now
+        if last or points[-1].energy_distance <= target:
+            break
+    return points
+
+
+def make_ours(task: Task, recipe: Recipe) -> Contender:
+    parts = prepare(jax.random.key(task.seed), task.train, None, recipe)
+    steps = make_train_steps(parts.step, CHUNK)
+    state = parts.state.train
+    move = jax.jit(parts.model.translate)
+
+    def advance() -> int:
+        nonlocal state
+        state, metrics = steps(state, parts.data)
+        jax.block_until_ready(metrics)
+        return CHUNK
+
+    def translate(x, label):
+        x = parts.standardizer.forward(x).astype(np.float32)
+        moved = move(state.average, jax.random.key(0), x, jnp.zeros_like(label), label)
+        return parts.standardizer.backward(np.asarray(moved))
+
+    return Contender(advance, translate)
+
+
+def make_pytorch(task: Task) -> Contender:
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from experiments.benchmarks import torch_reference as reference
+
+    torch.manual_seed(task.seed)
+    standardizer = make_standardizer(task.train, "feature")
+    networks = reference.make_networks(reference.SETTINGS["10-d"])
+    x_train = torch.from_numpy(standardizer.forward(task.train.x).astype(np.float32))
+    step = reference.make_step(networks, x_train, torch.from_numpy(task.train.labels[task.train.condition_index]))
+
+    def advance() -> int:
+        step()
+        return 1
+
+    def translate(x, label):  # from the control, whose label is zero
+        x = torch.from_numpy(standardizer.forward(x).astype(np.float32))
+        return standardizer.backward(reference.translate(networks, x, torch.from_numpy(label)).numpy())
+
+    return Contender(advance, translate)
+
+
+def work(side: str, folder: pathlib.Path, seed: int) -> None:
+    """One side in this process; its curve goes to the folder."""
+    task = Task(load_data(folder / "train.npz"), load_data(folder / "test.npz"), seed)
+
+    def judge(translate: Translate) -> float:
+        return held_out_distance(task, translate)
+
+    if side == "ours":
+        recipe = Recipe.from_dict(json.loads(RECIPE.value))
+        points = measure(lambda: make_ours(task, recipe), judge, max_steps=recipe.num_steps)
+    else:
+        import torch  # pyright: ignore[reportMissingImports]
+
+        from experiments.benchmarks.torch_reference import fastest_threads
+
+        ms, threads = fastest_threads(lambda: make_pytorch(task).advance)
+        torch.set_num_threads(threads)
+        print(f"pytorch: {ms:.0f} ms per step on {threads} thread(s)", flush=True)
+        points = measure(lambda: make_pytorch(task), judge, max_seconds=TORCH_SECONDS.value, target=TARGET.value)
+    (folder / f"{side}.json").write_text(json.dumps(points))
+
+
+def run_world(seed: int) -> tuple[dict[str, list[Point]], dict[str, float]]:
+    """Curves of both sides, and the energy distances of the baselines."""
+    config = simulated.get_config()
+    config.seed = seed
+    experiment = build.experiment(config)
+    task = Task(experiment.train, experiment.test, seed)
+    lines = {name: baseline_distance(task, name) for name in ("control", "additive", "linear_regression")}
+    curves = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        save_data(folder / "train.npz", task.train)
+        save_data(folder / "test.npz", task.test)
+        for side in COLOURS:
+            arguments = [f"--worker={side}", f"--folder={folder}", f"--seeds={seed}", f"--target={TARGET.value}"]
+            arguments += [f"--recipe={RECIPE.value}", f"--torch_seconds={TORCH_SECONDS.value}"]
+            environment = {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS.value}".strip()}
+            command = [sys.executable, __file__, *arguments]
+            subprocess.run(command, check=True, env=environment if side == "ours" else None)
+            curves[side] = [Point(*point) for point in json.loads((folder / f"{side}.json").read_text())]
+    return curves, lines
+
+
+def baseline_distance(task: Task, name: str) -> float:
+    predict, key = baselines.BASELINES[name], jax.random.key(task.seed)
+    return held_out_distance(task, lambda x, label: predict(key, task.train, label, len(x)))
+
+
+def time_to(points: Sequence[Point], target: float) -> float | None:
+    """Seconds until the target was first met; None if it never was."""
+    return next((p.seconds for p in points if p.energy_distance <= target), None)
+
+
+def ratio_of(curves: dict[str, list[Point]], target: float) -> tuple[float | None, bool]:
+    """PyTorch's time over ours, and whether it is only a lower bound; None where ours missed the target."""
+    ours, theirs = (time_to(curves[side], target) for side in COLOURS)
+    if ours is None:
+        return None, False
+    return (theirs or curves["pytorch"][-1].seconds) / ours, theirs is None
+
+
+def describe(side: str, points: Sequence[Point], target: float) -> str:
+    reached = time_to(points, target)
+    best = min(points, key=lambda p: p.energy_distance)
+    when = f"reached {target:g} after {reached:.1f} s" if reached else f"did not reach {target:g}"
+    return (
+        f"  {side:8} {when}; best {best.energy_distance:.4f} after {best.seconds:.1f} s, "
+        f"last {points[-1].energy_distance:.4f} after {points[-1].seconds:.1f} s and {points[-1].step} steps; "
+        f"first {points[0].step} step(s) done after {points[0].seconds:.2f} s"
+    )
+
+
+def plot(worlds: dict[int, tuple[dict[str, list[Point]], dict[str, float]]], target: float) -> Figure:
+    """Both curves of every world; of the baselines the mean over the worlds."""
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for number, (curves, _) in enumerate(worlds.values()):
+        for side, points in curves.items():
+            x, y = [p.seconds for p in points], [p.energy_distance for p in points]
+            label = {"ours": "ours", "pytorch": "published algorithm, PyTorch"}[side] if number == 0 else None
+            axes.plot(x, y, color=COLOURS[side], lw=1.8, marker="o", ms=2.5, label=label, zorder=3)
+    lines = {
+        name: float(np.mean([lines[name] for _, lines in worlds.values()])) for name in next(iter(worlds.values()))[1]
+    }
+    best = min((name for name in lines if name != "control"), key=lambda name: lines[name])
+    axes.axhline(lines["control"], color=GREY, lw=1.2, ls="--", label="control cells")
+    axes.axhline(lines[best], color=ORANGE, lw=1.2, ls="--", label=best.replace("_", " "))
+    axes.axhline(target, color="black", lw=0.8, ls=":", label=f"target {target:g}")
+    axes.set(xscale="log", yscale="log", xlabel="seconds, compilation included", ylabel="held-out energy distance")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
+    figure.legend(loc="outside right center", frameon=False, fontsize="small")
+    clean(axes)
+    return figure
+
+
+def summarise(worlds: dict[int, Any], target: float) -> str:
+    """Smallest and median ratio over the worlds."""
+    ratios = [ratio_of(curves, target) for curves, _ in worlds.values()]
+    found = [(ratio, bound) for ratio, bound in ratios if ratio is not None]
+    if len(found) < len(ratios):
+        return f"ours missed {target:g} in {len(ratios) - len(found)} of {len(ratios)} worlds"
+    more = "more than " if any(bound for _, bound in found) else ""
+    values = [ratio for ratio, _ in found]
+    return f"PyTorch's time over ours: {more}{min(values):.0f} at least, median {more}{np.median(values):.0f}"
+
+
+def main(_):
+    if WORKER.value and FOLDER.value:
+        work(WORKER.value, pathlib.Path(FOLDER.value), int(SEEDS.value[0]))
+        return
+    path, target = pathlib.Path(OUT.value), TARGET.value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    worlds = {}
+    for seed in map(int, SEEDS.value):
+        worlds[seed] = curves, lines = run_world(seed)
+        print(f"seed {seed}: " + ", ".join(f"{name} {value:.3f}" for name, value in lines.items()))
+        for side, points in curves.items():
+            print(describe(side, points, target))
+        print(f"  {summarise({seed: worlds[seed]}, target)}", flush=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["seed", "method", *Point._fields])
+        for seed, (curves, lines) in worlds.items():
+            writer.writerows([seed, side, *point] for side, points in curves.items() for point in points)
+            writer.writerows([seed, name, "", "", value] for name, value in lines.items())
+    plot(worlds, target).savefig(path.with_suffix(".png"), dpi=200)
+    print(f"{summarise(worlds, target)}; {len(worlds)} world(s); table and plot in {path.parent}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,176 @@
+"""What the simulation studies vary: worlds, designs and recipes. `study.py` runs them.
+
+Every variant is trained on several worlds, with several replicas on each, and judged on conditions that chose nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+SINGLES = ("p0", "p1", "p2", "p3")
+TRIPLES = ("p0+p1+p2", "p1+p2+p3")
+DOUBLES = ("p0+p1", "p0+p2", "p1+p2", "p1+p3", "p2+p3")
+
+
+class Variant(NamedTuple):
+    """One row of a study's table."""
+
+    name: str
+    world: dict[str, Any]  # options of simulate, labels aside
+    train: tuple[str, ...]  # labels beside the control
+    test: dict[str, str]  # label -> kind
+    validation: tuple[str, ...]
+    recipe: dict[str, Any]
+    bootstrap: bool = False
+    compared: bool = False  # with the trained comparator too
+
+
+# Three latents seen through six features: small, so that a study of twelve worlds takes an hour and not a week.
+WORLD = {
+    "latent_dim": 3,
+    "observed_dim": 6,
+    "num_perturbations": 4,
+    "cells_per_condition": 1000,
+    "mixing": "network",
+    "shift_scale": 1.75,
+}
+RECIPE = {
+    "latent_dim": 3,
+    "hidden": (64, 64),
+    "num_steps": 1500,
+    "eval_every": 500,
+    "checkpoint_every": 500,
+    "num_sources": 7,
+    "num_targets": 7,
+    "cells_per_source": 8,
+    "cells_per_target": 32,
+}
+
+
+def variant(name: str, *, world: dict[str, Any] | None = None, compared: bool = False, **recipe: Any) -> Variant:
+    """A variant of the reference: triples and singles in training, doubles held out, one of them for validation."""
+    return Variant(
+        name=name,
+        world=WORLD | (world or {}),
+        train=(*SINGLES, *TRIPLES),
+        test=dict.fromkeys(DOUBLES, "in span"),
+        validation=("p0+p3",),
+        recipe=RECIPE | recipe,
+        compared=compared,
+    )
+
+
+def ablation() -> Iterator[Variant]:
+    """One change of the reference recipe at a time."""
+    yield variant("reference")
+    yield variant("contrast 0", contrast=0.0)
+    yield variant("random start", linear_skip=False)
+    yield variant("random start, contrast 0", linear_skip=False, contrast=0.0)
+    yield variant("latents 2", latent_dim=2)
+    yield variant("latents 4", latent_dim=4)
+    yield variant("latents by effective rank", latent_dim=None)
+    yield variant("pooled score", form="pooled")
+    yield variant("pooled score, contrast 0", form="pooled", contrast=0.0)
+    yield variant("width 128", hidden=(128, 128))
+    yield variant("depth 3", hidden=(64, 64, 64))
+    yield variant("16 cells a source", cells_per_source=16)
+    yield variant("3 sources, 3 targets", num_sources=3, num_targets=3)
+    yield variant("4,500 steps", num_steps=4500)
+    yield variant("rate 5e-4", learning_rate=5e-4)
+    yield variant("rate 5e-3", learning_rate=5e-3)
+    yield variant("cycle 0.1", cycle=0.1)
+    yield variant("latent prior 0.1", latent_prior=0.1)
+    yield variant("consistency 0.1", consistency=0.1)
+    yield variant("noise 0", noise_dim=0)
+    yield variant("latents 6", latent_dim=6)
+    yield variant("latents 6, group lasso 0.01", latent_dim=6, group_lasso=0.01)
+    yield variant("no averaging", average_decay=0.0)
+    yield variant("gaussian kernels", kernel="gaussian")
+    yield variant("beta 1.5", beta=1.5)
+    yield variant("bootstrap")._replace(bootstrap=True)
+    yield variant("random start, contrast 0, cycle 0.1", linear_skip=False, contrast=0.0, cycle=0.1)
+    yield variant("weight decay 0.01", weight_decay=0.01)
+    yield variant("width 32", hidden=(32, 32))
+    yield variant("contrast 0.1", contrast=0.1)
+    yield variant("noise 8", noise_dim=8)
+    yield variant("reconstruction 0", reconstruction=0.0)
+    yield variant("beta 0.5", beta=0.5)
+
+
+def conditions() -> Iterator[Variant]:
+    """Error against the number of training combinations and of cells per condition."""
+    ladder = {
+        "singles": (),
+        "singles, 1 triple": TRIPLES[:1],
+        "singles, 2 triples": TRIPLES,
+        "singles, 4 triples": (*TRIPLES, "p0+p2+p3", "p0+p1+p3"),
+        "singles, 4 triples, half doses": (
+            *TRIPLES, "p0+p2+p3", "p0+p1+p3", "p0:0.5", "p1:0.5", "p2:0.5", "p3:0.5",
+        ),
+    }  # fmt: skip
+    for name, more in ladder.items():
+        yield variant(f"conditions: {name}", num_sources=13, num_targets=13)._replace(train=(*SINGLES, *more))
+    for cells in (100, 300, 1000, 3000, 10000):
+        yield variant(f"cells: {cells}", world={"cells_per_condition": cells})
+
+
+def papers() -> Iterator[Variant]:
+    """The papers' experiments: in the plane, with noise, and with the assumptions violated."""
+    plane = {
+        "latent_dim": 2,
+        "observed_dim": 2,
+        "num_perturbations": 3,
+        "mixing": "complex_exponential",
+        "cells_per_condition": 2000,
+    }
+    yield Variant(
+        name="plane",
+        world=WORLD | plane,
+        train=("p0", "p1", "p2", "p0+p1"),
+        test={
+            "p0+p2": "in span", "p1+p2": "in span", "p0:0.5+p1:0.5": "in span",
+            "p0:2+p1:2": "off support", "p0:-2": "off support", "p1:2.5": "off support",
+        },
+        validation=("p0+p1+p2",),
+        recipe=RECIPE | {"latent_dim": 2, "num_sources": 5, "num_targets": 5},
+        compared=True,
+    )  # fmt: skip
+    yield variant("clean", compared=True)
+    yield variant("10 features, noise 0.1", world={"observed_dim": 10, "noise": "gaussian"}, compared=True)
+    noisy = {"observed_dim": 20, "noise": "gaussian", "noise_scale": 0.5}
+    yield variant("20 features, noise 0.5", world=noisy, compared=True)
+    yield variant("20 features, counts", world={"observed_dim": 20, "noise": "counts"}, compared=True, nonnegative=True)
+    yield variant("mixture base", world={"base": "mixture"}, compared=True)
+    yield variant("mixture base, contrast 0", world={"base": "mixture"}, contrast=0.0)
+    yield variant("correlated base", world={"base": "correlated"}, compared=True)
+    yield variant("interactions 0.25", world={"interaction": 0.25}, compared=True)
+    yield variant("interactions 1", world={"interaction": 1.0}, compared=True)
+    yield variant("too few conditions", compared=True)._replace(train=("p0", "p1", "p2", "p3"), validation=("p0+p3",))
+    yield variant("labels outside the span", compared=True)._replace(
+        train=("p0", "p1", "p2", "p0+p1+p2"),
+        test={"p0+p2": "in span", "p1+p2": "in span", "p0+p3": "outside", "p1+p3": "outside", "p2+p3": "outside"},
+        validation=("p0+p1",),
+    )
+
+
+def accuracy() -> Iterator[Variant]:
+    """The default recipe at full size: ten features, four latents, ten training conditions."""
+    singles = ("p0", "p1", "p2", "p3", "p4")
+    triples = ("p0+p1+p2", "p1+p2+p3", "p2+p3+p4", "p0+p3+p4")
+    world = {"latent_dim": 4, "observed_dim": 10, "num_perturbations": 5, "cells_per_condition": 2000}
+    for cells in (2000,):
+        yield Variant(
+            name=f"default, {cells} cells",
+            world=WORLD | world | {"cells_per_condition": cells},
+            train=(*singles, *triples),
+            test=dict.fromkeys(("p0+p2", "p1+p3", "p2+p4", "p0+p4", "p0+p3"), "in span"),
+            validation=("p1+p4",),
+            recipe={"latent_dim": 4},
+        )
+
+
+STUDIES: dict[str, Callable[[], Iterator[Variant]]] = {
+    "ablation": ablation,
+    "conditions": conditions,
+    "papers": papers,
+    "accuracy": accuracy,
+}

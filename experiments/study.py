@@ -1,0 +1,183 @@
+"""Simulation studies: every variant on several worlds, several replicas each, judged on held-out conditions.
+
+python experiments/study.py --study=ablation                     one change of the recipe at a time
+python experiments/study.py --study=ablation --variants=reference,"contrast 0" --worlds=2
+python experiments/study.py --study=papers                       plane, noise, violated assumptions, all comparators
+
+One row per world, replica, method and held-out condition goes to experiments/results/<study>.csv as it is finished;
+the same command goes on where it was broken off. `study_tables.py` makes the tables and figures.
+"""
+
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from absl import app, flags, logging
+
+from experiments.studies import STUDIES, Variant
+from pdae_jax import Ensemble, Recipe, evaluate, fit_ensemble, hold_out, simulate, two_sample_tests
+from pdae_jax.compositional import fit_compositional
+from pdae_jax.predict import predict
+from pdae_jax.types import PerturbationData
+from pdae_jax.validate import MAX_CELLS, make_validator
+
+STUDY = flags.DEFINE_enum("study", None, list(STUDIES), "which one", required=True)
+VARIANTS = flags.DEFINE_list("variants", None, "names of variants; default all")
+WORLDS = flags.DEFINE_integer("worlds", 12, "number of worlds")
+FIRST_WORLD = flags.DEFINE_integer("first_world", 1000, "seed of the first world")
+REPLICAS = flags.DEFINE_integer("replicas", 5, "fits per world")
+OUT = flags.DEFINE_string("out", None, "table; default experiments/results/<study>.csv")
+
+SAMPLES = 2000
+TEST_CELLS = 1000  # of the two-sample test
+COLUMNS = (
+    "study", "variant", "world", "replica", "condition", "kind", "method", "energy_distance", "control_distance",
+    "n_true", "p_value", "verdict", "residual", "outside", "tested_error", "source_disagreement",
+    "replica_disagreement", "kept", "seconds",
+)  # fmt: skip
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)
+    path = pathlib.Path(OUT.value or f"experiments/results/{STUDY.value}.csv")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = set()
+    if path.exists():
+        done = set(pd.read_csv(path, usecols=["variant", "world"]).itertuples(index=False, name=None))
+    chosen = [v for v in STUDIES[STUDY.value]() if VARIANTS.value is None or v.name in VARIANTS.value]
+    for variant in chosen:
+        for seed in range(FIRST_WORLD.value, FIRST_WORLD.value + WORLDS.value):
+            if (variant.name, seed) in done:
+                continue
+            table = run_world(
+                variant,
+                seed,
+                REPLICAS.value,
+                thorough=STUDY.value != "ablation",
+                test_at_n=STUDY.value == "accuracy",
+            )
+            table.insert(0, "study", STUDY.value)
+            table = table.reindex(columns=list(COLUMNS))
+            table.to_csv(path, mode="a", header=not path.exists(), index=False, float_format="%.5g")
+            model = table[(table.method == "pdae") & (table.replica != "ensemble")]
+            share = (model.energy_distance / model.control_distance).mean()
+            print(f"{variant.name}, world {seed}: {share:.4f}, {table.seconds.max():.1f} s", flush=True)
+
+
+def run_world(variant: Variant, seed: int, num_replicas: int, *, thorough: bool, test_at_n: bool) -> Any:
+    """Train the replicas of one variant on one world and judge each; thorough: verdicts, ensemble, comparators too."""
+    key_world, key_fit, key_truth = jax.random.split(jax.random.key(seed), 3)
+    labels = [*variant.train, *variant.validation]
+    simulation = simulate(key_world, labels=labels, **variant.world)
+    train, validation = hold_out(simulation.data, list(variant.validation))
+    test = fresh_cells(key_truth, simulation, list(variant.test))
+    recipe = Recipe().override(**variant.recipe)
+    start = time.perf_counter()
+    ensemble = fit_ensemble(
+        train,
+        key=key_fit,
+        num_replicas=num_replicas,
+        bootstrap=variant.bootstrap,
+        validation=validation,
+        recipe=recipe,
+        progress=False,
+    )
+    seconds = time.perf_counter() - start
+    if not thorough:
+        return quick_table(ensemble, test, key_truth, with_baselines=variant.name == "reference").assign(
+            variant=variant.name, world=seed, kind="in span", seconds=round(seconds, 2)
+        )
+    tables: list[Any] = []
+    for r, replica in enumerate(ensemble.replicas):
+        options: dict[str, Any] = {} if r == 0 else {"baselines": []}
+        if r == 0 and variant.compared:
+            options["methods"] = comparators(train, validation, key_fit, recipe)
+        tables.append(judge(replica, test, **options).assign(replica=r, kept=ensemble.diagnosis[r].kept))
+    tables[0] = tables[0].assign(replica=tables[0].method.map(lambda m: 0 if m == "pdae" else "none"))
+    together = judge(ensemble, test, baselines=[])
+    tables.append(together[together.method == "pdae"].assign(replica="ensemble", kept=True))
+    table: Any = pd.concat(tables)
+    table = table[(table.method != "oracle_half") | (table.replica == "none")]
+    if test_at_n:
+        table["p_value"] = np.nan
+        for name, fitted in {**dict(enumerate(ensemble.replicas)), "ensemble": ensemble}.items():
+            for condition, p in p_values(fitted, test, jax.random.fold_in(key_truth, 1)).items():
+                rows = (table.replica == name) & (table.condition == condition) & (table.method == "pdae")
+                table.loc[rows, "p_value"] = p
+    kinds = {condition: variant.test[label] for condition, label in zip(test.conditions, variant.test, strict=True)}
+    table = table.rename(columns={"value": "energy_distance"})
+    distance = table[table.method == "control"].set_index("condition").energy_distance
+    return table.assign(
+        control_distance=table.condition.map(distance),
+        variant=variant.name,
+        world=seed,
+        kind=table.condition.map(kinds),
+        seconds=round(seconds, 2),
+    )
+
+
+def quick_table(ensemble: Ensemble, test: PerturbationData, key: jax.Array, *, with_baselines: bool) -> Any:
+    """Energy distances of all replicas, in one compiled call each."""
+    first, rows = ensemble.replicas[0], []
+    validator = make_validator(key, first.model, first.standardizer, ensemble.train, test)
+    for r, (replica, found) in enumerate(zip(ensemble.replicas, ensemble.diagnosis, strict=True)):
+        about = {"method": "pdae", "replica": r, "kept": found.kept, "n_true": MAX_CELLS}
+        rows += [
+            about | {"condition": c, "energy_distance": float(e), "control_distance": float(d)}
+            for c, e, d in zip(test.conditions, validator.errors(replica.params), validator.control, strict=True)
+        ]
+    table = pd.DataFrame(rows)
+    if not with_baselines:
+        return table
+    others = judge(first, test).rename(columns={"value": "energy_distance"})
+    others = others[others.method != "pdae"].assign(replica="none")
+    distance = table.groupby("condition").control_distance.first()
+    return pd.concat([table, others.assign(control_distance=others.condition.map(distance))])
+
+
+def judge(fitted: Any, test: PerturbationData, **options: Any) -> Any:
+    """Energy distances of a model, or of an ensemble, and of what it is compared with."""
+    return evaluate(fitted, test, num_samples=SAMPLES, metrics=["energy_distance"], progress=False, **options)
+
+
+def comparators(train: PerturbationData, validation: PerturbationData, key: jax.Array, recipe: Recipe) -> dict:
+    """The compositional autoencoder as published, and with the label of each source cell told."""
+    found = {}
+    for name, told in (("compositional", False), ("compositional_told", True)):
+        fitted = fit_compositional(
+            train, key=key, validation=validation, recipe=recipe, subtract_label=told, progress=False
+        )
+        found[name] = fitted.samples
+    return found
+
+
+def fresh_cells(key: jax.Array, simulation: Any, labels: list[str]) -> PerturbationData:
+    """New cells of the truth under each label."""
+    data, world = simulation.data, simulation.world
+    keys = jax.random.split(key, len(labels))
+    x = np.concatenate([np.asarray(world.sample(k, a, SAMPLES)) for k, a in zip(keys, labels, strict=True)])
+    return PerturbationData(
+        x=x.astype(np.float32),
+        condition_index=np.repeat(np.arange(len(labels), dtype=np.int32), SAMPLES),
+        labels=np.stack([world.label(a) for a in labels]),
+        conditions=tuple(labels),
+        perturbations=data.perturbations,
+        features=data.features,
+    )
+
+
+def p_values(fitted: Any, test: PerturbationData, key: jax.Array) -> dict[str, float]:
+    """Energy tests of predicted against true cells, `TEST_CELLS` of each, for every held-out condition."""
+    pairs = {}
+    for number, condition in enumerate(test.conditions):
+        found = predict(fitted, test.label(condition), key=jax.random.fold_in(key, number), num_samples=TEST_CELLS)
+        pairs[condition] = (found.samples, test.cells(condition)[:TEST_CELLS])
+    tests = two_sample_tests(pairs, key=key)
+    return dict(zip(tests.conditions, tests.p_value.tolist(), strict=True))
+
+
+if __name__ == "__main__":
+    app.run(main)

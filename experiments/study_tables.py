@@ -1,0 +1,237 @@
+"""Tables and figures of the simulation studies, from the rows that `study.py` wrote.
+
+python experiments/study_tables.py --study=ablation        table on the screen, figure in experiments/figures/
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from absl import app, flags
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from experiments.studies import STUDIES
+from pdae_jax.panels import BLACK, GREY, PALETTE, clean
+
+STUDY = flags.DEFINE_multi_enum("study", None, [*STUDIES, "verdict"], "which ones; default all that have rows")
+RESULTS = flags.DEFINE_string("results", "experiments/results", "folder of the rows")
+FIGURES = flags.DEFINE_string("figures", "experiments/figures", "folder of the figures")
+
+BASELINES = ("additive", "linear_regression", "latent_additive", "pool_all", "pseudobulk")
+WRONG = 0.05  # share of the control's distance above which a trusted prediction counts as wrong
+
+
+def main(_):
+    folder, figures = pathlib.Path(RESULTS.value), pathlib.Path(FIGURES.value)
+    found = [name for name in STUDIES if (folder / f"{name}.csv").exists()]
+    for name in STUDY.value or [*found, "verdict"]:
+        if name == "verdict":
+            rows = pd.concat([read(folder / f"{n}.csv") for n in found if n != "ablation"])
+            table, figure = verdict_table(rows), verdict_figure(rows)
+        else:
+            rows = read(folder / f"{name}.csv")
+            table = TABLES[name](rows)
+            figure = FIGURE_OF[name](rows) if name in FIGURE_OF else None
+        print(f"\n## {name}\n\n{markdown(table)}\n")
+        if figure is not None:
+            figures.mkdir(parents=True, exist_ok=True)
+            figure.savefig(figures / f"study_{name}.png", dpi=120)
+
+
+def read(path: pathlib.Path) -> Any:
+    """Rows of a study, with the energy distance in shares of the control's."""
+    rows = pd.read_csv(path, dtype={"replica": str}, keep_default_na=False, na_values=[""])
+    return rows.assign(share=rows.energy_distance / rows.control_distance)
+
+
+def model_rows(rows: Any) -> Any:
+    """Of single replicas, not of their ensembles."""
+    return rows[(rows.method == "pdae") & ~rows.replica.isin(["ensemble", "none"])]
+
+
+def best_baseline(rows: Any) -> Any:
+    """World -> mean energy distance of the baseline that is best there."""
+    means = rows[rows.method.isin(BASELINES)].groupby(["world", "method"]).energy_distance.mean()
+    return means.groupby("world").min()
+
+
+def ablation_table(rows: Any) -> Any:
+    """One line per variant: errors over worlds, replicas and conditions, and the change against the reference."""
+    model, best = model_rows(rows), best_baseline(rows)
+    reference = by_world(model[model.variant == "reference"])
+    lines = []
+    for name, group in model.groupby("variant", sort=False):
+        fits = group.groupby(["world", "replica"]).energy_distance.mean()
+        worse = fits > best.reindex(fits.index.get_level_values("world")).to_numpy()
+        kept = group[group.kept.astype(str) == "True"]
+        common = by_world(group).index.intersection(reference.index)
+        change = np.log(by_world(group)[common] / reference[common])
+        low, high = np.exp(interval(change.to_numpy()))
+        lines.append(
+            {
+                "variant": name,
+                "worlds": group.world.nunique(),
+                "mean": percent(group.share.mean()),
+                "median": percent(group.share.median()),
+                "95th": percent(group.share.quantile(0.95)),
+                "against reference": f"{np.exp(change.mean()):.2f} ({low:.2f} to {high:.2f})",
+                "fits worse than the best baseline": f"{worse.sum()} of {len(worse)}",
+                "dropped": f"{1 - len(kept) / len(group):.0%}",
+                "95th of those kept": percent(kept.share.quantile(0.95)),
+                "s a fit": f"{group.groupby('world').seconds.first().median() / group.replica.nunique():.1f}",
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def by_world(model: Any) -> Any:
+    """Mean share in each world."""
+    return model.groupby("world").share.mean()
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean over worlds."""
+    draws = np.random.default_rng(0).choice(values, (4000, len(values))).mean(axis=1)
+    return float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))
+
+
+def method_table(rows: Any) -> Any:
+    """Mean share of every method, by variant and kind of label; and how often the model is the best."""
+    rows = rows[rows.replica.isin(["0", "ensemble", "none"])]
+    method = rows.method.where(rows.replica != "ensemble", "pdae ensemble")
+    rows = rows.assign(method=method)
+    rows = rows[~rows.method.isin(["control"])]
+    table = rows.pivot_table(index=["variant", "kind"], columns="method", values="share", aggfunc="mean", sort=False)
+    others = [name for name in table if name not in ("pdae", "pdae ensemble", "oracle_half")]
+    table = table[["pdae", "pdae ensemble", *others, "oracle_half"]]
+    return table.map(lambda v: percent(v) if np.isfinite(v) else "-").reset_index()
+
+
+def accuracy_table(rows: Any) -> Any:
+    """Shares, tests and comparison of the default recipe at full size, single fits and ensembles."""
+    best, lines = best_baseline(rows), []
+    for name, group in (("single fits", model_rows(rows)), ("ensembles", rows[rows.replica == "ensemble"])):
+        fits = group.groupby(["world", "replica"]).energy_distance.mean()
+        worse = fits > best.reindex(fits.index.get_level_values("world")).to_numpy()
+        lines.append(
+            {
+                "": name,
+                "worlds": group.world.nunique(),
+                "fits": len(fits),
+                "median": percent(group.share.median()),
+                "95th": percent(group.share.quantile(0.95)),
+                "largest": percent(group.share.max()),
+                "against best baseline": f"{fits.sum() / best.reindex(fits.index.get_level_values('world')).sum():.3f}",
+                "fits worse than it": int(worse.sum()),
+                "rejected, n = 1,000": f"{(group.p_value <= 0.05).mean():.0%}",
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def verdict_table(rows: Any) -> Any:
+    """How verdicts and the numbers behind them rank errors: trusted predictions wrong, Spearman correlations."""
+    model, lines = model_rows(rows), []
+    for name, group in (("all", model), *model.groupby("study")):
+        identified = group[group.verdict != "not identified"]
+        trusted = group[group.verdict == "trusted"]
+        lines.append(
+            {
+                "study": name,
+                "predictions": len(group),
+                "trusted": f"{len(trusted) / len(group):.0%}",
+                f"trusted, above {WRONG:.0%}": f"{(trusted.share > WRONG).mean():.1%}",
+                f"others, above {WRONG:.0%}": f"{(group[group.verdict != 'trusted'].share > WRONG).mean():.0%}",
+                **{
+                    f"rank correlation, {signal}": f"{spearmanr(identified[signal], identified.share)[0]:.2f}"
+                    for signal in ("outside", "tested_error", "source_disagreement")
+                },
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def verdict_figure(rows: Any) -> Figure:
+    """Error against each signal, coloured by verdict."""
+    model = model_rows(rows)
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    signals = {"tested_error": "left-out combinations", "outside": "latents outside", "source_disagreement": "sources"}
+    for axes, (signal, title) in zip(figure.subplots(1, 3, sharey=True), signals.items(), strict=True):
+        for colour, (verdict, group) in zip(PALETTE, model.groupby("verdict"), strict=False):
+            axes.loglog(
+                group[signal].clip(lower=1e-4), group.share.clip(lower=1e-4), ".", color=colour, label=verdict, ms=4
+            )
+        axes.axhline(WRONG, color=GREY, lw=1)
+        axes.set(xlabel=signal, title=title)
+        clean(axes)
+    axes.legend(frameon=False, fontsize="small")
+    figure.axes[0].set_ylabel("energy distance / control's")
+    return figure
+
+
+def ladder_figure(rows: Any) -> Figure:
+    """Error against the number of conditions, and of cells in each."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    for axes, word in zip(figure.subplots(1, 2, sharey=True), ("conditions", "cells"), strict=True):
+        part = rows[rows.variant.str.startswith(f"{word}: ")]
+        names = list(dict.fromkeys(part.variant))
+        shown = {"pdae": (BLACK, model_rows(part)), **_baselines_shown(part)}
+        for name, (colour, group) in shown.items():
+            mean = group.groupby("variant").share.mean().reindex(names)
+            axes.plot(range(len(names)), mean, marker="o", color=colour, label=name)
+        axes.set_xticks(range(len(names)), [n.split(": ")[1] for n in names], rotation=20, ha="right", fontsize="small")
+        axes.set(yscale="log", title=word)
+        clean(axes)
+    figure.axes[0].set_ylabel("energy distance / control's")
+    figure.axes[0].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def _baselines_shown(rows: Any) -> dict[str, Any]:
+    names = ("additive", "linear_regression", "latent_additive")
+    return {name: (colour, rows[rows.method == name]) for colour, name in zip(PALETTE, names, strict=False)}
+
+
+def papers_figure(rows: Any) -> Figure:
+    """Every method in every experiment of the papers."""
+    rows = rows[(rows.replica != "ensemble") & (rows.method != "control")]
+    groups = list(dict.fromkeys(zip(rows.variant, rows.kind, strict=True)))
+    methods = [m for m in dict.fromkeys(rows.method) if m != "oracle_half"]
+    figure = Figure(figsize=(10, 0.32 * len(groups) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    colours = [BLACK, *PALETTE, GREY, "tab:brown", "tab:pink"]
+    for colour, method in zip(colours, methods, strict=False):
+        mean = rows[rows.method == method].groupby(["variant", "kind"]).share.mean()
+        axes.plot([mean.get(g, np.nan) for g in groups], range(len(groups)), "o", color=colour, label=method, alpha=0.8)
+    axes.set_yticks(range(len(groups)), [f"{v}, {k}" for v, k in groups], fontsize="small")
+    axes.set(xscale="log", xlabel="energy distance / control's, mean over worlds and conditions")
+    axes.invert_yaxis()
+    axes.legend(frameon=False, fontsize="small", bbox_to_anchor=(1.0, 1.0))
+    clean(axes)
+    return figure
+
+
+def markdown(table: Any) -> str:
+    """A table of text and numbers."""
+    rows = [list(table), ["---"] * table.shape[1], *table.to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows)
+
+
+def percent(value: float) -> str:
+    """``1.2 %``"""
+    return f"{100 * value:.2g} %" if abs(value) < 0.1 else f"{100 * value:.0f} %"
+
+
+TABLES = {
+    "ablation": ablation_table,
+    "conditions": method_table,
+    "papers": method_table,
+    "accuracy": accuracy_table,
+}
+FIGURE_OF = {"conditions": ladder_figure, "papers": papers_figure}
+
+
+if __name__ == "__main__":
+    app.run(main)
