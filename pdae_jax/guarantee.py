@@ -27,6 +27,7 @@ from pdae_jax.types import LabelLike, PerturbationData, format_label
 SPAN_TOLERANCE = 1e-4  # of the residual share of a label outside the span; labels are float32
 MAX_OUTSIDE = 0.25  # share of latents outside the support above which a prediction counts as unsupported
 MAX_TESTED_ERROR = 0.25  # energy distance of left-out combinations, in shares of the control's, that passes the test
+MAX_DISAGREEMENT = 0.05  # of predictions that ought to be the same, in shares of the distance from the control
 RANK_TOLERANCE = 0.05  # singular values of the latent shifts below this share of the largest count as zero
 
 _NEIGHBOURS = 5
@@ -61,7 +62,10 @@ class Verdict:
 
     @property
     def level(self) -> str:
-        """``not identified``, ``unsupported``, ``untested``, ``refuted`` or ``trusted``: the first that applies."""
+        """The first of these that applies, else ``trusted``.
+
+        ``not identified``, ``unsupported``, ``untested``, ``refuted``, ``inconsistent``.
+        """
         if not self.identified:
             return "not identified"
         if self.supported is False:
@@ -70,7 +74,15 @@ class Verdict:
             return "untested"
         if self.tested_error is not None and self.tested_error > MAX_TESTED_ERROR:
             return "refuted"
+        if self.disagreement > MAX_DISAGREEMENT:
+            return "inconsistent"
         return "trusted"
+
+    @property
+    def disagreement(self) -> float:
+        """The larger of the two disagreements that are known; 0 if none is."""
+        known = [d for d in (self.source_disagreement, self.replica_disagreement) if d is not None and d == d]
+        return max(known, default=0.0)
 
     def summary(self) -> str:
         """The verdict in sentences."""
@@ -98,6 +110,11 @@ class Verdict:
             )
         else:
             lines.append("Additivity untested: no combination was left out of training and predicted.")
+        if self.source_disagreement is not None and self.source_disagreement == self.source_disagreement:
+            lines.append(
+                f"Predictions from different sources differ by {self.source_disagreement:.1%} of the control's distance"
+                f"{'' if self.replica_disagreement is None else f', replicas by {self.replica_disagreement:.1%}'}."
+            )
         return " ".join(lines)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pdae_jax.guarantee import MAX_OUTSIDE, MAX_TESTED_ERROR
+from pdae_jax.guarantee import MAX_DISAGREEMENT, MAX_OUTSIDE, MAX_TESTED_ERROR
 from pdae_jax.identification import format_identification
 from pdae_jax.summary import COMPARED, format_table, summary_table
 from pdae_jax.track import write_text
@@ -17,6 +17,9 @@ VERDICTS = {
     f"{MAX_TESTED_ERROR:.0%} of the control's energy distance or better.",
     "refuted": "identified and supported, but left-out combinations were predicted badly: effects do not add up in "
     "this latent space, or training fell short.",
+    "inconsistent": "identified and supported, and left-out combinations were predicted well, but this label is "
+    f"predicted differently from different sources or by different replicas, by more than {MAX_DISAGREEMENT:.0%} of "
+    "the distance from the control.",
     "untested": "identified and supported, but no combination was left out of training and predicted, so that nothing "
     "tests whether effects add up.",
     "unsupported": f"identified, but more than {MAX_OUTSIDE:.0%} of the translated latents lie outside the training "
