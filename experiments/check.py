@@ -15,7 +15,8 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pdae_jax import PerturbationData, build, check_guarantee, load_run
+from pdae_jax import PerturbationData, build, check_guarantee
+from pdae_jax.ensemble import load_model
 from pdae_jax.guarantee import Verdict
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "an experiment: path[:arg]")
@@ -27,7 +28,7 @@ def main(_):
     logging.set_verbosity(logging.WARNING)
     if (CONFIG.value is None) == (WORKDIR.value is None):
         raise app.UsageError("Pass --workdir of a run, or --config of an experiment that was not run yet.")
-    source = load_run(WORKDIR.value) if WORKDIR.value else build.experiment(CONFIG.value).train
+    source = load_model(WORKDIR.value) if WORKDIR.value else build.experiment(CONFIG.value).train
     train = source if isinstance(source, PerturbationData) else source.train
     verdicts = [check_guarantee(source, label) for label in LABEL.value or unmeasured_doubles(train)]
     for verdict in verdicts:

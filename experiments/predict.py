@@ -11,7 +11,8 @@ import pathlib
 import jax
 from absl import app, flags, logging
 
-from pdae_jax import load_run, predict, to_anndata
+from pdae_jax import predict, to_anndata
+from pdae_jax.ensemble import load_model
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
 LABEL = flags.DEFINE_multi_string("label", None, "A+B, or with doses A:0.5+B; repeat it for more", required=True)
@@ -26,7 +27,7 @@ def main(_):
     out = pathlib.Path(OUT.value)
     if out.exists():
         raise FileExistsError(f"{out} exists, and nothing is overwritten. Pass another --out, or remove it.")
-    fitted, key = load_run(WORKDIR.value), jax.random.key(SEED.value)
+    fitted, key = load_model(WORKDIR.value), jax.random.key(SEED.value)
     predictions = [
         predict(fitted, label, key=key, num_samples=NUM_SAMPLES.value, source=SOURCE.value) for label in LABEL.value
     ]

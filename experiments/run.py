@@ -3,6 +3,7 @@
 python experiments/run.py --config=experiments/configs/simulated.py [--workdir=DIR] [--config.fit.num_steps=500]
 """
 
+import functools
 import pathlib
 import shlex
 import sys
@@ -10,7 +11,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pdae_jax import build, folder, identification, loop, results
+from pdae_jax import build, ensemble, folder, identification, loop, results
 
 CONFIG = config_flags.DEFINE_config_file("config", "experiments/configs/simulated.py", "what to run: path[:arg]")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the config>")
@@ -23,7 +24,9 @@ def main(_):
     experiment = build.experiment(CONFIG.value)
     print(f"{experiment.train}\n{experiment.test.num_conditions} held-out conditions, run folder {workdir}")
     command = shlex.join(["python", *sys.argv])
-    loop.fit(
+    several = CONFIG.value.replicas > 1
+    train = functools.partial(ensemble.fit_ensemble, num_replicas=CONFIG.value.replicas) if several else loop.fit
+    train(
         experiment.train,
         key=experiment.key,
         validation=experiment.validation,

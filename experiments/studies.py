@@ -135,7 +135,6 @@ def papers() -> Iterator[Variant]:
         compared=True,
     )  # fmt: skip
     yield variant("clean", compared=True)
-    yield variant("10 features, noise 0.1", world={"observed_dim": 10, "noise": "gaussian"}, compared=True)
     noisy = {"observed_dim": 20, "noise": "gaussian", "noise_scale": 0.5}
     yield variant("20 features, noise 0.5", world=noisy, compared=True)
     yield variant("20 features, counts", world={"observed_dim": 20, "noise": "counts"}, compared=True, nonnegative=True)
@@ -144,7 +143,6 @@ def papers() -> Iterator[Variant]:
     yield variant("correlated base", world={"base": "correlated"}, compared=True)
     yield variant("interactions 0.25", world={"interaction": 0.25}, compared=True)
     yield variant("interactions 1", world={"interaction": 1.0}, compared=True)
-    yield variant("too few conditions", compared=True)._replace(train=("p0", "p1", "p2", "p3"), validation=("p0+p3",))
     yield variant("labels outside the span", compared=True)._replace(
         train=("p0", "p1", "p2", "p0+p1+p2"),
         test={"p0+p2": "in span", "p1+p2": "in span", "p0+p3": "outside", "p1+p3": "outside", "p2+p3": "outside"},

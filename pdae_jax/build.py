@@ -19,13 +19,14 @@ from pdae_jax.types import PerturbationData
 
 SECTIONS = {
     "seed": "of everything random in the run",
+    "replicas": "fits of an ensemble, 1 for a single fit",
     "data": "name, and the options of that data set",
     "split": "names of held-out conditions",
     "fit": "fields of the recipe",
     "evaluation": "options of evaluate",
 }
 SPLIT = ("test", "validation")
-EVALUATION = ("num_samples", "source", "baselines", "metrics")
+EVALUATION = ("num_samples", "source", "baselines", "metrics", "splits")
 DATASETS = {"bodenmiller": datasets.bodenmiller, "norman_devel": datasets.norman_devel, "mapk_rnai": datasets.mapk_rnai}
 
 

@@ -24,7 +24,7 @@ from pdae_jax.alignment import orthogonal_map, whitening
 from pdae_jax.data.sample import bootstrap_rows
 from pdae_jax.data.store import load_data
 from pdae_jax.fitted import Fitted
-from pdae_jax.loop import check_request, fitted_of, key_data, replica_of, run_training
+from pdae_jax.loop import check_request, fitted_of, key_data, load_run, replica_of, run_training
 from pdae_jax.prepare import LoopState, Parts, prepare, step_of
 from pdae_jax.recipe import Recipe
 from pdae_jax.track import read_metrics
@@ -164,6 +164,13 @@ def load_ensemble(workdir: str | pathlib.Path) -> Ensemble:
     checkpoints.close()
     entries = [e for e in read_metrics(path / folder.METRICS_FILE) if e["step"] <= step_of(state)]
     return _ensemble_of(key, parts, state, train, validation, entries, path)
+
+
+def load_model(workdir: str | pathlib.Path) -> Fitted | Ensemble:
+    """What a run folder holds: `load_run` or `load_ensemble`, whichever fits."""
+    file = pathlib.Path(workdir) / folder.CONFIG_FILE
+    several = file.exists() and "num_replicas" in json.loads(file.read_text())["identity"]
+    return load_ensemble(workdir) if several else load_run(workdir)
 
 
 def prepare_replicas(

@@ -12,10 +12,10 @@ from pdae_jax import folder, plots
 from pdae_jax.baselines import BASELINES
 from pdae_jax.data.load import to_anndata
 from pdae_jax.data.store import fingerprint, load_data, save_data
+from pdae_jax.ensemble import Ensemble, load_model
 from pdae_jax.evaluate import MODEL, SPLITS, evaluate
 from pdae_jax.fitted import Fitted
 from pdae_jax.identification import identification_table, load_truth, measure_identification
-from pdae_jax.loop import load_run
 from pdae_jax.predict import Prediction, predict
 from pdae_jax.report import write_report
 from pdae_jax.summary import COMPARED, format_table, summary_table
@@ -58,13 +58,18 @@ def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: 
         FileNotFoundError: no run, no checkpoint or no test data in the folder.
     """
     path = pathlib.Path(workdir)
-    fitted, test = load_run(path), load_data(path / folder.TEST_FILE)
+    fitted, test = load_model(path), load_data(path / folder.TEST_FILE)
     table = write_evaluation(path, fitted, test, **options)
     write_predictions(path, fitted, test, sources_of(table))
-    write_identification(path, fitted)
+    write_identification(path, first_member(fitted))
     draw_figures(path)
     render(path, command)
     return format_table(table)
+
+
+def first_member(fitted: Fitted | Ensemble) -> Fitted:
+    """The model itself; of an ensemble one member, for what can only be shown of one."""
+    return fitted.members[0] if isinstance(fitted, Ensemble) else fitted
 
 
 def write_identification(path: pathlib.Path, fitted: Fitted) -> None:
@@ -83,7 +88,7 @@ def read_identification(workdir: str | pathlib.Path) -> Any:
     return pd.read_csv(path, dtype=names, keep_default_na=False, na_values={"value": [""]}) if path.exists() else None
 
 
-def write_evaluation(path: pathlib.Path, fitted: Fitted, test: PerturbationData, **options: Any) -> Any:
+def write_evaluation(path: pathlib.Path, fitted: Fitted | Ensemble, test: PerturbationData, **options: Any) -> Any:
     """``evaluation.csv``: every method on the test and validation conditions, and on the training ones."""
     table = evaluate(fitted, test, **{"splits": SPLITS, "progress": True, **options})
     temporary = path / f".{EVALUATION_FILE}.partial"
@@ -118,14 +123,18 @@ def sources_of(table: Any) -> dict[str, str]:
     return dict(zip(table["condition"], table["source"], strict=True))
 
 
-def write_predictions(path: pathlib.Path, fitted: Fitted, test: PerturbationData, sources: dict[str, str]) -> None:
+def write_predictions(
+    path: pathlib.Path, fitted: Fitted | Ensemble, test: PerturbationData, sources: dict[str, str]
+) -> None:
     """``predictions.h5ad``: as many predicted cells of each test condition as were measured."""
     temporary = path / f".partial.{PREDICTIONS_FILE}"
     to_anndata(held_out_predictions(fitted, test, sources)).write_h5ad(temporary)
     temporary.replace(path / PREDICTIONS_FILE)
 
 
-def held_out_predictions(fitted: Fitted, test: PerturbationData, sources: dict[str, str]) -> list[Prediction]:
+def held_out_predictions(
+    fitted: Fitted | Ensemble, test: PerturbationData, sources: dict[str, str]
+) -> list[Prediction]:
     """The prediction of every test condition, under its own name."""
     key = jax.random.key(fitted.seed)
     names = [name for name, label in zip(test.conditions, test.labels, strict=True) if np.any(label)]
@@ -144,12 +153,12 @@ def held_out_predictions(fitted: Fitted, test: PerturbationData, sources: dict[s
 def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
     """``figures/*.png`` and their captions from what the folder holds; returns caption -> path in the folder."""
     path = pathlib.Path(workdir)
-    fitted, test = load_run(path), load_data(path / folder.TEST_FILE)
+    fitted, test = load_model(path), load_data(path / folder.TEST_FILE)
     table = read_evaluation(path)
     figures = {
         "energy_distance": plots.condition_bars(_some_conditions(table)),
-        "loss": plots.loss_curves(fitted.history),
-        "latent": _latent_figure(fitted),
+        "loss": plots.loss_curves(first_member(fitted).history),
+        "latent": _latent_figure(first_member(fitted)),
     }
     captions = dict(_CAPTIONS)
     best = summary_table(table).attrs["best_baseline"] or COMPARED[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pdae_jax.data import files
-from pdae_jax.data.datasets import COMMON_CELL_TYPES, STIMULATIONS, bodenmiller, mapk_rnai, norman_devel
+from pdae_jax.data.datasets import COMMON_CELL_TYPES, MAPK_GENES, STIMULATIONS, bodenmiller, mapk_rnai, norman_devel
 from pdae_jax.data.files import FILES, find_file
 
 NPZ = {"bodenmiller2012": "bodenmiller.npz", "mapk_rnai_2011": "mapk_rnai.npz", "norman_devel": "devel.h5ad"}
@@ -127,9 +127,24 @@ def test_mapk_drops_other_positives_and_centres_screens():
     np.testing.assert_allclose(second.cells("Ctrl_Fluc"), expected, rtol=1e-6)
 
 
+def test_mapk_without_double_doses_and_with_few_genes():
+    folder_of("mapk_rnai_2011")
+    everything = mapk_rnai()
+    assert everything.perturbations == MAPK_GENES
+    data = mapk_rnai(double_dose=False)
+    assert set(everything.conditions) - set(data.conditions) == {f"{gene}:2" for gene in MAPK_GENES}
+    assert data.labels.max() == 1
+    small = mapk_rnai(genes=3)
+    a, b, c = small.perturbations
+    assert (a, b, c) == MAPK_GENES[:3] and small.num_conditions == 1 + 3 + 3 + 3
+    for name in small.conditions:
+        np.testing.assert_array_equal(small.cells(name), everything.cells(name))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"genes": 1}, "genes is 1. Pass 2 to 93"),
         ({"screen": 3}, "screen is 3.*None for both"),
         ({"screen": 1, "center": False}, "one well of the control.*center=True"),
         ({"screen": 1, "positive_controls": True}, "each positive control.*positive_controls=False"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pdae_jax
-from pdae_jax import loop
+from pdae_jax import loop, results
 from pdae_jax.data.sample import bootstrap_rows, make_sampler, to_device
 from pdae_jax.disagreement import replica_disagreement, source_disagreement
 from pdae_jax.ensemble import Ensemble, find_bad, pairwise_alignment
@@ -47,9 +47,11 @@ def split():
 
 @pytest.fixture(scope="module")
 def ensemble(split, tmp_path_factory):
-    train, validation, _ = split
+    train, validation, test = split
     folder = tmp_path_factory.mktemp("runs") / "ensemble"
-    return pdae_jax.fit_ensemble(train, key=KEY, num_replicas=3, validation=validation, workdir=folder, **SMALL)
+    return pdae_jax.fit_ensemble(
+        train, key=KEY, num_replicas=3, validation=validation, test=test, workdir=folder, **SMALL
+    )
 
 
 def leaves(ensemble: Ensemble) -> list[np.ndarray]:
@@ -80,7 +82,14 @@ def test_resumed_and_loaded_ensembles_are_the_same_bits(split, ensemble, tmp_pat
         def close(self):
             pass
 
-    options = {"key": KEY, "num_replicas": 3, "validation": validation, "workdir": tmp_path / "run", **SMALL}
+    options: dict = {
+        "key": KEY,
+        "num_replicas": 3,
+        "validation": validation,
+        "test": split[2],
+        "workdir": tmp_path / "run",
+        **SMALL,
+    }
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop, "make_progress", lambda show: Interrupt())
         pdae_jax.fit_ensemble(train, **options)
@@ -186,3 +195,11 @@ def test_disagreement_is_small_where_the_model_is_right_and_seen_where_it_is_not
     assert source_disagreement(wrong, label, "control") > 0.1
     assert replica_disagreement((fitted, fitted), label, "control") < 0.01
     assert replica_disagreement((fitted, wrong), label, "control") > 0.1
+
+
+def test_the_folder_of_an_ensemble_has_all_results(ensemble):
+    text = results.write_results(ensemble.workdir, num_samples=100, baselines=["additive"], metrics=["energy_distance"])
+    assert "pdae" in text and "additive" in text
+    table = results.read_evaluation(ensemble.workdir)
+    assert (table.replica_disagreement < 0.2).all()
+    assert {"report.md", "predictions.h5ad"} <= {path.name for path in ensemble.workdir.iterdir()}

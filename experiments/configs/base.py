@@ -9,6 +9,7 @@ def get_config(**recipe) -> ConfigDict:
     """The skeleton; `recipe` changes single fields of `pdae_jax.Recipe`."""
     config = ConfigDict()
     config.seed = 0  # of everything random: world, start, batches, evaluation
+    config.replicas = 1  # more: an ensemble, trained in one program
     config.data = ConfigDict()  # name, and the options of that data set
     config.split = ConfigDict()  # names of held-out conditions
     config.split.test = ()  # choose nothing, only judge

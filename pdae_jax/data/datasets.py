@@ -18,6 +18,17 @@ STIMULATIONS = ("BCR/FcR-XL", "PMA/Ionomycin", "vanadate")
 #: Cell types with at least 150 cells under every stimulation and without one.
 COMMON_CELL_TYPES = ("cd4+", "cd8+", "cd14+hladrmid", "cd14-surf-", "igm+", "nk")
 
+_GENES = """
+5PtaseI Btk29A CG10089 CG10376 CG10417 CG10426 CG12746 CG13197 CG17029 CG17598 CG17746 CG3530 CG3573 CG3632 CG42327
+CG6805 CG7115 CG9391 CG9784 CanA-14F Cka Doa Dsor1 Gadd45 Gap1 Gef26 Jra Krn Lar MKP-4 Mekk1 Mkk4 Mkp3 Mtl PRL-1 PTP-ER
+Pak Pdp Pez Plip Pp1alpha-96A Pp2C1 PpD3 PpV Pten Ptp10D Ptp4E Ptp61F Ptp69D Ptp99A Ptpmeg Pvr Rac2 Ras85D Rho1 Sos
+Src42A Src64B Tak1 alph aop bsk cbt cdc14 csw dome drk egr grk kay l(1)G0232 lic mRNA-capping-enzyme mbt mop msk msn
+mtm mts p38b phl pnt puc pyd rl shark slpr ssh stg synj twe wun wun2
+"""
+
+#: The signalling genes of `mapk_rnai`, in the order of its label columns.
+MAPK_GENES = tuple(_GENES.split())
+
 _REFERENCE_CELL_TYPE = "cd4+"
 
 
@@ -90,7 +101,13 @@ def _read_bodenmiller(*, surface: bool) -> tuple[np.ndarray, list[str], np.ndarr
 
 
 def mapk_rnai(
-    *, log2: bool = True, screen: int | None = None, center: bool = True, positive_controls: bool = False
+    *,
+    log2: bool = True,
+    screen: int | None = None,
+    center: bool = True,
+    positive_controls: bool = False,
+    double_dose: bool = True,
+    genes: int | None = None,
 ) -> PerturbationData:
     """Pairwise RNAi of 93 signalling genes in Drosophila cells (Horn et al. 2011); one observation is one well.
 
@@ -104,11 +121,17 @@ def mapk_rnai(
         center: screens differ by a batch effect: shift every well by the median of its screen to the median of all, or
             to that of the asked screen, which then takes the control well of the other one too.
         positive_controls: keep the wells with one of the five positive controls, as perturbations.
+        double_dose: keep the wells in which one gene is targeted twice, as dose 2. Two dsRNAs against one gene need
+            not do twice what one does, which is what an additive label says.
+        genes: only the first so many of `MAPK_GENES`: a small problem for trials. Screens are still centred over all
+            wells.
 
     Raises:
         ValueError: a screen that is not 1 or 2; one screen without centring or with the positive controls, of which it
-            has single wells.
+            has single wells; fewer than two genes or more than there are.
     """
+    if genes is not None and not 2 <= genes <= len(MAPK_GENES):
+        raise ValueError(f"genes is {genes}. Pass 2 to {len(MAPK_GENES)}, or None for all.")
     if screen not in (None, 1, 2):
         raise ValueError(f"screen is {screen!r}. Pass 1, 2 or None for both.")
     if screen is not None and (positive_controls or not center):
@@ -130,13 +153,15 @@ def mapk_rnai(
     positive = [name for name, group in groups.items() if group == "pos"]
     if not positive_controls:
         keep &= ~np.isin(pairs, positive).any(axis=1)
+    if not double_dose:
+        keep &= control | (pairs[:, 0] != pairs[:, 1])
+    keep &= ~np.isin(pairs, [] if genes is None else MAPK_GENES[genes:]).any(axis=1)
     names = ["Ctrl_Fluc" if a == b == "Ctrl_Fluc" else f"{a}:2" if a == b else f"{a}+{b}" for a, b in pairs.tolist()]
     names = np.array([name.removeprefix("Ctrl_Fluc+").removesuffix("+Ctrl_Fluc") for name in names], dtype=object)
-    genes = sorted(name for name, group in groups.items() if group == "sample")
     return from_arrays(
         x[keep],
         names[keep],
-        perturbations=genes + (sorted(positive) if positive_controls else []),
+        perturbations=[*MAPK_GENES[:genes], *(sorted(positive) if positive_controls else [])],
         features=["nrCells", "area", "intensity"],
         control="Ctrl_Fluc",
     )
