@@ -8,7 +8,6 @@ the theory leaves nothing else free (arXiv 2504.18522).
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 from collections.abc import Mapping
@@ -19,15 +18,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pdae_jax import folder
 from pdae_jax.alignment import orthogonal_map, whitening
 from pdae_jax.data.sample import bootstrap_rows
-from pdae_jax.data.store import load_data
 from pdae_jax.fitted import Fitted
-from pdae_jax.loop import check_request, fitted_of, key_data, load_run, replica_of, run_training
-from pdae_jax.prepare import LoopState, Parts, prepare, step_of
+from pdae_jax.loop import (
+    check_request,
+    fitted_of,
+    key_data,
+    load_run,
+    read_record,
+    read_state,
+    replica_of,
+    run_training,
+)
+from pdae_jax.prepare import LoopState, Parts, prepare
 from pdae_jax.recipe import Recipe
-from pdae_jax.track import read_metrics
 from pdae_jax.train import replicate
 from pdae_jax.types import PerturbationData
 from pdae_jax.validate import make_validator
@@ -141,36 +146,26 @@ def load_ensemble(workdir: str | pathlib.Path) -> Ensemble:
         FileNotFoundError: no run, or no checkpoint yet, in the folder.
         ValueError: the run is a single fit.
     """
-    path = pathlib.Path(workdir)
-    if not (path / folder.CONFIG_FILE).exists():
-        raise FileNotFoundError(f"No run in {str(path)!r}: it has no {folder.CONFIG_FILE}. Pass the workdir of a fit.")
-    identity = json.loads((path / folder.CONFIG_FILE).read_text())["identity"]
+    record = read_record(workdir)
+    path, identity = record.path, record.identity
     if "num_replicas" not in identity:
         raise ValueError(f"The run in {str(path)!r} is a single fit. Read it with pdae_jax.load_run.")
-    train = load_data(path / folder.TRAIN_FILE)
-    validation = load_data(path / folder.VALIDATION_FILE) if identity["data"]["validation"] else None
-    key = jax.random.wrap_key_data(jnp.asarray(identity["key"], dtype=jnp.uint32))
     parts = prepare_replicas(
-        key,
-        train,
-        validation,
-        Recipe.from_dict(identity["recipe"]),
-        identity["source"],
+        record.key,
+        record.train,
+        record.validation,
+        record.recipe,
+        record.source,
         identity["num_replicas"],
         identity["bootstrap"],
     )
-    checkpoints = folder.Checkpoints(path / folder.CHECKPOINT_FOLDER)
-    state = checkpoints.restore(parts.state)
-    checkpoints.close()
-    entries = [e for e in read_metrics(path / folder.METRICS_FILE) if e["step"] <= step_of(state)]
-    return _ensemble_of(key, parts, state, train, validation, entries, path)
+    state, entries = read_state(path, parts)
+    return _ensemble_of(record.key, parts, state, record.train, record.validation, entries, path)
 
 
 def load_model(workdir: str | pathlib.Path) -> Fitted | Ensemble:
     """What a run folder holds: `load_run` or `load_ensemble`, whichever fits."""
-    file = pathlib.Path(workdir) / folder.CONFIG_FILE
-    several = file.exists() and "num_replicas" in json.loads(file.read_text())["identity"]
-    return load_ensemble(workdir) if several else load_run(workdir)
+    return load_ensemble(workdir) if "num_replicas" in read_record(workdir).identity else load_run(workdir)
 
 
 def prepare_replicas(

@@ -4,7 +4,7 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -128,21 +128,49 @@ def load_run(workdir: str | pathlib.Path) -> Fitted:
         FileNotFoundError: no run, or no checkpoint yet, in the folder.
         ValueError: the run is an ensemble.
     """
+    record = read_record(workdir)
+    if "num_replicas" in record.identity:
+        raise ValueError(f"The run in {str(record.path)!r} is an ensemble. Read it with pdae_jax.load_ensemble.")
+    parts = prepare(record.key, record.train, record.validation, record.recipe, record.source)
+    state, entries = read_state(record.path, parts)
+    return fitted_of(parts, state, record.train, record.validation, entries, record.path)
+
+
+class Record(NamedTuple):
+    """What a run folder says about the fit that made it."""
+
+    path: pathlib.Path
+    identity: dict[str, Any]
+    key: Array
+    train: PerturbationData
+    validation: PerturbationData | None
+    recipe: Recipe
+    source: dict[str, str] | None
+
+
+def read_record(workdir: str | pathlib.Path) -> Record:
+    """The inputs of the run in a folder; ``FileNotFoundError`` if it holds none."""
     path = pathlib.Path(workdir)
     if not (path / folder.CONFIG_FILE).exists():
         raise FileNotFoundError(f"No run in {str(path)!r}: it has no {folder.CONFIG_FILE}. Pass the workdir of a fit.")
     identity = json.loads((path / folder.CONFIG_FILE).read_text())["identity"]
-    if "num_replicas" in identity:
-        raise ValueError(f"The run in {str(path)!r} is an ensemble. Read it with pdae_jax.load_ensemble.")
-    train = load_data(path / folder.TRAIN_FILE)
-    validation = load_data(path / folder.VALIDATION_FILE) if identity["data"]["validation"] else None
-    key = jax.random.wrap_key_data(jnp.asarray(identity["key"], dtype=jnp.uint32))
-    parts = prepare(key, train, validation, Recipe.from_dict(identity["recipe"]), identity.get("source"))
+    return Record(
+        path=path,
+        identity=identity,
+        key=jax.random.wrap_key_data(jnp.asarray(identity["key"], dtype=jnp.uint32)),
+        train=load_data(path / folder.TRAIN_FILE),
+        validation=load_data(path / folder.VALIDATION_FILE) if identity["data"]["validation"] else None,
+        recipe=Recipe.from_dict(identity["recipe"]),
+        source=identity.get("source"),
+    )
+
+
+def read_state(path: pathlib.Path, parts: Parts) -> tuple[LoopState, list[dict[str, Any]]]:
+    """The newest checkpoint, and the history up to it."""
     checkpoints = folder.Checkpoints(path / folder.CHECKPOINT_FOLDER)
     state = checkpoints.restore(parts.state)
     checkpoints.close()
-    entries = [e for e in read_metrics(path / folder.METRICS_FILE) if e["step"] <= step_of(state)]
-    return fitted_of(parts, state, train, validation, entries, path)
+    return state, [e for e in read_metrics(path / folder.METRICS_FILE) if e["step"] <= step_of(state)]
 
 
 def _train(
