@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from experiments.studies import STUDIES
+from pdae_jax.guarantee import MAX_OUTSIDE, SPAN_TOLERANCE, Verdict
 from pdae_jax.panels import BLACK, GREY, PALETTE, clean
 
 STUDY = flags.DEFINE_multi_enum("study", None, [*STUDIES, "verdict"], "which ones; default all that have rows")
@@ -41,9 +42,26 @@ def main(_):
 
 
 def read(path: pathlib.Path) -> Any:
-    """Rows of a study, with the energy distance in shares of the control's."""
+    """Rows of the variants of a study, with the energy distance in shares of the control's."""
     rows = pd.read_csv(path, dtype={"replica": str}, keep_default_na=False, na_values=[""])
+    names = [variant.name for variant in STUDIES[path.stem]()]
+    rows = rows[rows.variant.isin(names)]
     return rows.assign(share=rows.energy_distance / rows.control_distance)
+
+
+def level(row: Any) -> str:
+    """The verdict by today's thresholds, from the numbers of a row."""
+    return Verdict(
+        condition=row.condition,
+        identified=row.residual <= SPAN_TOLERANCE,
+        residual=row.residual,
+        weights={},
+        leverage=0.0,
+        outside=row.outside,
+        supported=row.outside <= MAX_OUTSIDE,
+        tested_error=row.tested_error,
+        source_disagreement=row.source_disagreement,
+    ).level
 
 
 def model_rows(rows: Any) -> Any:
@@ -80,7 +98,6 @@ def ablation_table(rows: Any) -> Any:
                 "fits worse than the best baseline": f"{worse.sum()} of {len(worse)}",
                 "dropped": f"{1 - len(kept) / len(group):.0%}",
                 "95th of those kept": percent(kept.share.quantile(0.95)),
-                "s a fit": f"{group.groupby('world').seconds.first().median() / group.replica.nunique():.1f}",
             }
         )
     return pd.DataFrame(lines)
@@ -133,14 +150,14 @@ def accuracy_table(rows: Any) -> Any:
 
 def verdict_table(rows: Any) -> Any:
     """How verdicts and the numbers behind them rank errors: trusted predictions wrong, Spearman correlations."""
-    model, lines = model_rows(rows), []
-    for name, group in (("all", model), *model.groupby("study")):
+    model, lines = with_levels(rows), []
+    for name, group in (("all", model), *model.groupby(["study", "kind"])):
         identified = group[group.verdict != "not identified"]
         trusted = group[group.verdict == "trusted"]
         lines.append(
             {
-                "study": name,
-                "predictions": len(group),
+                "predictions of": name if isinstance(name, str) else ", ".join(name),
+                "number": len(group),
                 "trusted": f"{len(trusted) / len(group):.0%}",
                 f"trusted, above {WRONG:.0%}": f"{(trusted.share > WRONG).mean():.1%}",
                 f"others, above {WRONG:.0%}": f"{(group[group.verdict != 'trusted'].share > WRONG).mean():.0%}",
@@ -153,9 +170,15 @@ def verdict_table(rows: Any) -> Any:
     return pd.DataFrame(lines)
 
 
+def with_levels(rows: Any) -> Any:
+    """Predictions of single fits, with their verdicts."""
+    model = model_rows(rows)
+    return model.assign(verdict=[level(row) for row in model.itertuples()])
+
+
 def verdict_figure(rows: Any) -> Figure:
     """Error against each signal, coloured by verdict."""
-    model = model_rows(rows)
+    model = with_levels(rows)
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     signals = {"tested_error": "left-out combinations", "outside": "latents outside", "source_disagreement": "sources"}
     for axes, (signal, title) in zip(figure.subplots(1, 3, sharey=True), signals.items(), strict=True):

@@ -14,7 +14,7 @@ from pdae_jax.track import write_text
 REPORT_FILE = "report.md"
 VERDICTS = {
     "trusted": "identified and supported, and left-out combinations were predicted to "
-    f"{MAX_TESTED_ERROR:.0%} of the control's energy distance or better.",
+    f"{MAX_TESTED_ERROR:.1%} of the control's energy distance or better.",
     "refuted": "identified and supported, but left-out combinations were predicted badly: effects do not add up in "
     "this latent space, or training fell short.",
     "inconsistent": "identified and supported, and left-out combinations were predicted well, but this label is "
