@@ -17,6 +17,8 @@ from pdae_jax.losses import energy_distance
 from pdae_jax.predict import BATCH
 from pdae_jax.validate import Validator
 
+pytestmark = pytest.mark.slow  # they train
+
 KEY = jax.random.key(0)
 TRAINED = ["control", "p0", "p1", "p2", "p0+p1"]
 SMALL = {"latent_dim": 3, "hidden": (32,), "cells_per_target": 32, "log_every": 500, "progress": False}

@@ -14,6 +14,8 @@ from pdae_jax.disagreement import replica_disagreement, source_disagreement
 from pdae_jax.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.fitted import Fitted
 
+pytestmark = pytest.mark.slow  # they train
+
 KEY = jax.random.key(5)
 SMALL = {
     "latent_dim": 2,
