@@ -21,6 +21,7 @@ RESULTS = flags.DEFINE_string("results", "experiments/results", "folder of the r
 FIGURES = flags.DEFINE_string("figures", "experiments/figures", "folder of the figures")
 
 BASELINES = ("additive", "linear_regression", "latent_additive", "pool_all", "pseudobulk")
+ORDER = ("trusted", "inconsistent", "untested", "refuted", "unsupported", "not identified")
 WRONG = 0.05  # share of the control's distance above which a trusted prediction counts as wrong
 
 
@@ -115,14 +116,15 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def method_table(rows: Any) -> Any:
-    """Mean share of every method, by variant and kind of label; and how often the model is the best."""
-    rows = rows[rows.replica.isin(["0", "ensemble", "none"])]
+    """Share of every method, by variant and kind of label: sums over worlds and conditions, divided."""
     method = rows.method.where(rows.replica != "ensemble", "pdae ensemble")
     rows = rows.assign(method=method)
     rows = rows[~rows.method.isin(["control"])]
-    table = rows.pivot_table(index=["variant", "kind"], columns="method", values="share", aggfunc="mean", sort=False)
+    sums = rows.groupby(["variant", "kind", "method"], sort=False)[["energy_distance", "control_distance"]].sum()
+    table = (sums.energy_distance / sums.control_distance).unstack("method")
     others = [name for name in table if name not in ("pdae", "pdae ensemble", "oracle_half")]
     table = table[["pdae", "pdae ensemble", *others, "oracle_half"]]
+    table = table.reindex(list(dict.fromkeys(sums.index.droplevel("method"))))
     return table.map(lambda v: percent(v) if np.isfinite(v) else "-").reset_index()
 
 
@@ -161,6 +163,7 @@ def verdict_table(rows: Any) -> Any:
                 "trusted": f"{len(trusted) / len(group):.0%}",
                 f"trusted, above {WRONG:.0%}": f"{(trusted.share > WRONG).mean():.1%}",
                 f"others, above {WRONG:.0%}": f"{(group[group.verdict != 'trusted'].share > WRONG).mean():.0%}",
+                "rank correlation, verdict": f"{spearmanr(group.verdict.map(ORDER.index), group.share)[0]:.2f}",
                 **{
                     f"rank correlation, {signal}": f"{spearmanr(identified[signal], identified.share)[0]:.2f}"
                     for signal in ("outside", "tested_error", "source_disagreement")
@@ -226,10 +229,11 @@ def papers_figure(rows: Any) -> Figure:
     axes = figure.subplots()
     colours = [BLACK, *PALETTE, GREY, "tab:brown", "tab:pink"]
     for colour, method in zip(colours, methods, strict=False):
-        mean = rows[rows.method == method].groupby(["variant", "kind"]).share.mean()
+        sums = rows[rows.method == method].groupby(["variant", "kind"])[["energy_distance", "control_distance"]].sum()
+        mean = sums.energy_distance / sums.control_distance
         axes.plot([mean.get(g, np.nan) for g in groups], range(len(groups)), "o", color=colour, label=method, alpha=0.8)
     axes.set_yticks(range(len(groups)), [f"{v}, {k}" for v, k in groups], fontsize="small")
-    axes.set(xscale="log", xlabel="energy distance / control's, mean over worlds and conditions")
+    axes.set(xscale="log", xlabel="energy distance / control's, over worlds and conditions")
     axes.invert_yaxis()
     axes.legend(frameon=False, fontsize="small", bbox_to_anchor=(1.0, 1.0))
     clean(axes)
