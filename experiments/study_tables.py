@@ -227,7 +227,7 @@ def papers_figure(rows: Any) -> Figure:
     methods = [m for m in dict.fromkeys(rows.method) if m != "oracle_half"]
     figure = Figure(figsize=(10, 0.32 * len(groups) + 1.6), layout="constrained")
     axes = figure.subplots()
-    colours = [BLACK, *PALETTE, GREY, "tab:brown", "tab:pink"]
+    colours = [BLACK, *(colour for colour in PALETTE if colour != BLACK)]
     for colour, method in zip(colours, methods, strict=False):
         sums = rows[rows.method == method].groupby(["variant", "kind"])[["energy_distance", "control_distance"]].sum()
         mean = sums.energy_distance / sums.control_distance
