@@ -52,10 +52,9 @@ class Verdict:
     supported: bool | None = None  # outside <= MAX_OUTSIDE
     tested: tuple[str, ...] = ()  # combinations that were left out of training and predicted
     tested_error: float | None = None  # their energy distance, in shares of the control's
-    source_disagreement: float | None = (
-        None  # of predictions from different sources, in shares of the control's distance
-    )
-    replica_disagreement: float | None = None  # of the replicas of an ensemble, likewise
+    # how far predictions that ought to be the same differ, in shares of their distance from the control
+    source_disagreement: float | None = None
+    replica_disagreement: float | None = None  # of an ensemble
 
     @property
     def assumption_tested(self) -> bool:

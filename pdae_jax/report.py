@@ -15,8 +15,9 @@ REPORT_FILE = "report.md"
 VERDICTS = {
     "trusted": "identified and supported, and left-out combinations were predicted to "
     f"{MAX_TESTED_ERROR:.1%} of the control's energy distance or better.",
-    "refuted": "identified and supported, but left-out combinations were predicted badly: effects do not add up in "
-    "this latent space, or training fell short.",
+    "refuted": "identified and supported, but left-out combinations were missed by more than "
+    f"{MAX_TESTED_ERROR:.1%} of the control's energy distance: effects do not add up in this latent space, or training "
+    "fell short.",
     "inconsistent": "identified and supported, and left-out combinations were predicted well, but this label is "
     f"predicted differently from different sources or by different replicas, by more than {MAX_DISAGREEMENT:.0%} of "
     "the distance from the control.",
