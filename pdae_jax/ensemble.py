@@ -91,7 +91,7 @@ def fit_ensemble(
     *,
     key: Array,
     num_replicas: int = 5,
-    bootstrap: bool = True,
+    bootstrap: bool = False,
     validation: PerturbationData | None = None,
     test: PerturbationData | None = None,
     source: Mapping[str, str] | None = None,
@@ -107,7 +107,8 @@ def fit_ensemble(
         train: training conditions, the control among them.
         key: typed PRNG key; replica `r` starts from ``fold_in(key, r)``.
         num_replicas: how many.
-        bootstrap: each replica sees cells resampled with replacement within conditions; False: all see all cells.
+        bootstrap: each replica sees cells resampled with replacement within conditions. Their spread then says more,
+            and each of them is worse: fewer distinct cells.
         validation: conditions never trained on; they choose each replica's step, and show bad replicas.
         test: kept in the workdir, see `fit`.
         source: as in `fit`.

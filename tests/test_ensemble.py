@@ -52,7 +52,7 @@ def ensemble(split, tmp_path_factory):
     train, validation, test = split
     folder = tmp_path_factory.mktemp("runs") / "ensemble"
     return pdae_jax.fit_ensemble(
-        train, key=KEY, num_replicas=3, validation=validation, test=test, workdir=folder, **SMALL
+        train, key=KEY, num_replicas=3, bootstrap=True, validation=validation, test=test, workdir=folder, **SMALL
     )
 
 
@@ -87,6 +87,7 @@ def test_resumed_and_loaded_ensembles_are_the_same_bits(split, ensemble, tmp_pat
     options: dict = {
         "key": KEY,
         "num_replicas": 3,
+        "bootstrap": True,
         "validation": validation,
         "test": split[2],
         "workdir": tmp_path / "run",
