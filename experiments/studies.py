@@ -37,6 +37,7 @@ RECIPE = {
     "latent_dim": 3,
     "hidden": (64, 64),
     "num_steps": 1500,
+    "learning_rate": 2e-3,
     "eval_every": 500,
     "checkpoint_every": 500,
     "num_sources": 7,
@@ -94,6 +95,7 @@ def ablation() -> Iterator[Variant]:
     yield variant("noise 8", noise_dim=8)
     yield variant("reconstruction 0", reconstruction=0.0)
     yield variant("beta 0.5", beta=0.5)
+    yield variant("W refitted every 100 steps", refit_shift=True)
 
 
 def conditions() -> Iterator[Variant]:

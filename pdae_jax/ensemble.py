@@ -185,7 +185,9 @@ def prepare_replicas(
     data = first.data
     if bootstrap:
         data = data._replace(rows=jnp.stack([bootstrap_rows(jax.random.fold_in(k, 1), data) for k in keys]))
-    return first._replace(data=data, step=replicate(first.step, bootstrap=bootstrap), state=state)
+    step = replicate(first.step, bootstrap=bootstrap)
+    refit = replicate(first.refit, bootstrap=bootstrap) if first.refit else None
+    return first._replace(data=data, step=step, refit=refit, state=state)
 
 
 def find_bad(

@@ -183,7 +183,7 @@ def _train(
     while step < recipe.num_steps and not _stopped(state, recipe):
         length = min(recipe.log_every, recipe.num_steps - step)
         if length not in compiled:
-            compiled[length] = make_train_steps(parts.step, length)
+            compiled[length] = make_train_steps(parts.step, length, parts.refit)
         train_state, metrics = compiled[length](state.train, parts.data)
         metrics = jax.device_get(metrics)
         _check_finite(metrics, step, step + length)

@@ -6,7 +6,7 @@ import optax
 def make_optimizer(
     num_steps: int,
     *,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 5e-3,
     warmup_steps: int = 100,
     final_fraction: float = 0.01,
     clip_norm: float = 1.0,

@@ -11,13 +11,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pdae_jax import kernels
-from pdae_jax.data.sample import DeviceData, make_sampler, to_device
+from pdae_jax.data.sample import DeviceData, balanced_sample, make_sampler, to_device
 from pdae_jax.fitted import Standardizer, build_model, make_standardizer, resolve_recipe
 from pdae_jax.model import Model
 from pdae_jax.objective import LossWeights
 from pdae_jax.optimizer import make_optimizer
 from pdae_jax.recipe import Recipe
-from pdae_jax.train import TrainState, init_state, make_train_step
+from pdae_jax.train import TrainState, init_state, make_refit, make_train_step
 from pdae_jax.types import PerturbationData
 from pdae_jax.validate import Validator, make_validator
 
@@ -42,6 +42,7 @@ class Parts(NamedTuple):
     model: Model
     data: DeviceData
     step: Callable
+    refit: Callable | None  # after each chunk of steps
     state: LoopState  # at step 0
     validator: Validator | None
     seed: int
@@ -65,7 +66,8 @@ def prepare(
     standardizer = make_standardizer(train, recipe.standardize)
     model = build_model(recipe, train, standardizer)
     data = to_device(train, standardizer.forward(train.x).astype(np.float32))
-    x_start, label_start = _balanced_sample(key_start, data)
+    cells = int(np.clip(_START_CELLS // train.num_conditions, 8, 256))
+    x_start, label_start = _balanced_sample(key_start, data, cells)
     optimizer = _make_optimizer(recipe)
     step = _make_step(recipe, model, optimizer, train.num_conditions, _bandwidths(recipe, x_start))
     # jit: one program instead of a hundred small ones, each of which would be compiled by itself
@@ -76,19 +78,17 @@ def prepare(
         model=model,
         data=data,
         step=step,
+        refit=_make_refit(model) if recipe.refit_shift else None,
         state=LoopState(state, jax.tree.map(jnp.copy, state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32)),
         validator=make_validator(key_validate, model, standardizer, train, validation, source) if validation else None,
         seed=int(jax.random.randint(key_seed, (), 0, 2**31 - 1)),
     )
 
 
-@jax.jit
-def _balanced_sample(key: Array, data: DeviceData) -> tuple[Array, Array]:
-    """Equally many cells of each condition, for the start: at most 256 each, about 8,192 in all."""
-    num_conditions = data.labels.shape[0]
-    cells = int(np.clip(8192 // num_conditions, 8, 256))
-    row = data.start[:, None] + jax.random.randint(key, (num_conditions, cells), 0, data.count[:, None])
-    return data.x[row.reshape(-1)], jnp.repeat(data.labels, cells, axis=0)
+_START_CELLS = 8192  # of all conditions together, for the start
+
+_balanced_sample = jax.jit(balanced_sample, static_argnums=2)
+_make_refit = functools.lru_cache(maxsize=64)(make_refit)  # for the same reason as `_make_step`
 
 
 def _bandwidths(recipe: Recipe, x: Array) -> tuple[float, ...] | None:

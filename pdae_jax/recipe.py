@@ -38,12 +38,13 @@ class Recipe:
     cells_per_target: int = 64
 
     # optimisation
-    num_steps: int = 8000
-    learning_rate: float = 2e-3
+    num_steps: int = 4000
+    learning_rate: float = 5e-3
     warmup_steps: int = 100
     clip_norm: float = 1.0
     weight_decay: float = 0.0
     average_decay: float = 0.999  # of the exponential moving average of the parameters
+    refit_shift: bool = False  # set `W` by least squares of latents on labels after every `log_every` steps
 
     # the loop
     log_every: int = 100  # steps of one compiled chunk; the host is touched once a chunk

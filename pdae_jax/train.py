@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.data.sample import DeviceData
+from pdae_jax.data.sample import DeviceData, balanced_sample
 from pdae_jax.kernels import KernelLike
 from pdae_jax.model import Model
 from pdae_jax.objective import LossTerms, LossWeights, pdae_loss
@@ -75,6 +75,28 @@ def make_train_step(
     return step
 
 
+def make_refit(model: Model, cells: int = 1024) -> Callable[[TrainState, DeviceData], TrainState]:
+    """``refit(state, data) -> state``: `W` set to the least squares of latents on labels, under today's encoder.
+
+    Regressed are the latents of `cells` cells of each condition, drawn anew each time; of the averaged parameters
+    with the averaged encoder.
+    """
+
+    def refit(state: TrainState, data: DeviceData) -> TrainState:
+        x, label = balanced_sample(
+            jax.random.fold_in(state.key, -state.step), data, cells
+        )  # steps fold in theirs, from 0 on
+        design = jnp.concatenate([jnp.ones((len(label), 1)), label], axis=1)
+
+        def with_refit(params: dict) -> dict:
+            matrix = jnp.linalg.lstsq(design, model.encode(params, x))[0][1:]
+            return {**params, "shift": {**params["shift"], "matrix": matrix}}
+
+        return state._replace(params=with_refit(state.params), average=with_refit(state.average))
+
+    return refit
+
+
 @functools.lru_cache(maxsize=32)
 def replicate(step: Callable, *, bootstrap: bool = False) -> Callable:
     """The same step for many replicas: states with a leading axis, one data set.
@@ -86,11 +108,15 @@ def replicate(step: Callable, *, bootstrap: bool = False) -> Callable:
 
 
 @functools.lru_cache(maxsize=32)  # a step that is run again, as by a second fit of its shapes, is not compiled again
-def make_train_steps(step: Callable, num_steps: int) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
-    """`num_steps` steps in one compiled scan, state donated; metrics are means over the steps."""
+def make_train_steps(
+    step: Callable, num_steps: int, refit: Callable | None = None
+) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
+    """`num_steps` steps in one compiled scan, then `refit`; state donated, metrics are means over the steps."""
 
     def steps(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
         state, metrics = jax.lax.scan(lambda carry, _: step(carry, data), state, None, length=num_steps)
+        if refit is not None:
+            state = refit(state, data)
         return state, jax.tree.map(lambda value: jnp.mean(value, axis=0), metrics)
 
     return jax.jit(steps, donate_argnums=0)

@@ -160,6 +160,34 @@ def test_steps_compile_once(split):
     assert steps._cache_size() == 1 and len(traces) <= 2  # scan may trace its body twice, once per compilation
 
 
+def test_refit_sets_shifts_to_the_least_squares_of_latents_on_labels(split):
+    train, _, _ = split
+    parts = loop.prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL, refit_shift=True))
+    start = parts.state.train
+    off = start._replace(
+        params={**start.params, "shift": {"matrix": jnp.full_like(start.params["shift"]["matrix"], 9.0)}}
+    )
+    state = parts.refit(off, parts.data)
+    z = np.asarray(parts.model.encode(start.params, parts.data.x))
+    design = np.column_stack([np.ones(len(z)), np.repeat(train.labels, train.counts, axis=0)])
+    expected = np.linalg.lstsq(design, z)[0][1:]
+    error = 5 * z.std() / np.sqrt(train.counts.min())  # of means of drawn cells
+    for params in (state.params, state.average):
+        np.testing.assert_allclose(params["shift"]["matrix"], expected, atol=error)
+    assert error < 0.5 * np.abs(expected).max() and not np.array_equal(off.params["shift"]["matrix"], expected)
+
+
+def test_refit_happens_after_every_chunk_of_a_fit(split):
+    train, _, _ = split
+    fitted = pdae_jax.fit(train, key=KEY, refit_shift=True, **SMALL)
+    z = fitted.encode(train.x)
+    design = np.column_stack([np.ones(len(z)), train.labels[train.condition_index]])
+    expected = np.linalg.lstsq(design, z)[0][1:]
+    plain = pdae_jax.fit(train, key=KEY, **SMALL)
+    assert np.abs(fitted.shift_matrix - expected).max() < 0.1
+    assert not np.allclose(fitted.shift_matrix, plain.shift_matrix, atol=1e-4)
+
+
 def test_non_finite_loss_stops_the_run_and_names_the_steps(split):
     train, _, _ = split
     with pytest.raises(FloatingPointError, match=r"Between steps \d+ and \d+.*learning_rate"):

@@ -39,6 +39,15 @@ def bootstrap_rows(key: Array, data: DeviceData) -> Int[Array, " cells"]:
     return data.start[condition] + jax.random.randint(key, condition.shape, 0, data.count[condition])
 
 
+def balanced_sample(key: Array, data: DeviceData, cells: int) -> tuple[Array, Array]:
+    """`cells` of each condition, drawn with replacement, and their labels: ``[conditions * cells, ...]``."""
+    num_conditions = data.labels.shape[0]
+    row = data.start[:, None] + jax.random.randint(key, (num_conditions, cells), 0, data.count[:, None])
+    row = row.reshape(-1)
+    x = data.x[row if data.rows is None else data.rows[row]]
+    return x, jnp.repeat(data.labels, cells, axis=0)
+
+
 def make_sampler(
     num_conditions: int, *, num_sources: int, cells_per_source: int, num_targets: int, cells_per_target: int
 ) -> Callable[[Array, DeviceData], Batch]:
