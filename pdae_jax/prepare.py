@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pdae_jax import kernels
+from pdae_jax.compiler import RUNS_ONCE, compiler_options
 from pdae_jax.data.sample import DeviceData, balanced_sample, make_sampler, to_device
 from pdae_jax.fitted import Standardizer, build_model, make_standardizer, resolve_recipe
 from pdae_jax.model import Model
@@ -62,32 +63,40 @@ def prepare(
 ) -> Parts:
     """Model, data on the device, training step and initial state of a fit."""
     recipe = resolve_recipe(recipe, train)
-    key_start, key_init, key_seed, key_validate = jax.random.split(key, 4)
     standardizer = make_standardizer(train, recipe.standardize)
     model = build_model(recipe, train, standardizer)
     data = to_device(train, standardizer.forward(train.x).astype(np.float32))
-    cells = int(np.clip(_START_CELLS // train.num_conditions, 8, 256))
-    x_start, label_start = _balanced_sample(key_start, data, cells)
     optimizer = _make_optimizer(recipe)
-    step = _make_step(recipe, model, optimizer, train.num_conditions, _bandwidths(recipe, x_start))
-    # jit: one program instead of a hundred small ones, each of which would be compiled by itself
-    state = jax.jit(init_state, static_argnums=(1, 2))(key_init, model, optimizer, x_start, label_start)
+    # one program instead of a hundred small ones, each of which would be compiled by itself
+    start = jax.jit(_start, static_argnums=(2, 3), compiler_options=compiler_options(RUNS_ONCE))
+    state, x_start, key_validate, seed = start(key, data, model, optimizer)
     return Parts(
         recipe=recipe,
         standardizer=standardizer,
         model=model,
         data=data,
-        step=step,
+        step=_make_step(recipe, model, optimizer, train.num_conditions, _bandwidths(recipe, x_start)),
         refit=_make_refit(model) if recipe.refit_shift else None,
-        state=LoopState(state, jax.tree.map(jnp.copy, state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32)),
+        state=state,
         validator=make_validator(key_validate, model, standardizer, train, validation, source) if validation else None,
-        seed=int(jax.random.randint(key_seed, (), 0, 2**31 - 1)),
+        seed=int(seed),
     )
 
 
-_START_CELLS = 8192  # of all conditions together, for the start
+def _start(
+    key: Array, data: DeviceData, model: Model, optimizer: optax.GradientTransformation
+) -> tuple[LoopState, Array, Array, Array]:
+    """The state at step 0, the cells it was started from, a key for the validator, and a seed for the evaluation."""
+    key_start, key_init, key_seed, key_validate = jax.random.split(key, 4)
+    num_conditions = data.labels.shape[0]
+    x, label = balanced_sample(key_start, data, int(np.clip(_START_CELLS // num_conditions, 8, 256)))
+    state = init_state(key_init, model, optimizer, x, label)
+    loop_state = LoopState(state, jax.tree.map(jnp.copy, state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32))
+    return loop_state, x, key_validate, jax.random.randint(key_seed, (), 0, 2**31 - 1)
 
-_balanced_sample = jax.jit(balanced_sample, static_argnums=2)
+
+_START_CELLS = 8192  # of all conditions together, at most 256 of each
+
 _make_refit = functools.lru_cache(maxsize=64)(make_refit)  # for the same reason as `_make_step`
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.compiler import RUNS_OFTEN, compiler_options
 from pdae_jax.data.sample import DeviceData, balanced_sample
 from pdae_jax.kernels import KernelLike
 from pdae_jax.model import Model
@@ -119,4 +120,4 @@ def make_train_steps(
             state = refit(state, data)
         return state, jax.tree.map(lambda value: jnp.mean(value, axis=0), metrics)
 
-    return jax.jit(steps, donate_argnums=0)
+    return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options(RUNS_OFTEN))

@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "pdae_jax"
 
 LAYERS = (
+    "compiler",
     "types",
     "data.conditions",
     "data.notation",
