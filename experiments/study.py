@@ -19,7 +19,7 @@ from absl import app, flags, logging
 
 from experiments.studies import STUDIES, Variant
 from pdae_jax import Ensemble, Recipe, evaluate, fit_ensemble, hold_out, simulate, two_sample_tests
-from pdae_jax.compositional import fit_compositional
+from pdae_jax.compositional import COMPARATORS, fit_comparators
 from pdae_jax.predict import predict
 from pdae_jax.types import PerturbationData
 from pdae_jax.validate import MAX_CELLS, make_validator
@@ -29,11 +29,11 @@ VARIANTS = flags.DEFINE_list("variants", None, "names of variants; default all")
 WORLDS = flags.DEFINE_integer("worlds", 12, "number of worlds")
 FIRST_WORLD = flags.DEFINE_integer("first_world", 1000, "seed of the first world")
 REPLICAS = flags.DEFINE_integer("replicas", 5, "fits per world")
+COMPARED_WORLDS = flags.DEFINE_integer("compared_worlds", 2, "first worlds that comparators are trained on too")
 OUT = flags.DEFINE_string("out", None, "table; default experiments/results/<study>.csv")
 
 SAMPLES = 2000
 TEST_CELLS = 1000  # of the two-sample test
-COMPARED_WORLDS = 2  # worlds of a variant in which the trained comparators are trained too: they cost most
 COLUMNS = (
     "study", "variant", "world", "replica", "condition", "kind", "method", "energy_distance", "control_distance",
     "n_true", "p_value", "verdict", "residual", "outside", "tested_error", "source_disagreement",
@@ -94,8 +94,10 @@ def run_world(variant: Variant, seed: int, num_replicas: int, *, thorough: bool,
     tables: list[Any] = []
     for r, replica in enumerate(ensemble.replicas):
         options: dict[str, Any] = {} if r == 0 else {"baselines": []}
-        if r == 0 and variant.compared and seed < FIRST_WORLD.value + COMPARED_WORLDS:
-            options["methods"] = comparators(train, validation, key_fit, recipe)
+        if r == 0 and variant.compared and seed < FIRST_WORLD.value + COMPARED_WORLDS.value:
+            options["methods"] = fit_comparators(
+                list(COMPARATORS), train, key=key_fit, validation=validation, recipe=recipe, progress=False
+            )
         tables.append(judge(replica, test, **options).assign(replica=r, kept=ensemble.diagnosis[r].kept))
     tables[0] = tables[0].assign(replica=tables[0].method.map(lambda m: 0 if m == "pdae" else "none"))
     together = judge(ensemble, test, baselines=[])
@@ -142,17 +144,6 @@ def quick_table(ensemble: Ensemble, test: PerturbationData, key: jax.Array, *, w
 def judge(fitted: Any, test: PerturbationData, **options: Any) -> Any:
     """Energy distances of a model, or of an ensemble, and of what it is compared with."""
     return evaluate(fitted, test, num_samples=SAMPLES, metrics=["energy_distance"], progress=False, **options)
-
-
-def comparators(train: PerturbationData, validation: PerturbationData, key: jax.Array, recipe: Recipe) -> dict:
-    """The compositional autoencoder as published, and with the label of each source cell told."""
-    found = {}
-    for name, told in (("compositional", False), ("compositional_told", True)):
-        fitted = fit_compositional(
-            train, key=key, validation=validation, recipe=recipe, subtract_label=told, progress=False
-        )
-        found[name] = fitted.samples
-    return found
 
 
 def fresh_cells(key: jax.Array, simulation: Any, labels: list[str]) -> PerturbationData:

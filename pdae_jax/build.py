@@ -10,6 +10,7 @@ import jax
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
+from pdae_jax.compositional import COMPARATORS
 from pdae_jax.data import datasets
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out
@@ -23,10 +24,10 @@ SECTIONS = {
     "data": "name, and the options of that data set",
     "split": "names of held-out conditions",
     "fit": "fields of the recipe",
-    "evaluation": "options of evaluate",
+    "evaluation": "options of evaluate, and comparators that are trained for it",
 }
 SPLIT = ("test", "validation")
-EVALUATION = ("num_samples", "source", "baselines", "metrics", "splits")
+EVALUATION = ("num_samples", "source", "baselines", "metrics", "splits", "comparators")
 DATASETS = {"bodenmiller": datasets.bodenmiller, "norman_devel": datasets.norman_devel, "mapk_rnai": datasets.mapk_rnai}
 
 
@@ -49,10 +50,14 @@ def experiment(config: Any) -> Experiment:
     Raises:
         KeyError: a section, option, data set or condition that is not known; names it and the nearest one.
         TypeError: a recipe field that is not known.
+        ValueError: a number of replicas below 1.
     """
     _check_names("The config", config, SECTIONS)
     _check_names("config.split", config.split, SPLIT)
     _check_names("config.evaluation", config.evaluation, EVALUATION)
+    _check_names("config.evaluation.comparators", config.evaluation.get("comparators", ()), COMPARATORS)
+    if config.replicas < 1:
+        raise ValueError(f"config.replicas={config.replicas}, but it must be at least 1, a single fit.")
     key_data, key_fit = jax.random.split(jax.random.key(config.seed))
     data, truth = load_data(key_data, config.data)
     train, test = hold_out(data, conditions=list(config.split.test))

@@ -10,6 +10,7 @@ import numpy as np
 
 from pdae_jax import folder, plots
 from pdae_jax.baselines import BASELINES
+from pdae_jax.compositional import fit_comparators
 from pdae_jax.data.load import to_anndata
 from pdae_jax.data.store import fingerprint, load_data, save_data
 from pdae_jax.ensemble import Ensemble, load_model
@@ -52,7 +53,7 @@ def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: 
     Args:
         workdir: folder of a finished or interrupted fit that was given test conditions, or `save_test` them.
         command: that reproduces the run, for the report.
-        **options: of `evaluate`.
+        **options: of `write_evaluation`.
 
     Raises:
         FileNotFoundError: no run, no checkpoint or no test data in the folder.
@@ -88,9 +89,34 @@ def read_identification(workdir: str | pathlib.Path) -> Any:
     return pd.read_csv(path, dtype=names, keep_default_na=False, na_values={"value": [""]}) if path.exists() else None
 
 
-def write_evaluation(path: pathlib.Path, fitted: Fitted | Ensemble, test: PerturbationData, **options: Any) -> Any:
-    """``evaluation.csv``: every method on the test and validation conditions, and on the training ones."""
-    table = evaluate(fitted, test, **{"splits": SPLITS, "progress": True, **options})
+def write_evaluation(
+    path: pathlib.Path,
+    fitted: Fitted | Ensemble,
+    test: PerturbationData,
+    comparators: Sequence[str] = (),
+    **options: Any,
+) -> Any:
+    """``evaluation.csv``: every method on the test and validation conditions, and on the training ones.
+
+    Args:
+        path: folder of the run.
+        fitted: its model.
+        test: held-out conditions.
+        comparators: methods that are trained for the comparison, on what the model was trained on with its recipe;
+            names of `compositional.COMPARATORS`.
+        **options: of `evaluate`.
+    """
+    options = {"splits": SPLITS, "progress": True, **options}
+    key = jax.random.key(fitted.seed)
+    further = fit_comparators(
+        comparators,
+        fitted.train,
+        key=key,
+        validation=fitted.validation,
+        recipe=fitted.recipe,
+        progress=options["progress"],
+    )
+    table = evaluate(fitted, test, methods=further, **options)
     temporary = path / f".{EVALUATION_FILE}.partial"
     table.to_csv(temporary, index=False)
     temporary.replace(path / EVALUATION_FILE)

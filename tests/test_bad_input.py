@@ -150,6 +150,12 @@ def test_evaluation_of_other_features(fitted):
         (lambda c: c.fit.update({"num_step": 1}), TypeError, ["num_step", "num_steps"]),
         (lambda c: c.data.update({"name": "bodenmuller"}), KeyError, ["bodenmuller", "bodenmiller"]),
         (lambda c: c.evaluation.update({"source": "p99"}), KeyError, ["p99"]),
+        (
+            lambda c: c.evaluation.update({"comparators": ("composition",)}),
+            KeyError,
+            ["'composition'", "compositional"],
+        ),
+        (lambda c: c.update({"replicas": 0}), ValueError, ["replicas=0"]),
     ],
 )
 def test_config(change, error, words):

@@ -11,7 +11,8 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist, pdist
 
 from pdae_jax.baselines import BASELINES
-from pdae_jax.compositional import condition_entropy, fit_compositional, gaussian_nll, prior_distance
+from pdae_jax.compositional import fit_compositional
+from pdae_jax.compositional_step import condition_entropy, gaussian_nll, prior_distance
 from pdae_jax.data.simulate import design, simulate
 from pdae_jax.losses import energy_distance
 from pdae_jax.predict import BATCH

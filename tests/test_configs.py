@@ -73,3 +73,18 @@ def test_sweep_changes_what_the_config_has(name):
         changed = load(name).get_config()
         changed.update_from_flattened_dict(point)
         build.recipe(changed.fit)
+
+
+def test_papers_label_what_is_identified_as_such():
+    papers = load("papers")
+    assert set(papers.VARIANTS) >= {"plane", "clean", "interactions_1", "labels_outside_the_span", "cells_100"}
+    kinds = set()
+    for name, variant in papers.VARIANTS.items():
+        config = papers.get_config(name)
+        config.data.cells_per_condition = 20
+        experiment = build.experiment(config)
+        for label, kind in variant.test.items():
+            identified = check_guarantee(experiment.train, experiment.train.label(label)).identified
+            assert identified == (kind != "outside"), (name, label)
+            kinds.add(kind)
+    assert kinds == {"in span", "off support", "outside"}

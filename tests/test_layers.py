@@ -57,6 +57,7 @@ LAYERS = (
     "identification",
     "predict",
     "baselines",
+    "compositional_step",
     "compositional",
     "metrics",
     "two_sample_test",

@@ -116,6 +116,20 @@ def test_all_is_redone_from_the_folder_alone(finished, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_comparators_are_trained_for_the_table_and_the_model_keeps_its_numbers(finished, tmp_path):
+    workdir, *_ = finished
+    moved = tmp_path / "moved"
+    shutil.copytree(workdir, moved)
+    options = json.loads((moved / "config.json").read_text())["config"]["evaluation"]
+    before = results.read_evaluation(moved)
+    printed = results.write_results(moved, **(options | {"comparators": ["compositional_told"]}))
+    after = results.read_evaluation(moved)
+    assert set(after["method"]) - set(before["method"]) == {"compositional_told"} and "compositional_told" in printed
+    pd.testing.assert_frame_equal(after[after["method"] != "compositional_told"].reset_index(drop=True), before)
+    assert np.isfinite(after.query("method == 'compositional_told' and metric == 'energy_distance'")["value"]).all()
+
+
 def test_a_finished_run_repeated_ends_with_the_same_numbers(finished):
     workdir, _, summary = finished
     before = {name: (workdir / name).read_bytes() for name in FILES - {"predictions.h5ad"}}
