@@ -102,6 +102,10 @@ def _ablation() -> Iterator[Variant]:
     yield variant("reconstruction 0", reconstruction=0.0)
     yield variant("beta 0.5", beta=0.5)
     yield variant("W refitted every 100 steps", refit_shift=True)
+    yield variant("contrast 3", contrast=3.0)
+    yield variant("contrast 10", contrast=10.0)
+    yield variant("rate 1e-2", learning_rate=1e-2)
+    yield variant("latents 6, group lasso 0.1", latent_dim=6, group_lasso=0.1)
 
 
 def conditions() -> Iterator[Variant]:

@@ -75,6 +75,7 @@ def test_sweep_changes_what_the_config_has(name):
         build.recipe(changed.fit)
 
 
+@pytest.mark.slow
 def test_papers_label_what_is_identified_as_such():
     papers = load("papers")
     assert set(papers.VARIANTS) >= {"plane", "clean", "interactions_1", "labels_outside_the_span", "cells_100"}
