@@ -24,10 +24,10 @@ from pdae_jax.types import Batch
 
 
 class LossWeights(NamedTuple):
-    """Weight of each term; a term with weight 0 is not computed."""
+    """Weight of each term; a term with weight 0 is not computed. What pays is in `Recipe`."""
 
-    translation: float = 1.0
-    reconstruction: float = 1.0
+    translation: float = 0.0
+    reconstruction: float = 0.0
     consistency: float = 0.0
     contrast: float = 0.0
     cycle: float = 0.0
@@ -55,8 +55,8 @@ def pdae_loss(
     batch: Batch,
     *,
     kernel: KernelLike,
+    weights: LossWeights,
     form: str = "pairwise",
-    weights: LossWeights = LossWeights(),
     num_unseen: int = 4,
 ) -> tuple[Float[Array, ""], LossTerms]:
     """The PDAE objective on one stratified batch; differentiable in `params`.
@@ -67,8 +67,8 @@ def pdae_loss(
         key: decoder noise and prior draws.
         batch: S sources of m cells, T targets of n cells.
         kernel: a function of `pdae_jax.kernels`; ``energy(1.0)`` is the paper's.
-        form: ``pairwise`` scores every law P_{s->t} by itself; ``pooled`` their mixture over sources (the paper's).
         weights: of the terms.
+        form: ``pairwise`` scores every law P_{s->t} by itself; ``pooled`` their mixture over sources (the paper's).
         num_unseen: labels drawn for the consistency term.
 
     Returns:

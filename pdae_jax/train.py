@@ -54,8 +54,8 @@ def make_train_step(
     sample: Callable,
     *,
     kernel: KernelLike,
+    weights: LossWeights,
     form: str = "pairwise",
-    weights: LossWeights = LossWeights(),
     average_decay: float = 0.999,
 ) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
     """``step(state, data) -> (state, metrics)``: draw a batch, descend, average."""

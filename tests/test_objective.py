@@ -98,10 +98,11 @@ def test_every_term_is_reported_and_weighted(labelled):
 def test_permuting_cells_or_conditions_changes_nothing(model, labelled):
     batch, x, label = make_batch(labelled), labelled[0], labelled[2][labelled[1]]
     params = jax.jit(model.init)(jax.random.key(1), x, label)
+    weights = objective.LossWeights(translation=1.0, reconstruction=1.0, contrast=1.0)
 
     @jax.jit
     def loss(batch):
-        return objective.pdae_loss(params, model, jax.random.key(2), batch, kernel=kernels.energy())[0]
+        return objective.pdae_loss(params, model, jax.random.key(2), batch, kernel=kernels.energy(), weights=weights)[0]
 
     shuffled = Batch(
         batch.x_source[jnp.array([2, 0, 1])][:, jnp.array([3, 1, 0, 2])],

@@ -103,7 +103,7 @@ def time_stratified(setting: Setting, data: DeviceData, batch_size: int, num_sou
         num_targets=num_targets,
         cells_per_target=max(2, batch_size // num_targets),
     )
-    weights = objective.LossWeights(contrast=1.0)
+    weights = objective.LossWeights(translation=1.0, reconstruction=1.0, contrast=1.0)
     step = make_train_step(model, optimizer, sample, kernel=kernels.energy(), weights=weights)
     state = init_state(jax.random.key(0), model, optimizer, data.x[:256], data.labels[jnp.zeros(256, int)])
     steps = jax.jit(lambda s, data, n: jax.lax.fori_loop(0, n, lambda _, c: step(c, data)[0], s))
