@@ -37,7 +37,7 @@ from pdae_jax.types import LabelLike, PerturbationData
 CONFIG = config_flags.DEFINE_config_file("config", "experiments/configs/bodenmiller.py", "data and recipe: path[:arg]")
 WORKDIR = flags.DEFINE_string("workdir", "runs/leave_pair_out", "folder of the results")
 NUM_PAIRS = flags.DEFINE_integer("num_pairs", None, "how many of the missing pairs to do now; default all")
-NUM_REPLICAS = flags.DEFINE_integer("num_replicas", 1, "fits per pair, whose predictions are mixed")
+NUM_REPLICAS = flags.DEFINE_integer("num_replicas", 3, "fits per pair, whose predictions are mixed")
 
 TABLE_FILE, SUMMARY_FILE, FIGURE_FILE, SETTINGS_FILE = "pairs.csv", "summary.md", "pairs.png", "settings.json"
 NUM_VALIDATION = 3

@@ -111,8 +111,9 @@ def contours(axes: Axes, cloud: np.ndarray, limits: Sequence[tuple[float, float]
 
 
 def colour_of(method: str, number: int) -> str:
-    """A method keeps its colour in every figure; others take turns."""
-    return METHOD_COLOURS.get(method, PALETTE[number % len(PALETTE)])
+    """A method keeps its colour in every figure; others take turns with what those leave."""
+    free = [colour for colour in PALETTE if colour not in METHOD_COLOURS.values()]
+    return METHOD_COLOURS.get(method, free[number % len(free)])
 
 
 def cycle(values: Sequence[str], count: int) -> list[str]:
