@@ -146,7 +146,7 @@ def papers() -> Iterator[Variant]:
         recipe={"latent_dim": 2},
         compared=True,
     )  # fmt: skip
-    worlds = {
+    worlds: dict[str, dict[str, Any]] = {
         "clean": {},
         "20 features, noise 0.5": {"observed_dim": 20, "noise": "gaussian", "noise_scale": 0.5},
         "20 features, counts": {"observed_dim": 20, "noise": "counts"},

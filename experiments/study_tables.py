@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from experiments.studies import STUDIES
+from pdae_jax.compositional import COMPARATORS
 from pdae_jax.guarantee import MAX_OUTSIDE, SPAN_TOLERANCE, Verdict
 from pdae_jax.panels import BLACK, GREY, PALETTE, clean
 
@@ -119,11 +120,16 @@ def method_table(rows: Any) -> Any:
     """Share of every method, by variant and kind of label: sums over worlds and conditions, divided."""
     method = rows.method.where(rows.replica != "ensemble", "pdae ensemble")
     rows = rows.assign(method=method)
-    rows = rows[~rows.method.isin(["control"])]
+    rows = rows[rows.method != "control"]
+    # the trained comparators were run on the first worlds only: the model there, to compare with
+    trained = rows[rows.method.isin(COMPARATORS)][["variant", "world"]].drop_duplicates()
+    there = rows[rows.method == "pdae"].merge(trained).assign(method="pdae, their worlds")
+    rows = pd.concat([rows, there])
     sums = rows.groupby(["variant", "kind", "method"], sort=False)[["energy_distance", "control_distance"]].sum()
     table = (sums.energy_distance / sums.control_distance).unstack("method")
-    others = [name for name in table if name not in ("pdae", "pdae ensemble", "oracle_half")]
-    table = table[["pdae", "pdae ensemble", *others, "oracle_half"]]
+    last = [name for name in ("pdae, their worlds", *COMPARATORS) if name in table]
+    others = [name for name in table if name not in ("pdae", "pdae ensemble", "oracle_half", *last)]
+    table = table[["pdae", "pdae ensemble", *others, "oracle_half", *last]]
     table = table.reindex(list(dict.fromkeys(sums.index.droplevel("method"))))
     return table.map(lambda v: percent(v) if np.isfinite(v) else "-").reset_index()
 
@@ -161,16 +167,26 @@ def verdict_table(rows: Any) -> Any:
                 "predictions of": name if isinstance(name, str) else ", ".join(name),
                 "number": len(group),
                 "trusted": f"{len(trusted) / len(group):.0%}",
-                f"trusted, above {WRONG:.0%}": f"{(trusted.share > WRONG).mean():.1%}",
-                f"others, above {WRONG:.0%}": f"{(group[group.verdict != 'trusted'].share > WRONG).mean():.0%}",
-                "rank correlation, verdict": f"{spearmanr(group.verdict.map(ORDER.index), group.share)[0]:.2f}",
+                f"trusted, above {WRONG:.0%}": wrong(trusted),
+                f"others, above {WRONG:.0%}": wrong(group[group.verdict != "trusted"]),
+                "rank correlation, verdict": correlation(group.verdict.map(ORDER.index), group.share),
                 **{
-                    f"rank correlation, {signal}": f"{spearmanr(identified[signal], identified.share)[0]:.2f}"
+                    f"rank correlation, {signal}": correlation(identified[signal], identified.share)
                     for signal in ("outside", "tested_error", "source_disagreement")
                 },
             }
         )
     return pd.DataFrame(lines)
+
+
+def wrong(group: Any) -> str:
+    """Share of predictions that are off by more than `WRONG`."""
+    return f"{(group.share > WRONG).mean():.1%}" if len(group) else "-"
+
+
+def correlation(signal: Any, share: Any) -> str:
+    """Spearman's, where both vary."""
+    return f"{spearmanr(signal, share)[0]:.2f}" if signal.nunique() > 1 else "-"
 
 
 def with_levels(rows: Any) -> Any:
