@@ -120,7 +120,7 @@ def conditions() -> Iterator[Variant]:
     }  # fmt: skip
     for name, more in ladder.items():
         recipe = SMALL_RECIPE | {"num_sources": 13, "num_targets": 13}
-        yield variant(f"conditions: {name}", **recipe)._replace(train=(*SINGLES, *more))
+        yield variant(f"conditions: {name}")._replace(train=(*SINGLES, *more), recipe=recipe)
     for cells in (100, 300, 1000, 3000, 10000):
         yield variant(f"cells: {cells}", world={"cells_per_condition": cells}, latent_dim=3)
 
