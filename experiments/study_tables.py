@@ -221,7 +221,8 @@ def ladder_figure(rows: Any) -> Figure:
         names = list(dict.fromkeys(part.variant))
         shown = {"pdae": (BLACK, model_rows(part)), **_baselines_shown(part)}
         for name, (colour, group) in shown.items():
-            mean = group.groupby("variant").share.mean().reindex(names)
+            sums = group.groupby("variant")[["energy_distance", "control_distance"]].sum().reindex(names)
+            mean = sums.energy_distance / sums.control_distance
             axes.plot(range(len(names)), mean, marker="o", color=colour, label=name)
         axes.set_xticks(range(len(names)), [n.split(": ")[1] for n in names], rotation=20, ha="right", fontsize="small")
         axes.set(yscale="log", title=word)
@@ -247,7 +248,9 @@ def papers_figure(rows: Any) -> Figure:
     for colour, method in zip(colours, methods, strict=False):
         sums = rows[rows.method == method].groupby(["variant", "kind"])[["energy_distance", "control_distance"]].sum()
         mean = sums.energy_distance / sums.control_distance
-        axes.plot([mean.get(g, np.nan) for g in groups], range(len(groups)), "o", color=colour, label=method, alpha=0.8)
+        marker, note = ("x", ", fewer worlds") if method in COMPARATORS else ("o", "")
+        values = [mean.get(g, np.nan) for g in groups]
+        axes.plot(values, range(len(groups)), marker, color=colour, label=method + note, alpha=0.8)
     axes.set_yticks(range(len(groups)), [f"{v}, {k}" for v, k in groups], fontsize="small")
     axes.set(xscale="log", xlabel="energy distance / control's, over worlds and conditions")
     axes.invert_yaxis()
