@@ -52,9 +52,11 @@ def test_the_config_decides_data_split_and_recipe(config):
     assert experiment.recipe == pdae_jax.Recipe(
         latent_dim=3, num_steps=20, log_every=10, eval_every=10, checkpoint_every=10, hidden=(16, 16)
     )
-    assert experiment.evaluation == {"num_samples": 200, "source": "control"} and experiment.source == {
-        "p1+p4": "control"
-    }
+    assert experiment.evaluation == {
+        "num_samples": 200,
+        "source": "control",
+        "comparators": (),
+    } and experiment.source == {"p1+p4": "control"}
     with config.evaluation.ignore_type():
         config.evaluation.source = {"p0+p2": "p0", "p1+p4": "p1"}
     assert build.experiment(config).source == {"p1+p4": "p1"}  # the fit is told of validation conditions only
