@@ -134,9 +134,9 @@ def energy_of(mean_distance: Callable[[Any, Any], Any], x: Any, y: Any) -> Any:
 
 def make_pertpy(x: np.ndarray, y: np.ndarray) -> Calls:
     """`Distance("edistance")`: Euclidean, not squared; whole scikit-learn matrices in 1.0, loops in Numba in 1.4."""
-    import pertpy  # pyright: ignore[reportMissingImports]
+    from pertpy.tools import Distance  # pyright: ignore[reportMissingImports]
 
-    distance = pertpy.tools.Distance("edistance")
+    distance = Distance("edistance")
     return Calls(lambda: float(distance(x, y)))
 
 
