@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 
 from pdae_jax.baselines import _draw, generator
@@ -152,6 +153,7 @@ def fit_compositional(
         clip_norm=recipe.clip_norm,
         weight_decay=recipe.weight_decay,
     )
+    optimizer = optax.flatten(optimizer)  # on one vector, as the model's is
     weights = Weights(
         adversary=adversary_weight if disentangle == "adversarial" else 0.0,
         prior=prior_weight if disentangle == "prior" else 0.0,

@@ -172,7 +172,7 @@ def make_networks(
     def translate(params, key, x, label_from, label_to):
         return decode(params, key, basal(params, x, label_from) + _effect(params, label_to))
 
-    start = parts.state.train.params
+    start = parts.unravel(parts.state.train.params)
     decoder = init_decoder(key_decoder)
     if recipe.linear_skip:
         skip = {name: jnp.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, d)]) for name, v in start["decoder"]["skip"].items()}

@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -60,7 +60,9 @@ def fit(
     """
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
-    parts = prepare(key, train, validation, recipe, source)
+    resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
+    chunk = 0 if resuming else min(recipe.log_every, recipe.num_steps)  # a finished run has nothing to compile
+    parts = prepare(key, train, validation, recipe, source, chunk=chunk)
     identity = {"recipe": parts.recipe.to_dict(), "key": key_data(key), "source": source}
     held_out = {"validation": validation, "test": test}
     state, history, path = run_training(parts, identity, train, held_out, workdir, progress, config or {})
@@ -196,7 +198,7 @@ def _train(
             "steps_per_second": length / clock.lap(),
         }
         if parts.validator and (step % recipe.eval_every == 0 or step == recipe.num_steps):
-            state, value = _evaluate(state, parts.validator)
+            state, value = _evaluate(state, parts.validator, parts.unravel)
             entry["validation_energy_distance"] = float(np.mean(value))
         history.append(entry)
         progress.update(step, recipe.num_steps, entry["total"])
@@ -206,28 +208,24 @@ def _train(
     return state
 
 
-def _evaluate(state: LoopState, validator: Validator) -> tuple[LoopState, Array]:
+def _evaluate(state: LoopState, validator: Validator, unravel: Callable) -> tuple[LoopState, Array]:
     """Keep the averaged parameters where they are the best so far, each replica by itself."""
-    value = jnp.mean(_errors(state, validator), axis=-1)  # scalar, or [replicas]
+    value = jnp.mean(_errors(state, validator, unravel), axis=-1)  # scalar, or [replicas]
     better = value < state.best_value
-
-    def choose(new: Array, old: Array) -> Array:
-        return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - better.ndim)), new, old)
-
-    best = jax.tree.map(choose, state.train.average, state.best_params)
+    best = jnp.where(better[..., None], state.train.average, state.best_params)
     since = jnp.where(better, 0, state.evaluations_since_best + 1)
-    return LoopState(state.train, best, choose(value, state.best_value), since), value
+    return LoopState(state.train, best, jnp.where(better, value, state.best_value), since), value
 
 
-def _errors(state: LoopState, validator: Validator) -> Array:
+def _errors(state: LoopState, validator: Validator, unravel: Callable) -> Array:
     average, replicas = state.train.average, state.best_value.shape
     if not replicas:
-        return validator.errors(average)
-    return jnp.stack([validator.errors(replica_of(average, r)) for r in range(replicas[0])])
+        return validator.errors(unravel(average))
+    return jnp.stack([validator.errors(unravel(average[r])) for r in range(replicas[0])])
 
 
 def replica_of(tree: Any, r: int) -> Any:
-    """One replica of a state or of parameters with a leading axis of replicas."""
+    """One replica of a state with a leading axis of replicas."""
     return jax.tree.map(lambda leaf: leaf[r], tree)
 
 
@@ -253,9 +251,8 @@ def fitted_of(
     workdir: pathlib.Path | None,
 ) -> Fitted:
     """The model of a finished loop, in the user's units."""
-    params, errors = state.train.average, {}
+    params, errors = parts.unravel(state.best_params if parts.validator else state.train.average), {}
     if parts.validator:
-        params = state.best_params
         values = np.asarray(parts.validator.errors(params))
         errors = {
             condition: {"pdae": float(value), "control": float(control)}

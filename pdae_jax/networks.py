@@ -1,10 +1,12 @@
 """Multi-layer perceptron, alone or beside a linear map; nothing about perturbations here."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -16,11 +18,11 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-class MLP(nn.Module):
-    """``x -> MLP(x)``, or ``x -> x A + b + MLP(x)`` with `linear_skip`.
+Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.zeros)
 
-    With the skip the last layer of the MLP starts near zero: the network starts as its linear part.
-    """
+
+class MLP(nn.Module):
+    """``x -> MLP(x)``, or ``x -> x A + b + MLP(x)`` with `linear_skip`; `make_mlp` draws its start."""
 
     hidden: Sequence[int]
     out_dim: int
@@ -31,13 +33,20 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "*batch in_dim"]) -> Float[Array, "*batch out_dim"]:
         h = x
         for i, width in enumerate(self.hidden):
-            h = ACTIVATIONS[self.activation](
-                nn.Dense(width, kernel_init=nn.initializers.he_normal(), name=f"hidden_{i}")(h)
-            )
-        near_zero = nn.initializers.variance_scaling(1e-4, "fan_in", "normal")
-        last = near_zero if self.linear_skip else nn.initializers.lecun_normal()
-        out = nn.Dense(self.out_dim, kernel_init=last, name="out")(h)
-        return out + nn.Dense(self.out_dim, name="skip")(x) if self.linear_skip else out
+            h = ACTIVATIONS[self.activation](Dense(width, name=f"hidden_{i}")(h))
+        out = Dense(self.out_dim, name="out")(h)
+        return out + Dense(self.out_dim, name="skip")(x) if self.linear_skip else out
+
+
+def _spread(layer: str, linear_skip: bool) -> float:
+    """Standard deviation of a layer's kernel at the start, times the root of its inputs.
+
+    He et al. (2015) for hidden layers. Beside a linear map the last layer starts near zero: the network starts as its
+    linear part.
+    """
+    if layer == "out" and linear_skip:
+        return 0.01
+    return 2**0.5 if layer.startswith("hidden") else 1.0
 
 
 def with_skip(params: dict, kernel: Array, bias: Array) -> dict:
@@ -54,7 +63,14 @@ def make_mlp(
     network = MLP(tuple(hidden), out_dim, activation, linear_skip)
 
     def init(key: Array) -> dict:
-        return dict(network.init(key, jnp.zeros((1, in_dim)))["params"])
+        # one draw for all kernels: a draw for each would be most of what is compiled before training
+        vector, unravel = ravel_pytree(network.init(key, jnp.zeros((1, in_dim)))["params"])
+        draws = unravel(jax.random.normal(key, vector.shape))
+        return {name: start(layer, _spread(name, linear_skip)) for name, layer in draws.items()}
+
+    def start(draws: dict, spread: float) -> dict:
+        kernel = draws["kernel"]
+        return {"kernel": spread * kernel / len(kernel) ** 0.5, "bias": jnp.zeros_like(draws["bias"])}
 
     def apply(params: dict, x: Array) -> Array:
         return network.apply({"params": params}, x)  # pyright: ignore[reportReturnType]

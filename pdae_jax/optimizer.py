@@ -29,5 +29,4 @@ def make_optimizer(
         decay_steps=num_steps,
         end_value=final_fraction * learning_rate,
     )
-    chain = optax.chain(optax.clip_by_global_norm(clip_norm), optax.adamw(schedule, weight_decay=weight_decay))
-    return optax.flatten(chain)  # one vector: a few large operations instead of a few for each array of parameters
+    return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adamw(schedule, weight_decay=weight_decay))

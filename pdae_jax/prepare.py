@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from pdae_jax.model import Model
 from pdae_jax.objective import LossWeights
 from pdae_jax.optimizer import make_optimizer
 from pdae_jax.recipe import Recipe
-from pdae_jax.train import TrainState, init_state, make_refit, make_train_step
+from pdae_jax.train import TrainState, init_state, make_refit, make_train_step, make_train_steps, make_unravel
 from pdae_jax.types import PerturbationData
 from pdae_jax.validate import Validator, make_validator
 
@@ -30,7 +31,9 @@ class LoopState(NamedTuple):
     """
 
     train: TrainState
-    best_params: dict  # averaged parameters at the best evaluation; the initial ones before the first
+    best_params: Float[
+        Array, "*replicas parameters"
+    ]  # averaged parameters at the best evaluation; the initial ones before the first
     best_value: Float[Array, "*replicas"]  # mean energy distance over the validation conditions there
     evaluations_since_best: Int[Array, "*replicas"]
 
@@ -41,6 +44,7 @@ class Parts(NamedTuple):
     recipe: Recipe
     standardizer: Standardizer
     model: Model
+    unravel: Callable  # [parameters] -> params of the model
     data: DeviceData
     step: Callable
     refit: Callable | None  # after each chunk of steps
@@ -60,8 +64,14 @@ def prepare(
     validation: PerturbationData | None,
     recipe: Recipe,
     source: Mapping[str, str] | None = None,
+    *,
+    chunk: int = 0,
 ) -> Parts:
-    """Model, data on the device, training step and initial state of a fit."""
+    """Model, data on the device, training step and initial state of a fit.
+
+    With `chunk`, that many steps are compiled (`make_train_steps`), while another thread compiles the start: XLA works
+    outside Python's lock, and before a first step of a small model there is nothing else to wait for.
+    """
     recipe = resolve_recipe(recipe, train)
     standardizer = make_standardizer(train, recipe.standardize)
     model = build_model(recipe, train, standardizer)
@@ -69,14 +79,23 @@ def prepare(
     optimizer = _make_optimizer(recipe)
     # one program instead of a hundred small ones, each of which would be compiled by itself
     start = jax.jit(_start, static_argnums=(2, 3), compiler_options=compiler_options(RUNS_ONCE))
-    state, x_start, key_validate, seed = start(key, data, model, optimizer)
+    start = start.trace(key, data, model, optimizer)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        started = thread.submit(lambda: start.lower().compile()(key, data))
+        bandwidths = None if recipe.kernel == "energy" else _bandwidths(recipe, started.result()[1])
+        step = _make_step(recipe, model, optimizer, train.num_conditions, bandwidths)
+        refit = _make_refit(model) if recipe.refit_shift else None
+        if chunk:
+            make_train_steps(step, chunk, refit).lower(start.out_info[0].train, data).compile()
+        state, _, key_validate, seed = started.result()
     return Parts(
         recipe=recipe,
         standardizer=standardizer,
         model=model,
+        unravel=jax.jit(make_unravel(model)),
         data=data,
-        step=_make_step(recipe, model, optimizer, train.num_conditions, _bandwidths(recipe, x_start)),
-        refit=_make_refit(model) if recipe.refit_shift else None,
+        step=step,
+        refit=refit,
         state=state,
         validator=make_validator(key_validate, model, standardizer, train, validation, source) if validation else None,
         seed=int(seed),
@@ -91,7 +110,7 @@ def _start(
     num_conditions = data.labels.shape[0]
     x, label = balanced_sample(key_start, data, int(np.clip(_START_CELLS // num_conditions, 8, 256)))
     state = init_state(key_init, model, optimizer, x, label)
-    loop_state = LoopState(state, jax.tree.map(jnp.copy, state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32))
+    loop_state = LoopState(state, jnp.copy(state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32))
     return loop_state, x, key_validate, jax.random.randint(key_seed, (), 0, 2**31 - 1)
 
 
@@ -100,10 +119,8 @@ _START_CELLS = 8192  # of all conditions together, at most 256 of each
 _make_refit = functools.lru_cache(maxsize=64)(make_refit)  # for the same reason as `_make_step`
 
 
-def _bandwidths(recipe: Recipe, x: Array) -> tuple[float, ...] | None:
-    """Of the kernels that have some: multiples of the median distance."""
-    if recipe.kernel == "energy":
-        return None
+def _bandwidths(recipe: Recipe, x: Array) -> tuple[float, ...]:
+    """Multiples of the median distance."""
     median = float(kernels.median_bandwidth(jax.random.key(0), x))
     return tuple(factor * median for factor in recipe.bandwidths)
 

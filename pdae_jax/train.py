@@ -2,11 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.compiler import RUNS_OFTEN, compiler_options
@@ -21,8 +23,8 @@ class TrainState(NamedTuple):
 
     step: Int[Array, ""]
     key: Array  # of the run; step t uses fold_in(key, t)
-    params: dict
-    average: dict  # exponential moving average of params: what predicts
+    params: Float[Array, " parameters"]  # of the model, as one vector: compiles and runs faster; see `make_unravel`
+    average: Float[Array, " parameters"]  # exponential moving average of params: what predicts
     opt_state: optax.OptState
 
 
@@ -42,10 +44,24 @@ def init_state(
 ) -> TrainState:
     """The state at step 0, started from a sample of cells (equally many of each condition) with their labels."""
     key_params, key_steps = jax.random.split(key)
-    params = model.init(key_params, x, label)
+    params, _ = ravel_pytree(model.init(key_params, x, label))
     # a copy: `params` and `average` must not share buffers, the steps donate both
-    average = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), key_steps, params, average, optimizer.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), key_steps, params, jnp.copy(params), optimizer.init(params))
+
+
+@functools.lru_cache(maxsize=64)
+def make_unravel(model: Model) -> Callable[[Float[Array, " parameters"]], dict]:
+    """The function from the vector of a `TrainState` to the parameters that the model takes."""
+    label = np.zeros((1, model.num_perturbations), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, model.num_features), np.float32), label)
+    leaves, treedef = jax.tree.flatten(shapes)
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+
+    def unravel(vector: Float[Array, " parameters"]) -> dict:
+        parts = jnp.split(vector, ends)
+        return treedef.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
+
+    return unravel
 
 
 def make_train_step(
@@ -59,19 +75,23 @@ def make_train_step(
     average_decay: float = 0.999,
 ) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
     """``step(state, data) -> (state, metrics)``: draw a batch, descend, average."""
+    unravel = make_unravel(model)
 
     def step(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
         key_sample, key_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
         batch = sample(key_sample, data)
-        gradient_fn = jax.grad(pdae_loss, has_aux=True)
-        gradient, terms = gradient_fn(state.params, model, key_loss, batch, kernel=kernel, form=form, weights=weights)
+
+        def loss(vector: Array) -> tuple[Array, LossTerms]:
+            return pdae_loss(unravel(vector), model, key_loss, batch, kernel=kernel, form=form, weights=weights)
+
+        gradient, terms = jax.grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = cast(dict, optax.apply_updates(state.params, updates))
+        params = jnp.asarray(optax.apply_updates(state.params, updates))
         # the first steps follow the parameters closely: an average over the start would be of no use
         decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
-        average = cast(dict, optax.incremental_update(params, state.average, 1.0 - decay))
+        average = decay * state.average + (1.0 - decay) * params
         new_state = TrainState(state.step + 1, state.key, params, average, opt_state)
-        return new_state, Metrics(terms, optax.tree.norm(gradient))
+        return new_state, Metrics(terms, jnp.linalg.norm(gradient))
 
     return step
 
@@ -82,6 +102,7 @@ def make_refit(model: Model, cells: int = 1024) -> Callable[[TrainState, DeviceD
     Regressed are the latents of `cells` cells of each condition, drawn anew each time; of the averaged parameters
     with the averaged encoder.
     """
+    unravel = make_unravel(model)
 
     def refit(state: TrainState, data: DeviceData) -> TrainState:
         x, label = balanced_sample(
@@ -89,9 +110,10 @@ def make_refit(model: Model, cells: int = 1024) -> Callable[[TrainState, DeviceD
         )  # steps fold in theirs, from 0 on
         design = jnp.concatenate([jnp.ones((len(label), 1)), label], axis=1)
 
-        def with_refit(params: dict) -> dict:
+        def with_refit(vector: Array) -> Array:
+            params = unravel(vector)
             matrix = jnp.linalg.lstsq(design, model.encode(params, x))[0][1:]
-            return {**params, "shift": {**params["shift"], "matrix": matrix}}
+            return ravel_pytree({**params, "shift": {**params["shift"], "matrix": matrix}})[0]
 
         return state._replace(params=with_refit(state.params), average=with_refit(state.average))
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import pdae_jax
 from pdae_jax import loop
@@ -160,21 +161,46 @@ def test_steps_compile_once(split):
     assert steps._cache_size() == 1 and len(traces) <= 2  # scan may trace its body twice, once per compilation
 
 
+def test_state_is_the_vector_of_the_parameters(split):
+    train, _, _ = split
+    parts = loop.prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL))
+    params = parts.unravel(parts.state.train.params)
+    np.testing.assert_array_equal(ravel_pytree(params)[0], parts.state.train.params)
+    template = jax.eval_shape(parts.model.init, KEY, parts.data.x, train.labels[train.condition_index])
+    assert jax.tree.map(lambda leaf: leaf.shape, params) == jax.tree.map(lambda leaf: leaf.shape, template)
+
+
+def test_steps_compiled_beside_the_start_are_those_that_run(split, caplog):
+    train, _, _ = split
+    recipe = pdae_jax.Recipe().override(**SMALL)
+    plain = loop.prepare(KEY, train, None, recipe)
+
+    def compiled(parts) -> bool:
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level("WARNING"):
+            state, _ = make_train_steps(parts.step, 7, parts.refit)(parts.state.train, parts.data)
+        assert int(state.step) == 7
+        return "Finished XLA compilation of jit(steps)" in caplog.text
+
+    parts = loop.prepare(KEY, train, None, recipe.override(cycle=0.125), chunk=7)
+    np.testing.assert_array_equal(plain.state.train.params, parts.state.train.params)
+    assert not compiled(parts)
+    assert compiled(plain)  # so the log would have told
+
+
 def test_refit_sets_shifts_to_the_least_squares_of_latents_on_labels(split):
     train, _, _ = split
     parts = loop.prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL, refit_shift=True))
-    start = parts.state.train
-    off = start._replace(
-        params={**start.params, "shift": {"matrix": jnp.full_like(start.params["shift"]["matrix"], 9.0)}}
-    )
-    state = parts.refit(off, parts.data)
-    z = np.asarray(parts.model.encode(start.params, parts.data.x))
+    start = parts.unravel(parts.state.train.params)
+    off = {**start, "shift": {"matrix": jnp.full_like(start["shift"]["matrix"], 9.0)}}
+    state = parts.refit(parts.state.train._replace(params=ravel_pytree(off)[0]), parts.data)
+    z = np.asarray(parts.model.encode(start, parts.data.x))
     design = np.column_stack([np.ones(len(z)), np.repeat(train.labels, train.counts, axis=0)])
     expected = np.linalg.lstsq(design, z)[0][1:]
     error = 5 * z.std() / np.sqrt(train.counts.min())  # of means of drawn cells
-    for params in (state.params, state.average):
-        np.testing.assert_allclose(params["shift"]["matrix"], expected, atol=error)
-    assert error < 0.5 * np.abs(expected).max() and not np.array_equal(off.params["shift"]["matrix"], expected)
+    for vector in (state.params, state.average):
+        np.testing.assert_allclose(parts.unravel(vector)["shift"]["matrix"], expected, atol=error)
+    assert error < 0.5 * np.abs(expected).max()
 
 
 def test_refit_happens_after_every_chunk_of_a_fit(split):

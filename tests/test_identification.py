@@ -381,7 +381,7 @@ def test_the_linear_start_identifies_a_linear_world():
     )
     train, _ = pdae_jax.hold_out(simulation.data, ["p0+p2"])
     parts = prepare(jax.random.key(0), train, None, Recipe(latent_dim=2, noise_dim=0, hidden=(4,)))
-    fitted = untrained(parts.model, parts.state.train.params, parts.standardizer, train)
+    fitted = untrained(parts.model, parts.unravel(parts.state.train.params), parts.standardizer, train)
     found = measure_identification(fitted, simulation)
     assert found.affine.unseen.residual < 0.05
     assert found.whitened.unseen.residual < 0.15

@@ -109,3 +109,20 @@ def test_mlp_with_skip_starts_as_its_linear_part():
     x = jax.random.normal(jax.random.key(1), (200, 4))
     linear = x @ params["skip"]["kernel"] + params["skip"]["bias"]
     assert float(jnp.std(apply(params, x) - linear)) < 0.05 * float(jnp.std(linear))
+
+
+@pytest.mark.parametrize("linear_skip", [True, False])
+def test_mlp_starts_with_he_kernels_and_zero_biases(linear_skip):
+    init, apply = make_mlp(50, 100, hidden=(200, 400), activation="relu", linear_skip=linear_skip)
+    params = init(jax.random.key(0))
+    for name, fan_in, variance in (("hidden_0", 50, 2.0), ("hidden_1", 200, 2.0), ("out", 400, 1.0)):
+        near_zero = linear_skip and name == "out"
+        expected = np.sqrt((1e-4 if near_zero else variance) / fan_in)
+        np.testing.assert_allclose(np.std(params[name]["kernel"]), expected, rtol=0.05)
+        assert not np.any(params[name]["bias"])
+    # every number drawn by itself, and the scale of the input kept through the layers
+    kernels = np.concatenate([np.ravel(params[name]["kernel"]) for name in ("hidden_0", "hidden_1")])
+    assert len(np.unique(kernels)) > 0.99 * len(kernels)
+    if not linear_skip:
+        out = apply(params, jax.random.normal(jax.random.key(1), (500, 50)))
+        assert 0.7 < float(jnp.std(out)) < 1.4

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+from scipy import stats
 
 from pdae_jax.data.sample import make_sampler, to_device
 from pdae_jax.types import PerturbationData
@@ -33,3 +34,16 @@ def test_batches_hold_cells_of_their_condition_and_reach_all_cells():
     assert len(seen) == 60
     # 400 draws of 3 conditions: sizes 3, 50 and 7 do not matter
     assert np.all(np.abs(drawn - 400 / 3) < 5 * np.sqrt(400 * 2 / 9))
+
+
+def test_cells_are_drawn_evenly_and_apart_for_sources_and_targets():
+    data = uneven_data()
+    device = to_device(data)
+    sample = jax.jit(make_sampler(3, num_sources=3, cells_per_source=400, num_targets=3, cells_per_target=400))
+    batch = jax.device_get(sample(jax.random.key(1), device))
+    for x in (batch.x_source, batch.x_target):
+        for condition, count in enumerate(data.counts):
+            cells = np.unique(x[condition, :, 0], return_counts=True)[1]
+            assert len(cells) == count
+            assert stats.chisquare(cells).pvalue > 1e-4
+    assert np.mean(batch.x_source[1, :, 0] == batch.x_target[1, :, 0]) < 0.1  # 1 in 50 if they are independent

@@ -133,8 +133,8 @@ def measure(
 
 
 def make_ours(task: Task, recipe: Recipe) -> Contender:
-    parts = prepare(jax.random.key(task.seed), task.train, None, recipe)
-    steps = make_train_steps(parts.step, CHUNK)
+    parts = prepare(jax.random.key(task.seed), task.train, None, recipe, chunk=CHUNK)
+    steps = make_train_steps(parts.step, CHUNK, parts.refit)
     state = parts.state.train
     move = jax.jit(parts.model.translate)
 
@@ -146,7 +146,7 @@ def make_ours(task: Task, recipe: Recipe) -> Contender:
 
     def translate(x, label):
         x = parts.standardizer.forward(x).astype(np.float32)
-        moved = move(state.average, jax.random.key(0), x, jnp.zeros_like(label), label)
+        moved = move(parts.unravel(state.average), jax.random.key(0), x, jnp.zeros_like(label), label)
         return parts.standardizer.backward(np.asarray(moved))
 
     return Contender(advance, translate)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt32
 
 from pdae_jax.types import Batch, PerturbationData
 
@@ -41,11 +41,20 @@ def bootstrap_rows(key: Array, data: DeviceData) -> Int[Array, " cells"]:
 
 def balanced_sample(key: Array, data: DeviceData, cells: int) -> tuple[Array, Array]:
     """`cells` of each condition, drawn with replacement, and their labels: ``[conditions * cells, ...]``."""
-    num_conditions = data.labels.shape[0]
-    row = data.start[:, None] + jax.random.randint(key, (num_conditions, cells), 0, data.count[:, None])
-    row = row.reshape(-1)
-    x = data.x[row if data.rows is None else data.rows[row]]
-    return x, jnp.repeat(data.labels, cells, axis=0)
+    condition = jnp.arange(data.labels.shape[0])
+    x = cells_of(data, condition, jax.random.bits(key, (len(condition), cells)))
+    return x.reshape(-1, x.shape[-1]), jnp.repeat(data.labels, cells, axis=0)
+
+
+def cells_of(data: DeviceData, condition: Int[Array, " s"], bits: UInt32[Array, "s m"]) -> Float[Array, "s m features"]:
+    """Cells of conditions, chosen by random bits, with replacement.
+
+    A remainder, not `jax.random.randint`: with that, half of what is compiled for a step of a small model would be
+    random numbers. It favours the first cells of a condition by less than their number over 2^32.
+    """
+    row = (bits % data.count[condition][:, None].astype(bits.dtype)).astype(jnp.int32)
+    row = row + data.start[condition][:, None]
+    return data.x[row if data.rows is None else data.rows[row]]
 
 
 def make_sampler(
@@ -58,21 +67,21 @@ def make_sampler(
     """
     num_sources, num_targets = min(num_sources, num_conditions), min(num_targets, num_conditions)
 
-    def draw(key: Array, data: DeviceData, number: int, cells: int) -> tuple[Array, Array]:
-        key_condition, key_cell = jax.random.split(key)
+    def choose(key: Array, number: int) -> Array:
         if number == num_conditions:
-            chosen = jnp.arange(num_conditions)
-        else:
-            chosen = jax.random.choice(key_condition, num_conditions, (number,), replace=False)
-        count = data.count[chosen][:, None]
-        row = jax.random.randint(key_cell, (number, cells), 0, count)
-        row = data.start[chosen][:, None] + row
-        return data.x[row if data.rows is None else data.rows[row]], data.labels[chosen]
+            return jnp.arange(num_conditions)
+        return jax.random.choice(key, num_conditions, (number,), replace=False)
 
     def sample(key: Array, data: DeviceData) -> Batch:
-        key_source, key_target = jax.random.split(key)
-        x_source, label_source = draw(key_source, data, num_sources, cells_per_source)
-        x_target, label_target = draw(key_target, data, num_targets, cells_per_target)
-        return Batch(x_source, label_source, x_target, label_target)
+        key_source, key_target, key_cells = jax.random.split(key, 3)
+        source, target = choose(key_source, num_sources), choose(key_target, num_targets)
+        bits = jax.random.bits(key_cells, (num_sources * cells_per_source + num_targets * cells_per_target,))
+        bits_source, bits_target = jnp.split(bits, [num_sources * cells_per_source])
+        return Batch(
+            x_source=cells_of(data, source, bits_source.reshape(num_sources, cells_per_source)),
+            label_source=data.labels[source],
+            x_target=cells_of(data, target, bits_target.reshape(num_targets, cells_per_target)),
+            label_target=data.labels[target],
+        )
 
     return sample
