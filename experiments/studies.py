@@ -168,18 +168,19 @@ def papers() -> Iterator[Variant]:
 
 
 def accuracy() -> Iterator[Variant]:
-    """The default recipe at full size: ten features, four latents, ten training conditions."""
+    """Full size: ten features, four latents, ten training conditions; the default recipe, and more cells for longer."""
     singles = ("p0", "p1", "p2", "p3", "p4")
     triples = ("p0+p1+p2", "p1+p2+p3", "p2+p3+p4", "p0+p3+p4")
-    world = {"latent_dim": 4, "observed_dim": 10, "num_perturbations": 5, "cells_per_condition": 2000}
-    yield Variant(
-        name="default, 2000 cells",
-        world=WORLD | world,
-        train=(*singles, *triples),
-        test=dict.fromkeys(("p0+p2", "p1+p3", "p2+p4", "p0+p4", "p0+p3"), "in span"),
-        validation=("p1+p4",),
-        recipe={"latent_dim": 4},
-    )
+    world = {"latent_dim": 4, "observed_dim": 10, "num_perturbations": 5}
+    for cells, steps in ((2_000, 4_000), (10_000, 12_000), (50_000, 12_000)):
+        yield Variant(
+            name="default, 2000 cells" if steps == 4_000 else f"{cells} cells, {steps} steps",
+            world=WORLD | world | {"cells_per_condition": cells},
+            train=(*singles, *triples),
+            test=dict.fromkeys(("p0+p2", "p1+p3", "p2+p4", "p0+p4", "p0+p3"), "in span"),
+            validation=("p1+p4",),
+            recipe={"latent_dim": 4, "num_steps": steps},
+        )
 
 
 STUDIES: dict[str, Callable[[], Iterator[Variant]]] = {

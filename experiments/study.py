@@ -10,6 +10,7 @@ the same command goes on where it was broken off. `study_tables.py` makes the ta
 
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,8 +19,9 @@ import pandas as pd
 from absl import app, flags, logging
 
 from experiments.studies import STUDIES, Variant
-from pdae_jax import Ensemble, Recipe, evaluate, fit_ensemble, hold_out, simulate, two_sample_tests
+from pdae_jax import Recipe, evaluate, fit, fit_ensemble, hold_out, simulate, two_sample_tests
 from pdae_jax.compositional import COMPARATORS, fit_comparators
+from pdae_jax.fitted import Fitted
 from pdae_jax.predict import predict
 from pdae_jax.types import PerturbationData
 from pdae_jax.validate import MAX_CELLS, make_validator
@@ -28,7 +30,7 @@ STUDY = flags.DEFINE_enum("study", None, list(STUDIES), "which one", required=Tr
 VARIANTS = flags.DEFINE_list("variants", None, "names of variants; default all")
 WORLDS = flags.DEFINE_integer("worlds", 12, "number of worlds")
 FIRST_WORLD = flags.DEFINE_integer("first_world", 1000, "seed of the first world")
-REPLICAS = flags.DEFINE_integer("replicas", 5, "fits per world")
+REPLICAS = flags.DEFINE_integer("replicas", 5, "fits per world; 1: no ensemble of them")
 COMPARED_WORLDS = flags.DEFINE_integer("compared_worlds", 2, "first worlds that comparators are trained on too")
 OUT = flags.DEFINE_string("out", None, "table; default experiments/results/<study>.csv")
 
@@ -76,37 +78,35 @@ def run_world(variant: Variant, seed: int, num_replicas: int, *, thorough: bool,
     train, validation = hold_out(simulation.data, list(variant.validation))
     test = fresh_cells(key_truth, simulation, list(variant.test))
     recipe = Recipe().override(**variant.recipe)
+    options: dict[str, Any] = {"key": key_fit, "validation": validation, "recipe": recipe, "progress": False}
     start = time.perf_counter()
-    ensemble = fit_ensemble(
-        train,
-        key=key_fit,
-        num_replicas=num_replicas,
-        bootstrap=variant.bootstrap,
-        validation=validation,
-        recipe=recipe,
-        progress=False,
-    )
+    if num_replicas == 1:
+        ensemble, replicas, kept = None, [fit(train, **options)], [True]
+    else:
+        ensemble = fit_ensemble(train, num_replicas=num_replicas, bootstrap=variant.bootstrap, **options)
+        replicas, kept = ensemble.replicas, [found.kept for found in ensemble.diagnosis]
     seconds = time.perf_counter() - start
     if not thorough:
-        return quick_table(ensemble, test, key_truth, with_baselines=variant.name == "reference").assign(
+        return quick_table(replicas, kept, test, key_truth, with_baselines=variant.name == "reference").assign(
             variant=variant.name, world=seed, kind="in span", seconds=round(seconds, 2)
         )
     tables: list[Any] = []
-    for r, replica in enumerate(ensemble.replicas):
-        options: dict[str, Any] = {} if r == 0 else {"baselines": []}
+    for r, replica in enumerate(replicas):
+        others: dict[str, Any] = {} if r == 0 else {"baselines": []}
         if r == 0 and variant.compared and seed < FIRST_WORLD.value + COMPARED_WORLDS.value:
-            options["methods"] = fit_comparators(
-                list(COMPARATORS), train, key=key_fit, validation=validation, recipe=recipe, progress=False
-            )
-        tables.append(judge(replica, test, **options).assign(replica=r, kept=ensemble.diagnosis[r].kept))
+            others["methods"] = fit_comparators(list(COMPARATORS), train, **options)
+        tables.append(judge(replica, test, **others).assign(replica=r, kept=kept[r]))
     tables[0] = tables[0].assign(replica=tables[0].method.map(lambda m: 0 if m == "pdae" else "none"))
-    together = judge(ensemble, test, baselines=[])
-    tables.append(together[together.method == "pdae"].assign(replica="ensemble", kept=True))
+    judged: dict[Any, Any] = dict(enumerate(replicas))
+    if ensemble is not None:
+        judged["ensemble"] = ensemble
+        together = judge(ensemble, test, baselines=[])
+        tables.append(together[together.method == "pdae"].assign(replica="ensemble", kept=True))
     table: Any = pd.concat(tables)
     table = table[(table.method != "oracle_half") | (table.replica == "none")]
     if test_at_n:
         table["p_value"] = np.nan
-        for name, fitted in {**dict(enumerate(ensemble.replicas)), "ensemble": ensemble}.items():
+        for name, fitted in judged.items():
             for condition, p in p_values(fitted, test, jax.random.fold_in(key_truth, 1)).items():
                 rows = (table.replica == name) & (table.condition == condition) & (table.method == "pdae")
                 table.loc[rows, "p_value"] = p
@@ -122,12 +122,14 @@ def run_world(variant: Variant, seed: int, num_replicas: int, *, thorough: bool,
     )
 
 
-def quick_table(ensemble: Ensemble, test: PerturbationData, key: jax.Array, *, with_baselines: bool) -> Any:
+def quick_table(
+    replicas: Sequence[Fitted], kept: Sequence[bool], test: PerturbationData, key: jax.Array, *, with_baselines: bool
+) -> Any:
     """Energy distances of all replicas, in one compiled call each."""
-    first, rows = ensemble.replicas[0], []
-    validator = make_validator(key, first.model, first.standardizer, ensemble.train, test)
-    for r, (replica, found) in enumerate(zip(ensemble.replicas, ensemble.diagnosis, strict=True)):
-        about = {"method": "pdae", "replica": r, "kept": found.kept, "n_true": MAX_CELLS}
+    first, rows = replicas[0], []
+    validator = make_validator(key, first.model, first.standardizer, first.train, test)
+    for r, replica in enumerate(replicas):
+        about = {"method": "pdae", "replica": r, "kept": kept[r], "n_true": MAX_CELLS}
         rows += [
             about | {"condition": c, "energy_distance": float(e), "control_distance": float(d)}
             for c, e, d in zip(test.conditions, validator.errors(replica.params), validator.control, strict=True)
