@@ -8,20 +8,25 @@ One row per world, replica, method and held-out condition goes to experiments/re
 the same command goes on where it was broken off. `study_tables.py` makes the tables and figures.
 """
 
+import functools
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 from absl import app, flags, logging
+from jaxtyping import Float
 
 from experiments.studies import STUDIES, Variant
 from pdae_jax import Recipe, evaluate, fit, fit_ensemble, hold_out, simulate, two_sample_tests
 from pdae_jax.compositional import COMPARATORS, fit_comparators
+from pdae_jax.data.simulate import Simulation
 from pdae_jax.fitted import Fitted
+from pdae_jax.losses import energy_distance
 from pdae_jax.predict import predict
 from pdae_jax.types import PerturbationData
 from pdae_jax.validate import MAX_CELLS, make_validator
@@ -77,6 +82,9 @@ def run_world(variant: Variant, seed: int, num_replicas: int, *, thorough: bool,
     simulation = simulate(key_world, labels=labels, **variant.world)
     train, validation = hold_out(simulation.data, list(variant.validation))
     test = fresh_cells(key_truth, simulation, list(variant.test))
+    if variant.map_known:
+        table = ceiling(simulation, train, test, jax.random.fold_in(key_truth, 1))
+        return table.assign(variant=variant.name, world=seed, kind=table.condition.map(variant.test), seconds=0.0)
     recipe = Recipe().override(**variant.recipe)
     options: dict[str, Any] = {"key": key_fit, "validation": validation, "recipe": recipe, "progress": False}
     start = time.perf_counter()
@@ -107,7 +115,8 @@ def run_world(variant: Variant, seed: int, num_replicas: int, *, thorough: bool,
     if test_at_n:
         table["p_value"] = np.nan
         for name, fitted in judged.items():
-            for condition, p in p_values(fitted, test, jax.random.fold_in(key_truth, 1)).items():
+            predict_one = functools.partial(predict_cells, fitted)
+            for condition, p in p_values(predict_one, test, jax.random.fold_in(key_truth, 1)).items():
                 rows = (table.replica == name) & (table.condition == condition) & (table.method == "pdae")
                 table.loc[rows, "p_value"] = p
     kinds = {condition: variant.test[label] for condition, label in zip(test.conditions, variant.test, strict=True)}
@@ -163,12 +172,56 @@ def fresh_cells(key: jax.Array, simulation: Any, labels: list[str]) -> Perturbat
     )
 
 
-def p_values(fitted: Any, test: PerturbationData, key: jax.Array) -> dict[str, float]:
+def ceiling(simulation: Simulation, train: PerturbationData, test: PerturbationData, key: jax.Array) -> Any:
+    """What is left when the map is known: control cells moved by shifts that are regressed on the true latents.
+
+    As `oracle_map`; and as `truth` fresh cells of the true law, which nothing can beat.
+    """
+    rows = simulation.data.labels[simulation.data.condition_index]
+    trained = np.isin(simulation.data.condition_index, [simulation.data.index(c) for c in train.conditions])
+    design = np.column_stack([np.ones(len(rows)), rows])
+    shifts = np.linalg.lstsq(design[trained], simulation.latents[trained])[0][1:]
+    control = simulation.latents[simulation.data.condition_index == simulation.data.index(train.control)]
+
+    def moved(key: jax.Array, label: Float[np.ndarray, " k"], n: int = TEST_CELLS) -> np.ndarray:
+        key_rows, key_noise = jax.random.split(key)
+        chosen = np.asarray(jax.random.permutation(key_rows, len(control)))[:n]
+        return np.asarray(simulation.world.observe(key_noise, jnp.asarray(control[chosen] + label @ shifts)))
+
+    def truth(key: jax.Array, label: Float[np.ndarray, " k"], n: int = TEST_CELLS) -> np.ndarray:
+        return np.asarray(simulation.world.sample(key, label, n))
+
+    rows = []
+    for method, predict_one in {"oracle_map": moved, "truth": truth}.items():
+        p_value = p_values(predict_one, test, key)
+        for number, condition in enumerate(test.conditions):
+            true = test.cells(condition)
+            samples = predict_one(jax.random.fold_in(key, number), test.label(condition), SAMPLES)
+            rows.append(
+                {
+                    "condition": condition,
+                    "method": method,
+                    "energy_distance": float(energy_distance(samples, true)),
+                    "control_distance": float(energy_distance(train.cells(train.control)[:SAMPLES], true)),
+                    "p_value": p_value[condition],
+                    "n_true": len(true),
+                    "replica": "none",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def predict_cells(fitted: Any, key: jax.Array, label: Float[np.ndarray, " k"]) -> Float[np.ndarray, "n d"]:
+    """What is tested: as many cells as the test takes."""
+    return predict(fitted, label, key=key, num_samples=TEST_CELLS).samples
+
+
+def p_values(predict_one: Callable, test: PerturbationData, key: jax.Array) -> dict[str, float]:
     """Energy tests of predicted against true cells, `TEST_CELLS` of each, for every held-out condition."""
     pairs = {}
     for number, condition in enumerate(test.conditions):
-        found = predict(fitted, test.label(condition), key=jax.random.fold_in(key, number), num_samples=TEST_CELLS)
-        pairs[condition] = (found.samples, test.cells(condition)[:TEST_CELLS])
+        samples = predict_one(jax.random.fold_in(key, number), test.label(condition))
+        pairs[condition] = (samples, test.cells(condition)[:TEST_CELLS])
     tests = two_sample_tests(pairs, key=key)
     return dict(zip(tests.conditions, tests.p_value.tolist(), strict=True))
 

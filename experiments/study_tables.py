@@ -135,9 +135,18 @@ def method_table(rows: Any) -> Any:
 
 
 def accuracy_table(rows: Any) -> Any:
-    """Shares, tests and comparison of the default recipe at full size, single fits and ensembles."""
-    best, lines = best_baseline(rows), []
-    for name, group in (("single fits", model_rows(rows)), ("ensembles", rows[rows.replica == "ensemble"])):
+    """Shares, tests and comparison at full size: single fits, ensembles, and what knowing the map would leave."""
+    lines, groups = [], {}
+    for variant, part in rows.groupby("variant", sort=False):
+        groups[f"{variant}: single fits"] = (model_rows(part), part)
+        groups[f"{variant}: ensembles"] = (part[part.replica == "ensemble"], part)
+        # no baselines of its own
+        groups[variant] = (part[part.method == "oracle_map"], rows)
+        groups["the truth against itself"] = (part[part.method == "truth"], rows)
+    for name, (group, beside) in groups.items():
+        if group.empty:
+            continue
+        best = best_baseline(beside)
         fits = group.groupby(["world", "replica"]).energy_distance.mean()
         worse = fits > best.reindex(fits.index.get_level_values("world")).to_numpy()
         lines.append(
