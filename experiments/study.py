@@ -43,8 +43,8 @@ SAMPLES = 2000
 TEST_CELLS = 1000  # of the two-sample test
 COLUMNS = (
     "study", "variant", "world", "replica", "condition", "kind", "method", "energy_distance", "control_distance",
-    "n_true", "p_value", "verdict", "residual", "outside", "tested_error", "source_disagreement",
-    "replica_disagreement", "kept", "seconds",
+    "n_true", "p_value", "verdict", "residual", "outside", "tested_error", "expected_error",
+    "source_disagreement", "replica_disagreement", "kept", "seconds",
 )  # fmt: skip
 
 

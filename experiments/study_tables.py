@@ -22,7 +22,7 @@ RESULTS = flags.DEFINE_string("results", "experiments/results", "folder of the r
 FIGURES = flags.DEFINE_string("figures", "experiments/figures", "folder of the figures")
 
 BASELINES = ("additive", "linear_regression", "latent_additive", "pool_all", "pseudobulk")
-ORDER = ("trusted", "inconsistent", "untested", "refuted", "unsupported", "not identified")
+ORDER = ("trusted", "inconsistent", "imprecise", "untested", "refuted", "unsupported", "not identified")
 WRONG = 0.05  # share of the control's distance above which a trusted prediction counts as wrong
 
 
@@ -62,6 +62,7 @@ def level(row: Any) -> str:
         outside=row.outside,
         supported=row.outside <= MAX_OUTSIDE,
         tested_error=row.tested_error,
+        expected_error=getattr(row, "expected_error", None),
         source_disagreement=row.source_disagreement,
     ).level
 

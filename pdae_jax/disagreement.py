@@ -7,6 +7,7 @@ bend, effects that do not add up, cells that are too few. All of it shares the t
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,16 @@ _MAX_SOURCES = 8
 _MIN_CELLS = 20  # of a condition, to be a source
 
 
-def source_disagreement(fitted: Fitted, label: Float[np.ndarray, " perturbations"], from_condition: str) -> float:
+class Disagreement(NamedTuple):
+    """Of laws that ought to be the same."""
+
+    share: float  # mean energy distance between them, in shares of their distance from the control; NaN: unknown
+    effect: float  # their mean energy distance from the control
+
+
+def source_disagreement(
+    fitted: Fitted, label: Float[np.ndarray, " perturbations"], from_condition: str
+) -> Disagreement:
     r"""Mean energy distance between the laws :math:`P_{s \to a}` of different sources `s`.
 
     In shares of the distance between the control and :math:`P_{s \to a}`, `s` being `from_condition`; NaN where no
@@ -43,20 +53,18 @@ def source_disagreement(fitted: Fitted, label: Float[np.ndarray, " perturbations
         if counts[e] >= _MIN_CELLS and train.conditions[e] != from_condition and not np.allclose(train.labels[e], label)
     ]
     sources = [from_condition, *(train.conditions[e] for e in others[: _MAX_SOURCES - 1])]
-    return _share([fitted] * len(sources), label, sources)
+    return _disagreement([fitted] * len(sources), label, sources)
 
 
 def replica_disagreement(
     members: Sequence[Fitted], label: Float[np.ndarray, " perturbations"], from_condition: str
 ) -> float:
     """Mean energy distance between the laws that replicas predict of a label, in shares as in `source_disagreement`."""
-    return _share(members, label, [from_condition] * len(members))
+    return _disagreement(members, label, [from_condition] * len(members)).share
 
 
-def _share(models: Sequence[Fitted], label: np.ndarray, sources: Sequence[str]) -> float:
-    """Mean distance of all pairs of laws, over the mean distance of the laws from the control."""
-    if len(models) < 2:
-        return float("nan")
+def _disagreement(models: Sequence[Fitted], label: np.ndarray, sources: Sequence[str]) -> Disagreement:
+    """Of the laws that each model predicts from its source."""
     train, waste = models[0].train, len(models) + 1
     cells, group = _some_cells(train, train.control, 0)
     x, groups = [cells], [np.where(group, 0, waste)]
@@ -66,9 +74,10 @@ def _share(models: Sequence[Fitted], label: np.ndarray, sources: Sequence[str]) 
         groups.append(np.where(real, number, waste))
     matrix = np.asarray(_matrix(jnp.asarray(np.concatenate(x)), jnp.asarray(np.concatenate(groups)), waste + 1))
     between = matrix[1:waste, 1:waste][~np.eye(len(models), dtype=bool)]
-    control = float(np.mean(matrix[0, 1:waste]))
+    effect = float(np.mean(matrix[0, 1:waste]))
+    known = len(models) > 1 and effect > 0
     # U forms can be slightly negative
-    return max(float(np.mean(between)), 0.0) / control if control > 0 else float("nan")
+    return Disagreement(max(float(np.mean(between)), 0.0) / effect if known else float("nan"), max(effect, 0.0))
 
 
 def _some_cells(train: PerturbationData, condition: str, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -101,8 +101,8 @@ def evaluate(
         A pandas DataFrame, one row per condition, method and metric: ``condition, split, method, metric, value,
         n_true, n_pred, seed``, then ``order`` (number of perturbations), ``in_training`` (the label was trained on),
         ``source``, ``bandwidth`` (of the MMD kernel, on its rows), and the verdict on the model's prediction:
-        ``verdict, identified, supported, tested`` as text, ``residual, outside, tested_error, source_disagreement,
-        replica_disagreement`` as numbers.
+        ``verdict, identified, supported, tested`` as text, ``residual, outside, tested_error, expected_error,
+        source_disagreement, replica_disagreement`` as numbers.
 
     Raises:
         ValueError: test data with other features or perturbations, without a perturbed condition, or with fewer
@@ -270,7 +270,7 @@ def _verdict_columns(verdict: Verdict) -> dict[str, Any]:
         "residual": verdict.residual,
         **{
             name: float("nan") if getattr(verdict, name) is None else getattr(verdict, name)
-            for name in ("outside", "tested_error", "source_disagreement", "replica_disagreement")
+            for name in ("outside", "tested_error", "expected_error", "source_disagreement", "replica_disagreement")
         },
     }
 

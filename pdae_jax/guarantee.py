@@ -29,6 +29,7 @@ SPAN_TOLERANCE = 1e-4  # of the residual share of a label outside the span; labe
 # half of that (the others are harder now and then), and predictions that ought to be the same within all of it.
 MAX_OUTSIDE = 0.25  # share of latents outside the support above which a prediction counts as unsupported
 MAX_TESTED_ERROR = 0.025  # energy distance of left-out combinations, in shares of the control's, that passes the test
+MAX_EXPECTED_ERROR = 0.05  # of left-out combinations, in shares of the distance that the label is predicted to go
 MAX_DISAGREEMENT = 0.05  # of predictions that ought to be the same, in shares of the distance from the control
 RANK_TOLERANCE = 0.05  # singular values of the latent shifts below this share of the largest count as zero
 
@@ -52,6 +53,7 @@ class Verdict:
     supported: bool | None = None  # outside <= MAX_OUTSIDE
     tested: tuple[str, ...] = ()  # combinations that were left out of training and predicted
     tested_error: float | None = None  # their energy distance, in shares of the control's
+    expected_error: float | None = None  # the same distance, in shares of the one this label is predicted to go
     # how far predictions that ought to be the same differ, in shares of their distance from the control
     source_disagreement: float | None = None
     replica_disagreement: float | None = None  # of an ensemble
@@ -65,7 +67,7 @@ class Verdict:
     def level(self) -> str:
         """The first of these that applies, else ``trusted``.
 
-        ``not identified``, ``unsupported``, ``untested``, ``refuted``, ``inconsistent``.
+        ``not identified``, ``unsupported``, ``untested``, ``refuted``, ``imprecise``, ``inconsistent``.
         """
         if not self.identified:
             return "not identified"
@@ -75,6 +77,8 @@ class Verdict:
             return "untested"
         if self.tested_error is not None and self.tested_error > MAX_TESTED_ERROR:
             return "refuted"
+        if self.expected_error is not None and self.expected_error > MAX_EXPECTED_ERROR:
+            return "imprecise"
         if self.disagreement > MAX_DISAGREEMENT:
             return "inconsistent"
         return "trusted"
@@ -109,6 +113,11 @@ class Verdict:
                 f"Assumption tested on {len(self.tested)} left-out combinations, which also chose the step: energy "
                 f"distance {self.tested_error:.1%} of the control's."
             )
+            if self.level == "imprecise":
+                lines.append(
+                    f"Of the distance that this label is predicted to go that is {self.expected_error:.0%}: its effect "
+                    f"is too small beside the error."
+                )
         else:
             lines.append("Additivity untested: no combination was left out of training and predicted.")
         if self.source_disagreement is not None and self.source_disagreement == self.source_disagreement:
@@ -142,7 +151,9 @@ def check_guarantee(
     members = source.members if isinstance(source, Ensemble) else (source,)
     start, identified = from_condition or train.control, identified_part(train, vector)
     outside = float(np.mean([_outside_share(member, identified, start) for member in members]))
-    tested, error = _tested_error(members)
+    tested, distance, control = _tested(members)
+    sources = [source_disagreement(member, identified, start) for member in members]
+    effect = float(np.mean([found.effect for found in sources]))
     return dataclasses.replace(
         verdict,
         latent_rank=min(_latent_rank(member) for member in members),
@@ -150,19 +161,22 @@ def check_guarantee(
         outside=outside,
         supported=outside <= MAX_OUTSIDE,
         tested=tested,
-        tested_error=error,
-        source_disagreement=float(np.mean([source_disagreement(member, identified, start) for member in members])),
+        # without a distance to bridge nothing was tested
+        tested_error=distance / control if control > 0 else None,
+        expected_error=None if control <= 0 else distance / effect if effect > 0 else float("inf"),
+        source_disagreement=float(np.mean([found.share for found in sources])),
         replica_disagreement=replica_disagreement(members, identified, start) if len(members) > 1 else None,
     )
 
 
-def _tested_error(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float | None]:
-    """Left-out combinations, and their energy distance in shares of the control's."""
+def _tested(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float, float]:
+    """Left-out combinations, their mean energy distance from what was predicted, and from the control."""
     tested = tuple(c for c in members[0].validation_errors if _order(members[0], c) > 1)
     errors = [member.validation_errors[c] for member in members for c in tested]
-    distance, control = (sum(error[name] for error in errors) for name in ("pdae", "control"))
-    # without a distance to bridge nothing was tested; U forms can be slightly negative
-    return tested, max(distance, 0.0) / control if control > 0 else None
+    if not errors:
+        return tested, 0.0, 0.0
+    distance, control = (float(np.mean([error[name] for error in errors])) for name in ("pdae", "control"))
+    return tested, max(distance, 0.0), control  # U forms can be slightly negative
 
 
 def identified_part(train: PerturbationData, label: Float[np.ndarray, " perturbations"]) -> np.ndarray:

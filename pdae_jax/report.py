@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pdae_jax.guarantee import MAX_DISAGREEMENT, MAX_OUTSIDE, MAX_TESTED_ERROR
+from pdae_jax.guarantee import MAX_DISAGREEMENT, MAX_EXPECTED_ERROR, MAX_OUTSIDE, MAX_TESTED_ERROR
 from pdae_jax.identification import format_identification
 from pdae_jax.summary import COMPARED, format_table, summary_table
 from pdae_jax.track import write_text
@@ -18,6 +18,9 @@ VERDICTS = {
     "refuted": "identified and supported, but left-out combinations were missed by more than "
     f"{MAX_TESTED_ERROR:.1%} of the control's energy distance: effects do not add up in this latent space, or training "
     "fell short.",
+    "imprecise": "identified and supported, and left-out combinations were predicted well, but what they were off by "
+    f"is more than {MAX_EXPECTED_ERROR:.0%} of the distance from the control that this label is predicted to go: its "
+    "effect is too small beside the error.",
     "inconsistent": "identified and supported, and left-out combinations were predicted well, but this label is "
     f"predicted differently from different sources or by different replicas, by more than {MAX_DISAGREEMENT:.0%} of "
     "the distance from the control.",

@@ -135,6 +135,7 @@ def read_evaluation(workdir: str | pathlib.Path) -> Any:
             "residual",
             "outside",
             "tested_error",
+            "expected_error",
             "source_disagreement",
             "replica_disagreement",
             "bandwidth",

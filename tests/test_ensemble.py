@@ -191,11 +191,11 @@ def test_predictions_are_the_mixture_of_the_members(split, ensemble):
 def test_disagreement_is_small_where_the_model_is_right_and_seen_where_it_is_not(ensemble):
     fitted = ensemble.replicas[0]
     label = fitted.train.label("p0:2+p1")
-    assert source_disagreement(fitted, label, "control") < 0.03
+    assert source_disagreement(fitted, label, "control").share < 0.03
     # `W` of p1 without effect: from p1 and from the control the same label is now predicted in different places
     wrong = dataclasses.replace(fitted, params=jax.tree.map(jnp.asarray, fitted.params))
     wrong.params["shift"]["matrix"] = wrong.params["shift"]["matrix"].at[1].set(0.0)
-    assert source_disagreement(wrong, label, "control") > 0.1
+    assert source_disagreement(wrong, label, "control").share > 0.1
     assert replica_disagreement((fitted, fitted), label, "control") < 0.01
     assert replica_disagreement((fitted, wrong), label, "control") > 0.1
 

@@ -116,6 +116,13 @@ def test_additivity_is_untested_without_left_out_combinations(fitted):
     )
     tested = pdae_jax.check_guarantee(held_out, "p0+p1")
     assert tested.level == "trusted" and tested.tested == ("p0+p1",)
+    # the same error is too large for a label that hardly goes anywhere
+    small = pdae_jax.check_guarantee(held_out, {"p0": 0.1})
+    assert small.level == "imprecise" and "too small" in small.summary()
+    for verdict, label in ((tested, "p0+p1"), (small, {"p0": 0.1})):
+        moved = pdae_jax.predict(fitted, label, key=KEY, num_samples=400).samples
+        effect = float(pdae_jax.losses.energy_distance(moved, fitted.train.cells("control")))
+        assert abs(0.02 / verdict.expected_error - effect) < 0.05 * max(effect, 0.2)
     refuted = dataclasses.replace(held_out, validation_errors={"p0+p1": {"pdae": 0.9, "control": 1.0}})
     assert pdae_jax.check_guarantee(refuted, "p0+p1").level == "refuted"
 
