@@ -54,7 +54,10 @@ def main(_):
     path.parent.mkdir(parents=True, exist_ok=True)
     done = set()
     if path.exists():
-        done = set(pd.read_csv(path)[["variant", "world"]].itertuples(index=False, name=None))
+        rows = pd.read_csv(path)
+        if list(rows) != list(COLUMNS):
+            raise ValueError(f"{path} has other columns than this version writes. Pass another file as --out.")
+        done = set(rows[["variant", "world"]].itertuples(index=False, name=None))
     chosen = [v for v in STUDIES[STUDY.value]() if VARIANTS.value is None or v.name in VARIANTS.value]
     for variant in chosen:
         for seed in range(FIRST_WORLD.value, FIRST_WORLD.value + WORLDS.value):

@@ -141,9 +141,8 @@ def accuracy_table(rows: Any) -> Any:
     for variant, part in rows.groupby("variant", sort=False):
         groups[f"{variant}: single fits"] = (model_rows(part), part)
         groups[f"{variant}: ensembles"] = (part[part.replica == "ensemble"], part)
-        # no baselines of its own
-        groups[variant] = (part[part.method == "oracle_map"], rows)
-        groups["the truth against itself"] = (part[part.method == "truth"], rows)
+        groups[variant] = (part[part.method == "oracle_map"], rows)  # has no baselines of its own
+    groups["the truth against itself"] = (rows[rows.method == "truth"], rows)
     for name, (group, beside) in groups.items():
         if group.empty:
             continue
