@@ -207,7 +207,7 @@ def with_levels(rows: Any) -> Any:
 def verdict_figure(rows: Any) -> Figure:
     """Error against each signal, coloured by verdict."""
     model = with_levels(rows)
-    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    figure = Figure(figsize=(11.5, 3.4), layout="constrained")
     signals = {"tested_error": "left-out combinations", "outside": "latents outside", "source_disagreement": "sources"}
     for axes, (signal, title) in zip(figure.subplots(1, 3, sharey=True), signals.items(), strict=True):
         for colour, (verdict, group) in zip(PALETTE, model.groupby("verdict"), strict=False):
@@ -217,7 +217,7 @@ def verdict_figure(rows: Any) -> Figure:
         axes.axhline(WRONG, color=GREY, lw=1)
         axes.set(xlabel=signal, title=title)
         clean(axes)
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small", bbox_to_anchor=(1.0, 1.0))
     figure.axes[0].set_ylabel("energy distance / control's")
     return figure
 
