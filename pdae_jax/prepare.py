@@ -31,9 +31,8 @@ class LoopState(NamedTuple):
     """
 
     train: TrainState
-    best_params: Float[
-        Array, "*replicas parameters"
-    ]  # averaged parameters at the best evaluation; the initial ones before the first
+    # averaged parameters at the best evaluation; the initial ones before the first
+    best_params: Float[Array, "*replicas parameters"]
     best_value: Float[Array, "*replicas"]  # mean energy distance over the validation conditions there
     evaluations_since_best: Int[Array, "*replicas"]
 
@@ -80,14 +79,20 @@ def prepare(
     # one program instead of a hundred small ones, each of which would be compiled by itself
     start = jax.jit(_start, static_argnums=(2, 3), compiler_options=compiler_options(RUNS_ONCE))
     start = start.trace(key, data, model, optimizer)
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        started = thread.submit(lambda: start.lower().compile()(key, data))
-        bandwidths = None if recipe.kernel == "energy" else _bandwidths(recipe, started.result()[1])
+    refit = _make_refit(model) if recipe.refit_shift else None
+
+    def make_step(bandwidths: tuple[float, ...] | None) -> Callable:
         step = _make_step(recipe, model, optimizer, train.num_conditions, bandwidths)
-        refit = _make_refit(model) if recipe.refit_shift else None
         if chunk:
             make_train_steps(step, chunk, refit).lower(start.out_info[0].train, data).compile()
-        state, _, key_validate, seed = started.result()
+        return step
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        # only compiled there: contexts of the caller, its default device say, do not reach another thread
+        compiling = thread.submit(start.lower().compile)
+        step = make_step(None) if recipe.kernel == "energy" else None
+        state, x_start, key_validate, seed = compiling.result()(key, data)
+    step = step or make_step(_bandwidths(recipe, x_start))
     return Parts(
         recipe=recipe,
         standardizer=standardizer,

@@ -188,6 +188,14 @@ def test_steps_compiled_beside_the_start_are_those_that_run(split, caplog):
     assert compiled(plain)  # so the log would have told
 
 
+def test_a_fit_runs_in_double_precision_where_its_caller_asks_for_it(split):
+    # part of it is compiled in another thread, which contexts of the caller do not reach
+    train, _, _ = split
+    with jax.enable_x64(True):
+        fitted = pdae_jax.fit(train, key=jax.random.key(1), **SMALL)
+    assert {leaf.dtype for leaf in jax.tree.leaves(fitted.params)} == {np.dtype(np.float64)}
+
+
 def test_refit_sets_shifts_to_the_least_squares_of_latents_on_labels(split):
     train, _, _ = split
     parts = loop.prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL, refit_shift=True))
