@@ -42,7 +42,7 @@ def bootstrap_rows(key: Array, data: DeviceData) -> Int[Array, " cells"]:
 def balanced_sample(key: Array, data: DeviceData, cells: int) -> tuple[Array, Array]:
     """`cells` of each condition, drawn with replacement, and their labels: ``[conditions * cells, ...]``."""
     condition = jnp.arange(data.labels.shape[0])
-    x = cells_of(data, condition, jax.random.bits(key, (len(condition), cells)))
+    x = cells_of(data, condition, jax.random.bits(key, (len(condition), cells), jnp.uint32))
     return x.reshape(-1, x.shape[-1]), jnp.repeat(data.labels, cells, axis=0)
 
 
@@ -75,7 +75,8 @@ def make_sampler(
     def sample(key: Array, data: DeviceData) -> Batch:
         key_source, key_target, key_cells = jax.random.split(key, 3)
         source, target = choose(key_source, num_sources), choose(key_target, num_targets)
-        bits = jax.random.bits(key_cells, (num_sources * cells_per_source + num_targets * cells_per_target,))
+        number = num_sources * cells_per_source + num_targets * cells_per_target
+        bits = jax.random.bits(key_cells, (number,), jnp.uint32)
         bits_source, bits_target = jnp.split(bits, [num_sources * cells_per_source])
         return Batch(
             x_source=cells_of(data, source, bits_source.reshape(num_sources, cells_per_source)),
