@@ -108,13 +108,15 @@ print(prediction.samples.shape, prediction.features)
 print(prediction.verdict.summary().replace(". ", ".\n"))
 
 # %% [markdown]
-# The last lines are the **verdict**. It is made without looking at any cell of `A+B`, and answers three questions.
+# The last lines are the **verdict**. It is made without looking at any cell of `A+B`, and answers four questions.
 #
 # * *Identified?* Do the measured conditions determine the effect of this combination at all? For a drug that was
 #   never given, the answer is no.
 # * *Supported?* Do the shifted activities stay in the range where cells were seen? Outside of it the model guesses.
 # * *Tested?* That hidden effects add up is an assumption. Was it tried on combinations that were set aside, and did it
 #   work?
+# * *Precise, consistent?* Is the error of those combinations small beside what this one does to the cells? And do cells
+#   of different conditions lead to the same prediction?
 #
 # A dose can be given as well, `{"A": 0.5, "B": 1.0}`. A drug that the data do not have is refused:
 
