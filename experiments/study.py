@@ -58,7 +58,7 @@ def main(_):
         if list(rows) != list(COLUMNS):
             raise ValueError(f"{path} has other columns than this version writes. Pass another file as --out.")
         done = set(rows[["variant", "world"]].itertuples(index=False, name=None))
-    chosen = [v for v in STUDIES[STUDY.value]() if VARIANTS.value is None or v.name in VARIANTS.value]
+    chosen = chosen_variants(list(STUDIES[STUDY.value]()), VARIANTS.value)
     for variant in chosen:
         for seed in range(FIRST_WORLD.value, FIRST_WORLD.value + WORLDS.value):
             if (variant.name, seed) in done:
@@ -76,6 +76,18 @@ def main(_):
             model = table[(table.method == "pdae") & (table.replica != "ensemble")]
             share = (model.energy_distance / model.control_distance).mean()
             print(f"{variant.name}, world {seed}: {share:.4f}, {table.seconds.max():.1f} s", flush=True)
+
+
+def chosen_variants(variants: Sequence[Variant], names: Sequence[str] | None) -> list[Variant]:
+    """Those of the names given, all by default; ``ValueError`` for a name that no variant has."""
+    known = [variant.name for variant in variants]
+    for name in names or ():
+        if name not in known:
+            raise ValueError(
+                f"--variants names {name!r}, which the study has not. Pass some of {known}; a name with a comma needs "
+                f"quotes of its own: --variants='\"4,500 steps\",reference'."
+            )
+    return [variant for variant in variants if names is None or variant.name in names]
 
 
 def run_world(variant: Variant, seed: int, num_replicas: int, *, thorough: bool, test_at_n: bool) -> Any:

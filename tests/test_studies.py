@@ -61,6 +61,14 @@ def test_every_variant_can_be_run(name):
             assert (kind == "outside") == (inside > np.linalg.matrix_rank(differences))
 
 
+def test_variants_are_chosen_by_name(study):
+    variants = list(STUDIES["ablation"]())
+    assert [v.name for v in study.chosen_variants(variants, ["4,500 steps"])] == ["4,500 steps"]
+    assert study.chosen_variants(variants, None) == variants
+    with pytest.raises(ValueError, match="'4'.*quotes of its own"):
+        study.chosen_variants(variants, ["4", "500 steps"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_rows_of_a_world(study, replicas):
