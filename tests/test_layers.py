@@ -34,6 +34,7 @@ LAYERS = (
     "kernels",
     "summation",
     "tiles",
+    "pair_tile",
     "pair_sum",
     "one_dimensional",
     "losses",

@@ -65,7 +65,7 @@ def test_variants_are_chosen_by_name(study):
     variants = list(STUDIES["ablation"]())
     assert [v.name for v in study.chosen_variants(variants, ["4,500 steps"])] == ["4,500 steps"]
     assert study.chosen_variants(variants, None) == variants
-    with pytest.raises(ValueError, match="'4'.*quotes of its own"):
+    with pytest.raises(ValueError, match=r"'4'.*quotes of its own"):
         study.chosen_variants(variants, ["4", "500 steps"])
 
 
