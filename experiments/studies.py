@@ -182,11 +182,12 @@ def accuracy() -> Iterator[Variant]:
         recipe={"latent_dim": 4},
     )
     yield default
-    for cells in (10_000, 50_000):
+    double = {"cells_per_source": 32, "cells_per_target": 128}
+    for cells, batches, changes in ((10_000, "", {}), (50_000, "", {}), (50_000, ", double batches", double)):
         yield default._replace(
-            name=f"{cells} cells, 12000 steps",
+            name=f"{cells} cells, 12000 steps{batches}",
             world=default.world | {"cells_per_condition": cells},
-            recipe=default.recipe | {"num_steps": 12000},
+            recipe=default.recipe | {"num_steps": 12000} | changes,
         )
     yield default._replace(name="2000 cells, true map known", map_known=True)
 

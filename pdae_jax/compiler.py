@@ -6,7 +6,10 @@ on code that runs once, or that is no faster for it. Measured on two cores, ten 
 with the same time per step at 10 and at 500 features.
 """
 
+import contextlib
+import gc
 import os
+from collections.abc import Iterator
 
 import jax
 
@@ -18,3 +21,15 @@ def compiler_options(options: dict[str, int]) -> dict[str, int]:
     """`options` for ``jax.jit(..., compiler_options=)``: on CPUs, and where ``XLA_FLAGS`` does not set the level."""
     chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
     return options if jax.default_backend() == "cpu" and not chosen else {}
+
+
+@contextlib.contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """For tracing: it makes so many objects that Python looks through all that are alive, in vain, again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

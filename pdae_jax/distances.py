@@ -93,7 +93,8 @@ def summed_over_features(
     r""":math:`\sum_k t(x_k - y_k)`, a few features at a time: no array ``[n, m, d]`` is ever formed."""
 
     def few(x: Array, y: Array) -> Array:  # features first, so that a feature is contiguous
-        return sum(term(a[..., :, None] - b[..., None, :]) for a, b in zip(x, y, strict=True))  # pyright: ignore
+        x, y = x[..., :, None], y[..., None, :]
+        return sum(term(a - b) for a, b in zip(x, y, strict=True))  # pyright: ignore
 
     features = x.shape[-1]
     x, y = jnp.moveaxis(x, -1, 0), jnp.moveaxis(y, -1, 0)

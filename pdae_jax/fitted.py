@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from pdae_jax.data.sample import balanced_rows
 from pdae_jax.model import Model, linear_start, make_model
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
@@ -138,14 +139,10 @@ def effective_rank(train: PerturbationData, standardizer: "Standardizer") -> int
     labels = train.labels.astype(np.float64)
     differences = labels - labels[train.index(train.control)]
     most = max(1, min(int(np.linalg.matrix_rank(differences)), train.num_features))
-    rng = np.random.default_rng(0)
-    each = int(np.clip(8192 // train.num_conditions, 8, 500))
-    rows = np.concatenate(
-        [rng.choice(np.flatnonzero(train.condition_index == e), each) for e in range(train.num_conditions)]
-    )
-    x = jnp.asarray(standardizer.forward(train.x[rows]), jnp.float32)
-    start = linear_start(x, jnp.asarray(train.labels[train.condition_index[rows]]), most, 0)
-    singular = np.linalg.svd(differences @ np.asarray(start.shift_matrix), compute_uv=False)
+    rows = balanced_rows(np.random.default_rng(0), train, int(np.clip(8192 // train.num_conditions, 8, 500)))
+    x = standardizer.forward(train.x[rows]).astype(np.float32)
+    start = linear_start(x, train.labels[train.condition_index[rows]], most, 0)
+    singular = np.linalg.svd(differences @ start.shift_matrix, compute_uv=False)
     return max(1, int(np.sum(singular > RELEVANT_SHIFT * singular[0])))
 
 

@@ -28,6 +28,7 @@ import scipy.spatial.distance
 from jaxtyping import Array, Float
 
 from pdae_jax import kernels
+from pdae_jax.data.sample import make_random
 from pdae_jax.distances import manhattan_distances, squared_distances
 from pdae_jax.kernels import Kernel
 from pdae_jax.relabelling import (
@@ -35,7 +36,6 @@ from pdae_jax.relabelling import (
     check_pair,
     draw_members,
     draw_signs,
-    make_random,
     padded_rows,
     padded_size,
     paired_statistics,

@@ -9,22 +9,25 @@ model is the worst case.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from pdae_jax.decoder import make_decoder
 from pdae_jax.encoder import make_encoder
 from pdae_jax.shift import identity, make_shift
+from pdae_jax.types import AnyArray
 
 
 class Model(NamedTuple):
     """Pure functions of explicit parameters, and the sizes that fix their shapes."""
 
-    init: Callable  # (key, x [cells, features], label [cells, perturbations]) -> params
+    init: Callable  # (key, x [cells, features], label [cells, perturbations]) -> params, by the next two
+    linear_start: Callable  # (x, label) -> LinearStart
+    init_from: Callable  # (key, LinearStart) -> params
     encode: Callable  # (params, x [..., features]) -> z [..., latent]
     shift: Callable  # (params, label_from [..., perturbations], label_to [..., perturbations]) -> [..., latent]
     decode: Callable  # (params, key, z [..., latent]) -> x [..., features]
@@ -77,9 +80,11 @@ def make_model(
     )
     shift = make_shift(dose_response)
 
-    def init(key, x, label):
+    def start_at(x, label):
+        return linear_start(x, dose_response(label), latent_dim, noise_dim)
+
+    def init_from(key, start):
         key_encoder, key_decoder, key_shift = jax.random.split(key, 3)
-        start = linear_start(x, dose_response(label), latent_dim, noise_dim)
         matrix = start.shift_matrix
         if not linear_skip:
             matrix = jax.random.normal(key_shift, matrix.shape) / jnp.sqrt(latent_dim)
@@ -88,6 +93,9 @@ def make_model(
             "shift": shift.init(matrix),
             "decoder": decoder.init(key_decoder, start.decoder_kernel, start.decoder_bias),
         }
+
+    def init(key, x, label):
+        return init_from(key, start_at(x, label))
 
     def encode(params, x):
         return encoder.encode(params["encoder"], x)
@@ -101,51 +109,66 @@ def make_model(
     def translate(params, key, x, label_from, label_to):
         return decode(params, key, encode(params, x) + apply_shift(params, label_from, label_to))
 
-    return Model(init, encode, apply_shift, decode, translate, num_features, num_perturbations, latent_dim, noise_dim)
+    return Model(
+        init=init,
+        linear_start=start_at,
+        init_from=init_from,
+        encode=encode,
+        shift=apply_shift,
+        decode=decode,
+        translate=translate,
+        num_features=num_features,
+        num_perturbations=num_perturbations,
+        latent_dim=latent_dim,
+        noise_dim=noise_dim,
+    )
 
 
 class LinearStart(NamedTuple):
     """The additive model as linear maps."""
 
-    encoder_kernel: Float[Array, "features latent"]
-    encoder_bias: Float[Array, " latent"]
-    decoder_kernel: Float[Array, "latent_and_noise features"]
-    decoder_bias: Float[Array, " features"]
-    shift_matrix: Float[Array, "perturbations latent"]
+    encoder_kernel: Float[AnyArray, "features latent"]
+    encoder_bias: Float[AnyArray, " latent"]
+    decoder_kernel: Float[AnyArray, "latent_and_noise features"]
+    decoder_bias: Float[AnyArray, " features"]
+    shift_matrix: Float[AnyArray, "perturbations latent"]
 
 
 def linear_start(
-    x: Float[Array, "cells features"], label: Float[Array, "cells perturbations"], latent_dim: int, noise_dim: int
+    x: Float[AnyArray, "cells features"], label: Float[AnyArray, "cells perturbations"], latent_dim: int, noise_dim: int
 ) -> LinearStart:
     """PCA of the cells, whitened within conditions; `W` by least squares of latents on labels.
 
     Base latents, shifts taken off, start with mean zero and identity covariance, as the theory has them. Principal
     directions beyond the latent ones start as the decoder's noise, at their own spread. Pass a sample with equally
-    many cells of each condition, else large conditions dominate.
+    many cells of each condition, else large conditions dominate. NumPy arrays are computed with NumPy: then there is
+    nothing to compile, which takes longer than all of this.
     """
-    mean = jnp.mean(x, axis=0)
-    _, spread, directions = jnp.linalg.svd(x - mean, full_matrices=False)
+    xp = np if isinstance(x, np.ndarray) else jnp
+    label = xp.asarray(label, x.dtype)
+    mean = xp.mean(x, axis=0)
+    _, spread, directions = xp.linalg.svd(x - mean, full_matrices=False)
     missing = max(0, latent_dim + noise_dim - directions.shape[0])
     # latents or noise beyond the number of features start switched off
-    directions = jnp.pad(directions, ((0, missing), (0, 0)))
-    spread = jnp.pad(spread, (0, missing)) / jnp.sqrt(x.shape[0])
+    directions = xp.pad(directions, ((0, missing), (0, 0)))
+    spread = xp.pad(spread, (0, missing)) / len(x) ** 0.5
     basis, noise = directions[:latent_dim], directions[latent_dim : latent_dim + noise_dim]
     scores = (x - mean) @ basis.T
-    design = jnp.concatenate([jnp.ones((x.shape[0], 1)), label], axis=1)
-    coefficients = jnp.linalg.lstsq(design, scores)[0]
+    design = xp.concatenate([xp.ones((len(x), 1), x.dtype), label], axis=1)
+    coefficients = xp.linalg.lstsq(design, scores, rcond=None)[0]
     centre, slopes = coefficients[0], coefficients[1:]
-    whiten, colour = _whitening(scores - design @ coefficients)
+    whiten, colour = _whitening(xp, scores - design @ coefficients)
     return LinearStart(
         encoder_kernel=basis.T @ whiten,
         encoder_bias=-(mean @ basis.T + centre) @ whiten,
-        decoder_kernel=jnp.concatenate([colour @ basis, noise * spread[latent_dim : latent_dim + noise_dim, None]]),
+        decoder_kernel=xp.concatenate([colour @ basis, noise * spread[latent_dim : latent_dim + noise_dim, None]]),
         decoder_bias=mean + centre @ basis,
         shift_matrix=slopes @ whiten,
     )
 
 
-def _whitening(residual: Float[Array, "cells latent"]) -> tuple[Array, Array]:
+def _whitening(xp: Any, residual: Float[AnyArray, "cells latent"]) -> tuple[AnyArray, AnyArray]:
     """Symmetric maps to and from identity covariance; directions without spread stay as they are."""
-    values, vectors = jnp.linalg.eigh(residual.T @ residual / residual.shape[0])
-    scale = jnp.sqrt(jnp.where(values > 1e-8 * jnp.max(values), values, 1.0))
+    values, vectors = xp.linalg.eigh(residual.T @ residual / len(residual))
+    scale = xp.sqrt(xp.where(values > 1e-8 * xp.max(values), values, 1.0)).astype(values.dtype)
     return (vectors / scale) @ vectors.T, (vectors * scale) @ vectors.T

@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
+import numpy as np
 from jaxtyping import Array, Float
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -54,6 +55,18 @@ def with_skip(params: dict, kernel: Array, bias: Array) -> dict:
     return {**params, "skip": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}
 
 
+def unraveller(shapes: Any) -> tuple[int, Callable[[Float[Array, " numbers"]], Any]]:
+    """How many numbers a pytree of these shapes has, and the function that makes one of a vector."""
+    leaves, treedef = jax.tree.flatten(shapes)
+    ends = np.cumsum([leaf.size for leaf in leaves])
+
+    def unravel(vector: Float[Array, " numbers"]) -> Any:
+        parts = jnp.split(vector, ends[:-1])
+        return treedef.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
+
+    return int(ends[-1]), unravel
+
+
 def make_mlp(
     in_dim: int, out_dim: int, *, hidden: Sequence[int], activation: str, linear_skip: bool
 ) -> tuple[Callable, Callable]:
@@ -62,10 +75,14 @@ def make_mlp(
         raise ValueError(f"activation={activation!r} is not known; pass one of {', '.join(ACTIVATIONS)}.")
     network = MLP(tuple(hidden), out_dim, activation, linear_skip)
 
+    @functools.cache
+    def shape() -> dict:
+        return jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, in_dim), np.float32))["params"]
+
     def init(key: Array) -> dict:
         # one draw for all kernels: a draw for each would be most of what is compiled before training
-        vector, unravel = ravel_pytree(network.init(key, jnp.zeros((1, in_dim)))["params"])
-        draws = unravel(jax.random.normal(key, vector.shape))
+        size, unravel = unraveller(shape())
+        draws = unravel(jax.random.normal(key, (size,)))
         return {name: start(layer, _spread(name, linear_skip)) for name, layer in draws.items()}
 
     def start(draws: dict, spread: float) -> dict:

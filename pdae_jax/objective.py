@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pdae_jax import kernels
-from pdae_jax.distances import squared_distances
 from pdae_jax.kernels import KernelLike, dissimilarity, dissimilarity_matrix
 from pdae_jax.losses import kernel_score, two_sample_statistic
 from pdae_jax.model import Model
@@ -74,7 +73,9 @@ def pdae_loss(
     Returns:
         The weighted sum, and every term.
     """
-    key_decode, key_prior, key_unseen = jax.random.split(key, 3)
+    # only the keys that are needed: each split is compiled and run by itself
+    one_use = not (weights.latent_prior or weights.consistency)
+    key_decode, key_prior, key_unseen = (key, key, key) if one_use else jax.random.split(key, 3)
     latent = model.encode(params, batch.x_source)  # [S, m, k]
     shift = model.shift(params, batch.label_source[None, :, :], batch.label_target[:, None, :])  # [T, S, k]
     moved = latent[None] + shift[:, :, None, :]  # [T, S, m, k]
@@ -113,15 +114,10 @@ def translation_score(
         return jnp.mean(kernel_score(predicted.reshape(num_targets, num_sources * m, d), y, kernel))
     if form == "pairwise":
         # The target is shared by all sources: its cross term is one product over all their rows.
-        return jnp.mean(jax.vmap(lambda p, t: _pairwise_score(p, t, kernel))(predicted, y))
+        cross = jnp.mean(dissimilarity_matrix(kernel, predicted.reshape(num_targets, num_sources * m, d), y))
+        within = jnp.mean(dissimilarity_matrix(kernel, predicted))  # of all pairs; a cell to itself is 0
+        return cross - 0.5 * within * m / (m - 1)
     raise ValueError(f"form={form!r} is not known; pass 'pairwise' or 'pooled'.")
-
-
-def _pairwise_score(predicted: Float[Array, "sources m d"], y: Float[Array, "n d"], kernel: KernelLike) -> Array:
-    num_sources, m, d = predicted.shape
-    cross = jnp.mean(dissimilarity_matrix(kernel, predicted.reshape(num_sources * m, d), y))
-    within = jnp.sum(dissimilarity_matrix(kernel, predicted), axis=(1, 2))
-    return cross - 0.5 * jnp.mean(within) / (m * (m - 1))
 
 
 def reconstruction_score(
@@ -131,8 +127,8 @@ def reconstruction_score(
     if len(decoded) == 1:
         return jnp.mean(dissimilarity(kernel, decoded[0], x))
     first, second = decoded
-    attraction = dissimilarity(kernel, first, x) + dissimilarity(kernel, second, x)
-    return 0.5 * jnp.mean(attraction - dissimilarity(kernel, first, second))
+    to_first, to_second, between = dissimilarity(kernel, jnp.stack([first, second, first]), jnp.stack([x, x, second]))
+    return 0.5 * jnp.mean(to_first + to_second - between)
 
 
 def source_disagreement(
@@ -170,9 +166,11 @@ def contrast(params: dict, model: Model, latent: Array, label_source: Array) -> 
     charts; this is not, and needs no decoding. Only valid where the base is near Gaussian.
     """
     centre = model.shift(params, jnp.zeros_like(label_source), label_source)  # [S, k]
-    logits = -0.5 * squared_distances(latent, jnp.broadcast_to(centre, (latent.shape[0], *centre.shape)))  # [S, m, S]
-    own = jnp.diagonal(jax.nn.log_softmax(logits, axis=-1), axis1=0, axis2=2)  # [m, S]
-    return -jnp.mean(own)
+    # |z|^2 is common to all conditions and cancels
+    size = 0.5 * jnp.sum(centre**2, axis=-1)
+    logits = jnp.matmul(latent, centre.T, precision=jax.lax.Precision.HIGHEST) - size  # [S, m, S]
+    own = jnp.sum(latent * centre[:, None], axis=-1) - size[:, None]  # [S, m]
+    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - own)
 
 
 def latent_prior(params: dict, model: Model, key: Array, latent: Array, label_source: Array) -> Float[Array, ""]:

@@ -12,10 +12,10 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pdae_jax import kernels
-from pdae_jax.compiler import RUNS_ONCE, compiler_options
-from pdae_jax.data.sample import DeviceData, balanced_sample, make_sampler, to_device
+from pdae_jax.compiler import RUNS_ONCE, compiler_options, without_garbage_collection
+from pdae_jax.data.sample import DeviceData, balanced_rows, make_random, make_sampler, to_device
 from pdae_jax.fitted import Standardizer, build_model, make_standardizer, resolve_recipe
-from pdae_jax.model import Model
+from pdae_jax.model import LinearStart, Model
 from pdae_jax.objective import LossWeights
 from pdae_jax.optimizer import make_optimizer
 from pdae_jax.recipe import Recipe
@@ -57,6 +57,7 @@ def step_of(state: LoopState) -> int:
     return int(np.ravel(state.train.step)[0])
 
 
+@without_garbage_collection()
 def prepare(
     key: Array,
     train: PerturbationData,
@@ -74,11 +75,15 @@ def prepare(
     recipe = resolve_recipe(recipe, train)
     standardizer = make_standardizer(train, recipe.standardize)
     model = build_model(recipe, train, standardizer)
-    data = to_device(train, standardizer.forward(train.x).astype(np.float32))
+    x = standardizer.forward(train.x).astype(np.float32)
+    data = to_device(train, x)
     optimizer = _make_optimizer(recipe)
-    # one program instead of a hundred small ones, each of which would be compiled by itself
+    random = make_random(key)
+    rows = balanced_rows(random, train, int(np.clip(_START_CELLS // train.num_conditions, 8, 256)))
+    additive = model.linear_start(x[rows], train.labels[train.condition_index[rows]])
+    # one program instead of many small ones, each of which would be compiled by itself
     start = jax.jit(_start, static_argnums=(2, 3), compiler_options=compiler_options(RUNS_ONCE))
-    start = start.trace(key, data, model, optimizer)
+    start = start.trace(key, additive, model, optimizer)
     refit = _make_refit(model) if recipe.refit_shift else None
 
     def make_step(bandwidths: tuple[float, ...] | None) -> Callable:
@@ -91,8 +96,8 @@ def prepare(
         # only compiled there: contexts of the caller, its default device say, do not reach another thread
         compiling = thread.submit(start.lower().compile)
         step = make_step(None) if recipe.kernel == "energy" else None
-        state, x_start, key_validate, seed = compiling.result()(key, data)
-    step = step or make_step(_bandwidths(recipe, x_start))
+        state, key_validate = compiling.result()(key, additive)
+    step = step or make_step(_bandwidths(recipe, x[rows]))
     return Parts(
         recipe=recipe,
         standardizer=standardizer,
@@ -103,20 +108,17 @@ def prepare(
         refit=refit,
         state=state,
         validator=make_validator(key_validate, model, standardizer, train, validation, source) if validation else None,
-        seed=int(seed),
+        seed=int(random.integers(2**31 - 1)),
     )
 
 
 def _start(
-    key: Array, data: DeviceData, model: Model, optimizer: optax.GradientTransformation
-) -> tuple[LoopState, Array, Array, Array]:
-    """The state at step 0, the cells it was started from, a key for the validator, and a seed for the evaluation."""
-    key_start, key_init, key_seed, key_validate = jax.random.split(key, 4)
-    num_conditions = data.labels.shape[0]
-    x, label = balanced_sample(key_start, data, int(np.clip(_START_CELLS // num_conditions, 8, 256)))
-    state = init_state(key_init, model, optimizer, x, label)
-    loop_state = LoopState(state, jnp.copy(state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32))
-    return loop_state, x, key_validate, jax.random.randint(key_seed, (), 0, 2**31 - 1)
+    key: Array, additive: LinearStart, model: Model, optimizer: optax.GradientTransformation
+) -> tuple[LoopState, Array]:
+    """The state at step 0, and a key for the validator."""
+    key_init, key_steps, key_validate = jax.random.split(key, 3)
+    state = init_state(key_steps, model.init_from(key_init, additive), optimizer)
+    return LoopState(state, jnp.copy(state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32)), key_validate
 
 
 _START_CELLS = 8192  # of all conditions together, at most 256 of each
@@ -124,7 +126,7 @@ _START_CELLS = 8192  # of all conditions together, at most 256 of each
 _make_refit = functools.lru_cache(maxsize=64)(make_refit)  # for the same reason as `_make_step`
 
 
-def _bandwidths(recipe: Recipe, x: Array) -> tuple[float, ...]:
+def _bandwidths(recipe: Recipe, x: Float[np.ndarray, "cells features"]) -> tuple[float, ...]:
     """Multiples of the median distance."""
     median = float(kernels.median_bandwidth(jax.random.key(0), x))
     return tuple(factor * median for factor in recipe.bandwidths)

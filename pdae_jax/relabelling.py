@@ -53,11 +53,6 @@ def check_pair(x: AnyArray, y: AnyArray, max_cells: int | None, pad_to: int | No
             )
 
 
-def make_random(key: Array) -> np.random.Generator:
-    """NumPy's generator, seeded by a typed PRNG key."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-
-
 def centred_samples(
     random: np.random.Generator, x: Float[AnyArray, "n d"], y: Float[AnyArray, "m d"], max_cells: int | None
 ) -> tuple[Float[np.ndarray, "n_used d"], Float[np.ndarray, "m_used d"]]:

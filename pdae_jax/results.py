@@ -82,11 +82,9 @@ def write_identification(path: pathlib.Path, fitted: Fitted) -> None:
 
 def read_identification(workdir: str | pathlib.Path) -> Any:
     """``identification.csv``, or None where there is none."""
-    import pandas as pd
-
     path = pathlib.Path(workdir) / IDENTIFICATION_FILE
     names: Any = {"quantity": str, "perturbation_or_latent": str}
-    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values={"value": [""]}) if path.exists() else None
+    return _read_table(path, names, {"value": [""]}) if path.exists() else None
 
 
 def write_evaluation(
@@ -125,8 +123,6 @@ def write_evaluation(
 
 def read_evaluation(workdir: str | pathlib.Path) -> Any:
     """``evaluation.csv`` as `evaluate` made it: conditions may be called "None" or "1" and stay text."""
-    import pandas as pd
-
     names: Any = dict.fromkeys(("condition", "split", "method", "metric", "source", "verdict"), str)
     numbers: Any = {
         name: [""]
@@ -142,7 +138,15 @@ def read_evaluation(workdir: str | pathlib.Path) -> Any:
         )
     }
     path = pathlib.Path(workdir) / EVALUATION_FILE
-    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=numbers)
+    return _read_table(path, names, numbers)
+
+
+def _read_table(path: pathlib.Path, names: Any, na_values: Any) -> Any:
+    """A table with the numbers that were written, to the last bit: pandas rounds unless told not to."""
+    import pandas as pd
+
+    exact: Any = {"float_precision": "round_trip"}
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=na_values, **exact)
 
 
 def sources_of(table: Any) -> dict[str, str]:

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from pdae_jax.types import AnyArray
 
 
 class Shift(NamedTuple):
@@ -14,7 +16,7 @@ class Shift(NamedTuple):
     shift: Callable  # (params, label_from [..., perturbations], label_to [..., perturbations]) -> [..., latent]
 
 
-def identity(label: Float[Array, "*batch perturbations"]) -> Float[Array, "*batch perturbations"]:
+def identity(label: Float[AnyArray, "*batch perturbations"]) -> Float[AnyArray, "*batch perturbations"]:
     """Dose-response in which the effect is proportional to the dose."""
     return label
 

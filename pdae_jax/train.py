@@ -15,6 +15,7 @@ from pdae_jax.compiler import RUNS_OFTEN, compiler_options
 from pdae_jax.data.sample import DeviceData, balanced_sample
 from pdae_jax.kernels import KernelLike
 from pdae_jax.model import Model
+from pdae_jax.networks import unraveller
 from pdae_jax.objective import LossTerms, LossWeights, pdae_loss
 
 
@@ -22,7 +23,7 @@ class TrainState(NamedTuple):
     """Everything a run carries from step to step; saving it and going on equals never having stopped."""
 
     step: Int[Array, ""]
-    key: Array  # of the run; step t uses fold_in(key, t)
+    key: Array  # of the run; step t folds in 2 t and 2 t + 1
     params: Float[Array, " parameters"]  # of the model, as one vector: compiles and runs faster; see `make_unravel`
     average: Float[Array, " parameters"]  # exponential moving average of params: what predicts
     opt_state: optax.OptState
@@ -35,33 +36,19 @@ class Metrics(NamedTuple):
     gradient_norm: Float[Array, "..."]
 
 
-def init_state(
-    key: Array,
-    model: Model,
-    optimizer: optax.GradientTransformation,
-    x: Float[Array, "cells features"],
-    label: Float[Array, "cells perturbations"],
-) -> TrainState:
-    """The state at step 0, started from a sample of cells (equally many of each condition) with their labels."""
-    key_params, key_steps = jax.random.split(key)
-    params, _ = ravel_pytree(model.init(key_params, x, label))
+def init_state(key: Array, params: dict, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state at step 0, of a run with this key that starts from these parameters of a model."""
+    vector, _ = ravel_pytree(params)
     # a copy: `params` and `average` must not share buffers, the steps donate both
-    return TrainState(jnp.zeros((), jnp.int32), key_steps, params, jnp.copy(params), optimizer.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), key, vector, jnp.copy(vector), optimizer.init(vector))
 
 
 @functools.lru_cache(maxsize=64)
 def make_unravel(model: Model) -> Callable[[Float[Array, " parameters"]], dict]:
     """The function from the vector of a `TrainState` to the parameters that the model takes."""
-    label = np.zeros((1, model.num_perturbations), np.float32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, model.num_features), np.float32), label)
-    leaves, treedef = jax.tree.flatten(shapes)
-    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
-
-    def unravel(vector: Float[Array, " parameters"]) -> dict:
-        parts = jnp.split(vector, ends)
-        return treedef.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
-
-    return unravel
+    zeros = (np.zeros((1, size), np.float32) for size in (model.num_features, model.num_perturbations))
+    shapes = jax.eval_shape(model.init_from, jax.random.key(0), model.linear_start(*zeros))
+    return unraveller(shapes)[1]
 
 
 def make_train_step(
@@ -78,7 +65,9 @@ def make_train_step(
     unravel = make_unravel(model)
 
     def step(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
-        key_sample, key_loss = jax.random.split(jax.random.fold_in(state.key, state.step))
+        # both keys at once: each draw is compiled and run by itself
+        fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+        key_sample, key_loss = fold_in(state.key, 2 * state.step + jnp.arange(2))
         batch = sample(key_sample, data)
 
         def loss(vector: Array) -> tuple[Array, LossTerms]:

@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pdae_jax import kernels
+from pdae_jax.data.sample import make_random
 from pdae_jax.kernels import Kernel, KernelLike
 from pdae_jax.relabelling import (
     centred_samples,
     check_pair,
     draw_members,
-    make_random,
     padded_rows,
     padded_size,
     unbiased_statistics,

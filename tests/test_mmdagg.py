@@ -5,8 +5,9 @@ import scipy.stats
 from scipy.spatial.distance import cdist, pdist
 
 from pdae_jax import kernels, mmdagg
+from pdae_jax.data.sample import make_random
 from pdae_jax.mmdagg import aggregate, aggregated_test
-from pdae_jax.relabelling import draw_members, draw_signs, make_random
+from pdae_jax.relabelling import draw_members, draw_signs
 from pdae_jax.two_sample_test import two_sample_test
 
 RANDOM = np.random.default_rng(0)

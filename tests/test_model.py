@@ -35,6 +35,25 @@ def test_linear_start_recovers_the_true_shift_in_a_linear_gaussian_world(linear_
     np.testing.assert_allclose(start.shift_matrix @ start.decoder_kernel, observed, atol=0.08)
 
 
+def test_linear_start_is_the_same_in_numpy_and_compiled(linear_world):
+    data, _, _ = linear_world
+    label = data.labels[data.condition_index]
+    host = linear_start(data.x, label, 3, 2)
+    assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float32 for leaf in host)
+    compiled = jax.jit(linear_start, static_argnums=(2, 3))(data.x, label, 3, 2)
+    # directions are known up to their sign
+    for start in (host, compiled):
+        kernel = np.asarray(start.decoder_kernel)
+        np.testing.assert_allclose(
+            start.shift_matrix @ kernel[:3], host.shift_matrix @ host.decoder_kernel[:3], atol=1e-3
+        )
+        np.testing.assert_allclose(
+            kernel[3:].T @ kernel[3:], host.decoder_kernel[3:].T @ host.decoder_kernel[3:], atol=1e-3
+        )
+        latent = data.x @ np.asarray(start.encoder_kernel) + np.asarray(start.encoder_bias)
+        np.testing.assert_allclose(latent @ kernel[:3] + start.decoder_bias, data.x, atol=5e-3)
+
+
 def test_zero_shift_is_reconstruction_and_the_start_reconstructs_linear_data(linear_world):
     data, _, _ = linear_world
     x, label = jnp.asarray(data.x), jnp.asarray(data.labels[data.condition_index])

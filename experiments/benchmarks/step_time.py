@@ -105,7 +105,8 @@ def time_stratified(setting: Setting, data: DeviceData, batch_size: int, num_sou
     )
     weights = objective.LossWeights(translation=1.0, reconstruction=1.0, contrast=1.0)
     step = make_train_step(model, optimizer, sample, kernel=kernels.energy(), weights=weights)
-    state = init_state(jax.random.key(0), model, optimizer, data.x[:256], data.labels[jnp.zeros(256, int)])
+    params = jax.jit(model.init)(jax.random.key(0), data.x[:256], data.labels[jnp.zeros(256, int)])
+    state = init_state(jax.random.key(1), params, optimizer)
     steps = jax.jit(lambda s, data, n: jax.lax.fori_loop(0, n, lambda _, c: step(c, data)[0], s))
     return fastest(steps, state, data)
 

@@ -25,11 +25,12 @@ def to_device(data: PerturbationData, x: Float[np.ndarray, "cells features"] | N
     """Data for the sampler; `x` replaces the observations (standardised, say)."""
     order = np.argsort(data.condition_index, kind="stable")
     counts = data.counts
+    put = jax.device_put  # at once, where jnp.asarray compiles a conversion for each dtype
     return DeviceData(
-        x=jnp.asarray((data.x if x is None else x)[order]),
-        start=jnp.asarray(np.cumsum(counts) - counts, dtype=jnp.int32),
-        count=jnp.asarray(counts, dtype=jnp.int32),
-        labels=jnp.asarray(data.labels),
+        x=put((data.x if x is None else x)[order]),
+        start=put((np.cumsum(counts) - counts).astype(np.int32)),
+        count=put(counts.astype(np.int32)),
+        labels=put(data.labels),
     )
 
 
@@ -37,6 +38,17 @@ def bootstrap_rows(key: Array, data: DeviceData) -> Int[Array, " cells"]:
     """As many cells of each condition as there are, drawn with replacement: for `DeviceData.rows`."""
     condition = jnp.repeat(jnp.arange(len(data.count)), data.count, total_repeat_length=data.x.shape[0])
     return data.start[condition] + jax.random.randint(key, condition.shape, 0, data.count[condition])
+
+
+def make_random(key: Array) -> np.random.Generator:
+    """NumPy's generator, seeded by a typed PRNG key: for draws on the host, where there is nothing to compile."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
+
+
+def balanced_rows(random: np.random.Generator, data: PerturbationData, cells: int) -> Int[np.ndarray, " rows"]:
+    """Rows of `cells` cells of each condition, drawn with replacement."""
+    number = range(data.num_conditions)
+    return np.concatenate([random.choice(np.flatnonzero(data.condition_index == e), cells) for e in number])
 
 
 def balanced_sample(key: Array, data: DeviceData, cells: int) -> tuple[Array, Array]:
@@ -66,6 +78,7 @@ def make_sampler(
     conditions are cut to it.
     """
     num_sources, num_targets = min(num_sources, num_conditions), min(num_targets, num_conditions)
+    chooses = min(num_sources, num_targets) < num_conditions
 
     def choose(key: Array, number: int) -> Array:
         if number == num_conditions:
@@ -73,7 +86,8 @@ def make_sampler(
         return jax.random.choice(key, num_conditions, (number,), replace=False)
 
     def sample(key: Array, data: DeviceData) -> Batch:
-        key_source, key_target, key_cells = jax.random.split(key, 3)
+        # only the keys that are needed: each split is compiled and run by itself
+        key_source, key_target, key_cells = jax.random.split(key, 3) if chooses else (key, key, key)
         source, target = choose(key_source, num_sources), choose(key_target, num_targets)
         number = num_sources * cells_per_source + num_targets * cells_per_target
         bits = jax.random.bits(key_cells, (number,), jnp.uint32)
