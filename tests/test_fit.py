@@ -1,5 +1,6 @@
 """The loop: recovery, resume bit for bit, save and load, guards; on worlds small enough for seconds."""
 
+import gc
 import json
 
 import jax
@@ -10,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 import pdae_jax
 from pdae_jax import loop
+from pdae_jax.compiler import without_garbage_collection
 from pdae_jax.data.sample import DeviceData
 from pdae_jax.losses import energy_distance
 from pdae_jax.track import read_metrics
@@ -234,3 +236,11 @@ def test_other_kernels_train(split, kernel):
     options = {**SMALL, "num_steps": 10, "eval_every": 10, "checkpoint_every": 10}
     fitted = pdae_jax.fit(train, key=KEY, kernel=kernel, **options)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(fitted.params))
+
+
+def test_garbage_is_collected_again_after_a_failure():
+    assert gc.isenabled()
+    with pytest.raises(RuntimeError), without_garbage_collection():
+        assert not gc.isenabled()
+        raise RuntimeError
+    assert gc.isenabled()
