@@ -43,6 +43,7 @@ SMALL_ERROR = 0.02  # of the control's distance: errors up to here are never bad
 SMALL_ALIGNMENT = 0.3  # standard deviations of the base: distances up to here are never bad
 
 _MAX_CELLS = 4000  # encoded to compare replicas
+_BOOTSTRAP = 3  # folded into the key of a replica; `prepare` splits it into three, which are those of 0, 1 and 2
 
 
 class Diagnosis(NamedTuple):
@@ -184,7 +185,7 @@ def prepare_replicas(
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), first.state, *(parts.state for parts in others))
     data = first.data
     if bootstrap:
-        data = data._replace(rows=jnp.stack([bootstrap_rows(jax.random.fold_in(k, 1), data) for k in keys]))
+        data = data._replace(rows=jnp.stack([bootstrap_rows(jax.random.fold_in(k, _BOOTSTRAP), data) for k in keys]))
     step = replicate(first.step, bootstrap=bootstrap)
     refit = replicate(first.refit, bootstrap=bootstrap) if first.refit else None
     return first._replace(data=data, step=step, refit=refit, state=state)

@@ -73,7 +73,7 @@ def pdae_loss(
     Returns:
         The weighted sum, and every term.
     """
-    # only the keys that are needed: each split is compiled and run by itself
+    # where one term draws, one key is enough: each split is compiled and run by itself
     one_use = not (weights.latent_prior or weights.consistency)
     key_decode, key_prior, key_unseen = (key, key, key) if one_use else jax.random.split(key, 3)
     latent = model.encode(params, batch.x_source)  # [S, m, k]

@@ -54,6 +54,18 @@ def test_linear_start_is_the_same_in_numpy_and_compiled(linear_world):
         np.testing.assert_allclose(latent @ kernel[:3] + start.decoder_bias, data.x, atol=5e-3)
 
 
+@pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray])
+def test_labels_collinear_but_for_rounding_start_with_the_shortest_shifts(asarray):
+    # two drugs that are always dosed 1:3, which single precision does not hold exactly
+    doses = np.array([[0.0, 0.0], [0.1, 0.3], [0.7, 2.1], [0.9, 2.7], [1.3, 3.9]], np.float32)
+    label = np.repeat(doses, 500, axis=0)
+    x = np.random.default_rng(0).normal(size=(len(label), 3)).astype(np.float32) + label[:, 1:] * np.float32([2, 1, 0])
+    start = linear_start(asarray(x), asarray(label), 1, 0)
+    shift = np.asarray(start.shift_matrix)
+    np.testing.assert_allclose(shift[1], 3 * shift[0], rtol=1e-3)
+    assert 0.1 < np.abs(shift[1, 0]) < 10
+
+
 def test_zero_shift_is_reconstruction_and_the_start_reconstructs_linear_data(linear_world):
     data, _, _ = linear_world
     x, label = jnp.asarray(data.x), jnp.asarray(data.labels[data.condition_index])

@@ -47,8 +47,9 @@ def make_random(key: Array) -> np.random.Generator:
 
 def balanced_rows(random: np.random.Generator, data: PerturbationData, cells: int) -> Int[np.ndarray, " rows"]:
     """Rows of `cells` cells of each condition, drawn with replacement."""
-    number = range(data.num_conditions)
-    return np.concatenate([random.choice(np.flatnonzero(data.condition_index == e), cells) for e in number])
+    by_condition, counts = np.argsort(data.condition_index, kind="stable"), data.counts
+    chosen = random.integers(counts[:, None], size=(len(counts), cells))
+    return by_condition[(np.cumsum(counts) - counts)[:, None] + chosen].ravel()
 
 
 def balanced_sample(key: Array, data: DeviceData, cells: int) -> tuple[Array, Array]:
@@ -86,7 +87,7 @@ def make_sampler(
         return jax.random.choice(key, num_conditions, (number,), replace=False)
 
     def sample(key: Array, data: DeviceData) -> Batch:
-        # only the keys that are needed: each split is compiled and run by itself
+        # where no condition is chosen one key is enough: each split is compiled and run by itself
         key_source, key_target, key_cells = jax.random.split(key, 3) if chooses else (key, key, key)
         source, target = choose(key_source, num_sources), choose(key_target, num_targets)
         number = num_sources * cells_per_source + num_targets * cells_per_target
