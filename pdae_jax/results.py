@@ -60,7 +60,8 @@ def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: 
     """
     path = pathlib.Path(workdir)
     fitted, test = load_model(path), load_data(path / folder.TEST_FILE)
-    table = write_evaluation(path, fitted, test, **options)
+    write_evaluation(path, fitted, test, **options)
+    table = read_evaluation(path)  # as the report does: pandas may change the last bit of a number
     write_predictions(path, fitted, test, sources_of(table))
     write_identification(path, first_member(fitted))
     draw_figures(path)
@@ -82,9 +83,11 @@ def write_identification(path: pathlib.Path, fitted: Fitted) -> None:
 
 def read_identification(workdir: str | pathlib.Path) -> Any:
     """``identification.csv``, or None where there is none."""
+    import pandas as pd
+
     path = pathlib.Path(workdir) / IDENTIFICATION_FILE
     names: Any = {"quantity": str, "perturbation_or_latent": str}
-    return _read_table(path, names, {"value": [""]}) if path.exists() else None
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values={"value": [""]}) if path.exists() else None
 
 
 def write_evaluation(
@@ -123,6 +126,8 @@ def write_evaluation(
 
 def read_evaluation(workdir: str | pathlib.Path) -> Any:
     """``evaluation.csv`` as `evaluate` made it: conditions may be called "None" or "1" and stay text."""
+    import pandas as pd
+
     names: Any = dict.fromkeys(("condition", "split", "method", "metric", "source", "verdict"), str)
     numbers: Any = {
         name: [""]
@@ -138,15 +143,7 @@ def read_evaluation(workdir: str | pathlib.Path) -> Any:
         )
     }
     path = pathlib.Path(workdir) / EVALUATION_FILE
-    return _read_table(path, names, numbers)
-
-
-def _read_table(path: pathlib.Path, names: Any, na_values: Any) -> Any:
-    """A table with the numbers that were written, to the last bit: pandas rounds unless told not to."""
-    import pandas as pd
-
-    exact: Any = {"float_precision": "round_trip"}
-    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=na_values, **exact)
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=numbers)
 
 
 def sources_of(table: Any) -> dict[str, str]:
