@@ -175,7 +175,7 @@ def test_predictions_are_the_mixture_of_the_members(split, ensemble):
     members = len(ensemble.members)
     assert found.replica is not None
     counts = np.bincount(found.replica, minlength=members)
-    assert members == 3 and counts.sum() == 301 and counts.max() - counts.min() <= 1
+    assert 2 <= members <= 3 and counts.sum() == 301 and counts.max() - counts.min() <= 1
     assert found.verdict.replica_disagreement is not None and found.verdict.replica_disagreement < 0.1
     table = pdae_jax.evaluate(ensemble, test, metrics=["energy_distance"], baselines=["control"])
     value = table.set_index("method").value
