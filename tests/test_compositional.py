@@ -23,9 +23,9 @@ pytestmark = pytest.mark.slow  # they train
 KEY = jax.random.key(0)
 TRAINED = ["control", "p0", "p1", "p2", "p0+p1"]
 SMALL = {"latent_dim": 3, "hidden": (32,), "cells_per_target": 32, "log_every": 500, "progress": False}
-# From random starts: the linear start is right in a linear world without any training. The adversary is fooled, not
-# beaten, in about half of such starts (keys 1 to 7: four), by basal states that it cannot read and others can.
-PLAIN = {"key": jax.random.key(3), "linear_skip": False, "learning_rate": 1e-2, "num_steps": 1500, **SMALL}
+# From random starts: the linear start is right in a linear world without any training. At a rate of 1e-2 and in half
+# the steps the adversary is fooled, not beaten, in about half of such starts.
+PLAIN = {"key": jax.random.key(1), "linear_skip": False, "learning_rate": 5e-3, "num_steps": 3000, **SMALL}
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,8 @@ def test_the_same_cells_are_moved_as_by_baselines(fits, source):
 
 
 def test_the_key_decides_and_the_best_evaluation_is_kept(fits, data, monkeypatch):
-    seen, values = [], iter([1.0, 0.2, 0.5])
+    errors_of_evaluations = [1.0, 0.2, 0.5, 0.3, 0.9, 0.4]
+    seen, values = [], iter(errors_of_evaluations)
 
     def errors(params):
         seen.append(jax.tree.map(np.array, params))
@@ -155,7 +156,7 @@ def test_the_key_decides_and_the_best_evaluation_is_kept(fits, data, monkeypatch
     jax.tree.map(np.testing.assert_array_equal, seen[-1], fits["none"].params)  # without validation: the last
     jax.tree.map(np.testing.assert_array_equal, seen[1], again.params)
     assert [e["total"] for e in again.history] == [e["total"] for e in fits["none"].history]
-    assert [e["validation_energy_distance"] for e in again.history] == pytest.approx([1.0, 0.2, 0.5])
+    assert [e["validation_energy_distance"] for e in again.history] == pytest.approx(errors_of_evaluations)
 
 
 @pytest.mark.parametrize(
