@@ -149,6 +149,7 @@ def accuracy_table(rows: Any) -> Any:
         best = best_baseline(beside)
         fits = group.groupby(["world", "replica"]).energy_distance.mean()
         worse = fits > best.reindex(fits.index.get_level_values("world")).to_numpy()
+        low, high = interval(group.groupby("world").rejected.mean().to_numpy())
         lines.append(
             {
                 "": name,
@@ -159,7 +160,7 @@ def accuracy_table(rows: Any) -> Any:
                 "largest": percent(group.share.max()),
                 "against best baseline": f"{fits.sum() / best.reindex(fits.index.get_level_values('world')).sum():.3f}",
                 "fits worse than it": int(worse.sum()),
-                "rejected, n = 1,000": f"{(group.p_value <= 0.05).mean():.0%}",
+                "rejected, n = 1,000": f"{group.rejected.mean():.0%} ({low:.0%} to {high:.0%})",
             }
         )
     return pd.DataFrame(lines)
