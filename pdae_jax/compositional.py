@@ -30,7 +30,7 @@ from pdae_jax.prepare import Parts, prepare
 from pdae_jax.recipe import Recipe
 from pdae_jax.track import make_progress
 from pdae_jax.types import LabelLike, PerturbationData
-from pdae_jax.validate import make_validator
+from pdae_jax.validate import Validator, make_validator, worth_keeping
 
 DISENTANGLE = ("adversarial", "prior", "none")
 
@@ -40,7 +40,7 @@ class Compositional:
     """What `fit_compositional` returns; `samples` is a method for `evaluate`."""
 
     networks: Networks
-    params: dict  # averaged over steps; of the best evaluation where there is a validation set
+    params: dict  # averaged over steps; those that were kept where there is a validation set
     standardizer: Standardizer
     train: PerturbationData  # in the user's units
     recipe: Recipe
@@ -125,7 +125,7 @@ def fit_compositional(
         subtract_label: the basal state is `g(x) - a E` with the cell's own label, as in pdae. False, as in CPA: it is
             `g(x)`, and the encoder must take out of a cell what the perturbation did without knowing which it was;
             where conditions overlap, it can only discard what the label tells something about.
-        validation: conditions that are never trained on; the parameters of the best evaluation are kept.
+        validation: conditions that are never trained on; parameters are kept by the same rule as in `fit`.
         progress: show a bar on stderr; None: if it is a terminal.
         **options: single fields of the recipe.
 
@@ -170,10 +170,10 @@ def fit_compositional(
         optimizer.init(params),
         optimizer.init(adversary),
     )
-    errors = None
+    validator = None
     if validation:
-        errors = make_validator(key_validate, networks.model, parts.standardizer, train, validation).errors
-    params, history = _train(step, state, parts, errors, progress)
+        validator = make_validator(key_validate, networks.model, parts.standardizer, train, validation)
+    params, history = _train(step, state, parts, validator, progress)
     return Compositional(networks, params, parts.standardizer, train, parts.recipe, history)
 
 
@@ -221,13 +221,13 @@ def _make_sampler(recipe: Recipe, train: PerturbationData) -> Callable:
 
 
 def _train(
-    step: Callable, state: State, parts: Parts, errors: Callable | None, show: bool | None
+    step: Callable, state: State, parts: Parts, validator: Validator | None, show: bool | None
 ) -> tuple[dict, list[dict[str, Any]]]:
-    """Chunks of scanned steps; averaged parameters of the last step, or of the best evaluation."""
+    """Chunks of scanned steps; averaged parameters of the last step, or of the evaluation that is kept."""
     recipe, history, progress = parts.recipe, [], make_progress(show, "fit_compositional")
-    best_params, best_value, since_best, done = None, math.inf, 0, 0
+    kept, lowest, since_lowest, done = None, math.inf, 0, 0
     progress.update(0, recipe.num_steps, math.nan)
-    while done < recipe.num_steps and (recipe.patience is None or since_best < recipe.patience):
+    while done < recipe.num_steps and (recipe.patience is None or since_lowest < recipe.patience):
         length = min(recipe.log_every, recipe.num_steps - done)
         state, terms = _make_steps(step, length)(state, parts.data)
         entry = {name: float(value) for name, value in jax.device_get(terms)._asdict().items()}
@@ -237,15 +237,15 @@ def _train(
                 f"Lower learning_rate or adversary_weight, or look for extreme values in the data."
             )
         done += length
-        if errors and (done % recipe.eval_every == 0 or done == recipe.num_steps):
-            value = entry["validation_energy_distance"] = float(jnp.mean(errors(state.average)))
-            since_best += 1
-            if value < best_value:
-                best_params, best_value, since_best = jax.tree.map(jnp.copy, state.average), value, 0
+        if validator and (done % recipe.eval_every == 0 or done == recipe.num_steps):
+            value = entry["validation_energy_distance"] = float(jnp.mean(validator.errors(state.average)))
+            if worth_keeping(value, lowest, validator.noise):
+                kept = jax.tree.map(jnp.copy, state.average)
+            lowest, since_lowest = (value, 0) if value < lowest else (lowest, since_lowest + 1)
         history.append({"step": done, **entry})
         progress.update(done, recipe.num_steps, entry["total"])
     progress.close()
-    return best_params or state.average, history
+    return kept or state.average, history
 
 
 @functools.lru_cache(maxsize=32)

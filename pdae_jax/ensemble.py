@@ -236,7 +236,7 @@ def _ensemble_of(
     path: pathlib.Path | None,
 ) -> Ensemble:
     replicas = tuple(
-        fitted_of(parts, replica_of(state, r), train, validation, history, path) for r in range(len(state.best_value))
+        fitted_of(parts, replica_of(state, r), train, validation, history, path) for r in range(len(state.lowest))
     )
     validator = parts.validator
     if validator is None:

@@ -42,7 +42,7 @@ class Fitted:
     """What `fit` returns: a model that predicts in the user's units, with its data and its record."""
 
     model: Model
-    params: dict  # averaged over steps; of the best evaluation where there is a validation set
+    params: dict  # averaged over steps; those that `fit` kept where there is a validation set
     standardizer: Standardizer
     train: PerturbationData  # in the user's units
     validation: PerturbationData | None

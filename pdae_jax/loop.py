@@ -20,7 +20,7 @@ from pdae_jax.recipe import Recipe
 from pdae_jax.track import Clock, History, Progress, make_progress, read_metrics
 from pdae_jax.train import Metrics, make_train_steps
 from pdae_jax.types import PerturbationData
-from pdae_jax.validate import Validator
+from pdae_jax.validate import Validator, worth_keeping
 
 
 def fit(
@@ -42,8 +42,8 @@ def fit(
         train: training conditions, the control among them.
         key: typed PRNG key; the same key, data and recipe give the same result on the same kind of device.
         validation: conditions that are never trained on (`hold_out` makes them). With them, the parameters of the
-            best evaluation are kept, `patience` can stop early, and verdicts can say how well combinations were
-            predicted.
+            latest evaluation are kept that is as good as the best but for chance, `patience` can stop early, and
+            verdicts can say how well combinations were predicted.
         test: held-out conditions, kept in the workdir for the evaluation of the run; the fit does not look at them.
         source: validation condition -> training condition whose cells are translated to it; default the control.
         recipe: hyperparameters; default `Recipe()`.
@@ -209,16 +209,16 @@ def _train(
 
 
 def _evaluate(state: LoopState, validator: Validator, unravel: Callable) -> tuple[LoopState, Array]:
-    """Keep the averaged parameters where they are the best so far, each replica by itself."""
+    """Keep the averaged parameters where none before were better, each replica by itself."""
     value = jnp.mean(_errors(state, validator, unravel), axis=-1)  # scalar, or [replicas]
-    better = value < state.best_value
-    best = jnp.where(better[..., None], state.train.average, state.best_params)
-    since = jnp.where(better, 0, state.evaluations_since_best + 1)
-    return LoopState(state.train, best, jnp.where(better, value, state.best_value), since), value
+    keep = worth_keeping(value, state.lowest, validator.noise)
+    kept = jnp.where(keep[..., None], state.train.average, state.kept)
+    since = jnp.where(value < state.lowest, 0, state.evaluations_since_lowest + 1)
+    return LoopState(state.train, kept, jnp.minimum(value, state.lowest), since), value
 
 
 def _errors(state: LoopState, validator: Validator, unravel: Callable) -> Array:
-    average, replicas = state.train.average, state.best_value.shape
+    average, replicas = state.train.average, state.lowest.shape
     if not replicas:
         return validator.errors(unravel(average))
     return jnp.stack([validator.errors(unravel(average[r])) for r in range(replicas[0])])
@@ -230,7 +230,7 @@ def replica_of(tree: Any, r: int) -> Any:
 
 
 def _stopped(state: LoopState, recipe: Recipe) -> bool:
-    return recipe.patience is not None and bool(np.all(state.evaluations_since_best >= recipe.patience))
+    return recipe.patience is not None and bool(np.all(state.evaluations_since_lowest >= recipe.patience))
 
 
 def _check_finite(metrics: Metrics, first: int, last: int) -> None:
@@ -251,7 +251,7 @@ def fitted_of(
     workdir: pathlib.Path | None,
 ) -> Fitted:
     """The model of a finished loop, in the user's units."""
-    params, errors = parts.unravel(state.best_params if parts.validator else state.train.average), {}
+    params, errors = parts.unravel(state.kept if parts.validator else state.train.average), {}
     if parts.validator:
         values = np.asarray(parts.validator.errors(params))
         errors = {

@@ -25,16 +25,16 @@ from pdae_jax.validate import Validator, make_validator
 
 
 class LoopState(NamedTuple):
-    """What a checkpoint holds: the training state, and the best parameters so far.
+    """What a checkpoint holds: the training state, and the parameters that would be kept if it ended here.
 
     Of an ensemble every leaf has a leading axis of replicas.
     """
 
     train: TrainState
-    # averaged parameters at the best evaluation; the initial ones before the first
-    best_params: Float[Array, "*replicas parameters"]
-    best_value: Float[Array, "*replicas"]  # mean energy distance over the validation conditions there
-    evaluations_since_best: Int[Array, "*replicas"]
+    # averaged parameters at the latest evaluation that was `worth_keeping`; the initial ones before the first
+    kept: Float[Array, "*replicas parameters"]
+    lowest: Float[Array, "*replicas"]  # of all evaluations, mean energy distance over the validation conditions
+    evaluations_since_lowest: Int[Array, "*replicas"]
 
 
 class Parts(NamedTuple):

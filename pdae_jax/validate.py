@@ -8,13 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy.spatial.distance import pdist, squareform
 
 from pdae_jax import kernels
 from pdae_jax.fitted import Standardizer
 from pdae_jax.losses import two_sample_statistic
 from pdae_jax.model import Model
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import AnyArray, PerturbationData
 
+_MANY_CELLS = 200  # for an estimate of a standard deviation
 MAX_CELLS = 1000  # of a sample; a fixed random choice, so that evaluations of one run are comparable
 
 
@@ -36,6 +38,18 @@ class Validator(NamedTuple):
     errors: Callable[[dict], Array]  # params -> [conditions], of source cells translated to the condition
     control: Float[np.ndarray, " conditions"]  # of the control cells as they are: what no prediction would give
     conditions: tuple[str, ...]
+    noise: float  # standard deviation of the mean of `errors` for a prediction that is exact
+
+
+def worth_keeping(value: AnyArray | float, lowest: AnyArray | float, noise: float) -> Array:
+    """Whether parameters with this mean error are kept instead of earlier ones, `lowest` the smallest error so far.
+
+    They are unless they are worse by more than chance: as the rate falls later parameters are the better ones, and of
+    many evaluations that differ by chance the smallest would be any of them. Exact predictions have errors around
+    zero, so one below zero is not better than zero. Half of `noise`, because the cells and the decoder's noise are the
+    same in every evaluation, and errors of cells by rote rise slowly where there are few.
+    """
+    return jnp.less_equal(value, jnp.maximum(jnp.minimum(value, lowest), 0.0) + noise / 2)
 
 
 def make_validator(
@@ -74,9 +88,11 @@ def make_validator(
     def errors(params: dict) -> Array:
         return _errors(model, params, cases, units)
 
+    samples = [min(int(n), MAX_CELLS) for n in counts]
+    noise = np.sqrt(sum(null_variance(y, m) for y, m in zip(cells, samples, strict=True))) / len(cells)
     control_cells = jnp.asarray(_choose(key_source, train.cells(train.control)))
     control = jax.lax.map(lambda case: _distance(control_cells, None, case[0], case[1]), (cases.x, cases.weight))
-    return Validator(errors, np.asarray(control), validation.conditions)
+    return Validator(errors, np.asarray(control), validation.conditions, float(noise))
 
 
 def _distance(predicted: Array, weight_predicted: Array | None, y: Array, weight: Array) -> Array:
@@ -93,6 +109,23 @@ def _errors(model: Model, params: dict, cases: Cases, units: tuple[Array, Array]
         return _distance(moved * scale + mean, case.weight_source, case.x, case.weight)
 
     return jax.lax.map(one, cases)
+
+
+def null_variance(y: Float[np.ndarray, "n features"], m: int) -> float:
+    """Variance of the U-form energy distance between these cells and `m` others of the same law.
+
+    :math:`2 (1/n + 1/m)^2` times the distance variance, here U-centred (Szekely & Rizzo, Ann. Statist. 42, 2014) and
+    of some of the cells; zero where they are too few to have one.
+    """
+    some = y[:_MANY_CELLS].astype(np.float64)
+    number = len(some)
+    if number < 4:
+        return 0.0
+    distances = squareform(pdist(some))
+    rows = distances.sum(axis=1) / (number - 2)
+    centred = distances - rows[:, None] - rows + rows.sum() / (number - 1)
+    np.fill_diagonal(centred, 0.0)
+    return 2 * (1 / len(y) + 1 / m) ** 2 * float(np.sum(centred**2)) / (number * (number - 3))
 
 
 def _resample(key: Array, cells: np.ndarray) -> np.ndarray:
