@@ -39,10 +39,8 @@ REPLICAS = flags.DEFINE_integer("replicas", 5, "fits per world; 1: no ensemble o
 COMPARED_WORLDS = flags.DEFINE_integer("compared_worlds", 2, "first worlds that comparators are trained on too")
 OUT = flags.DEFINE_string("out", None, "table; default experiments/results/<study>.csv")
 
-SAMPLES = (
-    5000  # of each distance, where there are as many cells; of the test set, so that five tests share no cell of it
-)
-TEST_CELLS = 1000  # of a two-sample test
+SAMPLES = 5000  # true cells of a condition; as many are predicted, where the control has as many
+TEST_CELLS = 1000  # of a two-sample test: five tests of a condition share no true cell
 LEVEL = 0.05
 COLUMNS = (
     "study", "variant", "world", "replica", "condition", "kind", "method", "energy_distance", "control_distance",
