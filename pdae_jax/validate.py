@@ -42,12 +42,17 @@ class Validator(NamedTuple):
 
 
 def worth_keeping(value: AnyArray | float, lowest: AnyArray | float, noise: float) -> Array:
-    """Whether parameters with this mean error are kept instead of earlier ones, `lowest` the smallest error so far.
+    """Whether parameters with this mean error are kept instead of earlier ones.
 
-    They are unless they are worse by more than chance: as the rate falls later parameters are the better ones, and of
-    many evaluations that differ by chance the smallest would be any of them. Exact predictions have errors around
-    zero, so one below zero is not better than zero. Half of `noise`, because the cells and the decoder's noise are the
-    same in every evaluation, and errors of cells by rote rise slowly where there are few.
+    They are unless they are worse by more than chance: as the learning rate falls later parameters are the better
+    ones, and where evaluations differ by chance the smallest may be any of them. An exact prediction has errors around
+    zero, so one below zero is not better than zero. Half of `noise`: evaluations share the cells and the decoder's
+    noise, so differences between them are less noisy than each, and where cells are few overfitting starts within it.
+
+    Args:
+        value: mean error of this evaluation, scalar or one a replica; user's units.
+        lowest: smallest of the evaluations before, of the same shape; infinite before the first.
+        noise: see `Validator`.
     """
     return jnp.less_equal(value, jnp.maximum(jnp.minimum(value, lowest), 0.0) + noise / 2)
 

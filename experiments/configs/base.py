@@ -13,7 +13,7 @@ def get_config(**recipe) -> ConfigDict:
     config.data = ConfigDict()  # name, and the options of that data set
     config.split = ConfigDict()  # names of held-out conditions
     config.split.test = ()  # choose nothing, only judge
-    config.split.validation = ()  # choose the best step and test additivity
+    config.split.validation = ()  # choose the step and test additivity
     config.fit = build.recipe_config(**recipe)
     config.evaluation = ConfigDict()
     config.evaluation.num_samples = 2000
