@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import inspect
+import typing
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -113,16 +114,17 @@ def recipe_config(**changes: Any) -> ConfigDict:
     section = ConfigDict()
     for name, value in dataclasses.asdict(Recipe().override(**changes)).items():
         if value is None:  # a field that may be set later, with its type
-            section[name] = _optional_int()
+            section[name] = _placeholder(name)
         else:
             section[name] = value
     return section
 
 
-def _optional_int() -> Any:
+def _placeholder(name: str) -> Any:
     from ml_collections import config_dict
 
-    return config_dict.placeholder(int)
+    optional = typing.get_type_hints(Recipe)[name]
+    return config_dict.placeholder(next(kind for kind in typing.get_args(optional) if kind is not type(None)))
 
 
 def _check_names(where: str, names: Iterable[str], known: Collection[str]) -> None:

@@ -29,6 +29,7 @@ class LossWeights(NamedTuple):
     reconstruction: float = 0.0
     consistency: float = 0.0
     contrast: float = 0.0
+    likelihood: float = 0.0
     cycle: float = 0.0
     latent_prior: float = 0.0
     group_lasso: float = 0.0
@@ -42,6 +43,7 @@ class LossTerms(NamedTuple):
     reconstruction: Float[Array, ""]  # energy score of two decodes of a cell against the cell
     consistency: Float[Array, ""]  # energy distance between sources, translated to labels nobody measured
     contrast: Float[Array, ""]  # cross-entropy of the condition given the latent, under N(W a, I)
+    likelihood: Float[Array, ""]  # negative log density of cells under N(W a, I), by its gradient
     cycle: Float[Array, ""]  # distance of re-encoded translated latents
     latent_prior: Float[Array, ""]  # energy distance of base latents to N(0, I)
     group_lasso: Float[Array, ""]  # sum over latent dimensions of the norm of their row of shifts
@@ -74,8 +76,8 @@ def pdae_loss(
         The weighted sum, and every term.
     """
     # where one term draws, one key is enough: each split is compiled and run by itself
-    one_use = not (weights.latent_prior or weights.consistency)
-    key_decode, key_prior, key_unseen = (key, key, key) if one_use else jax.random.split(key, 3)
+    one_use = not (weights.latent_prior or weights.consistency or weights.likelihood)
+    key_decode, key_prior, key_unseen, key_volume = (key,) * 4 if one_use else jax.random.split(key, 4)
     latent = model.encode(params, batch.x_source)  # [S, m, k]
     shift = model.shift(params, batch.label_source[None, :, :], batch.label_target[:, None, :])  # [T, S, k]
     moved = latent[None] + shift[:, :, None, :]  # [T, S, m, k]
@@ -93,6 +95,9 @@ def pdae_loss(
         if weights.consistency
         else zero,
         contrast=contrast(params, model, latent, batch.label_source) if weights.contrast else zero,
+        likelihood=likelihood(params, model, key_volume, batch.x_source, latent, batch.label_source)
+        if weights.likelihood
+        else zero,
         cycle=jnp.mean(dissimilarity(kernel, model.encode(params, predicted), moved)) if weights.cycle else zero,
         latent_prior=latent_prior(params, model, key_prior, latent, batch.label_source)
         if weights.latent_prior
@@ -171,6 +176,38 @@ def contrast(params: dict, model: Model, latent: Array, label_source: Array) -> 
     logits = jnp.matmul(latent, centre.T, precision=jax.lax.Precision.HIGHEST) - size  # [S, m, S]
     own = jnp.sum(latent * centre[:, None], axis=-1) - size[:, None]  # [S, m]
     return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - own)
+
+
+def likelihood(
+    params: dict,
+    model: Model,
+    key: Array,
+    x: Float[Array, "sources m d"],
+    latent: Float[Array, "sources m k"],
+    label_source: Float[Array, "sources perturbations"],
+) -> Float[Array, ""]:
+    r"""Maximum likelihood of cells when latents of condition `e` follow `N(W a_e, I)`: a loss with its gradient.
+
+    By the change of variables along the surface that the decoder draws, the negative log density of a cell is
+
+    .. math:: \tfrac12 |g(x) - W a|^2 - \log |\det J_g(x) T| + \text{const}
+
+    with a basis `T` of the tangents at `x`. Where `f` inverts `g` the gradient of the log determinant in `g` is that of
+    :math:`\operatorname{tr} J_g(x) J_f(z)`, `J_f` held fixed, and of :math:`v^\top J_g J_f v` on average over random
+    signs `v` (Draxler et al., AISTATS 2024; Sorrenson et al., ICLR 2024): two directional derivatives a cell. The value
+    is :math:`\tfrac12 |g(x) - W a|^2 + v^\top (I - J_g J_f) v`; the second part vanishes where `g` inverts `f`.
+
+    It needs a Gaussian base as `contrast` does, and uses what that leaves out: how cells of one condition are spread,
+    which bounds the chart where the condition of a cell is certain. Energy scores see little of either. Weights well
+    above 0.3 do harm: where a drawn tangent leaves the data's surface, nothing else bounds the encoder's derivative.
+    """
+    key_decode, key_sign = jax.random.split(key)
+    fixed, z = jax.lax.stop_gradient((params, latent))
+    sign = jax.random.rademacher(key_sign, z.shape, z.dtype)
+    _, tangent = jax.jvp(lambda z: model.decode(fixed, key_decode, z), (z,), (sign,))
+    _, moved = jax.jvp(lambda x: model.encode(params, x), (x,), (tangent.astype(x.dtype),))
+    base = latent - model.shift(params, jnp.zeros_like(label_source), label_source)[:, None, :]
+    return jnp.mean(jnp.sum(0.5 * base**2 + sign * (sign - moved), axis=-1))
 
 
 def latent_prior(params: dict, model: Model, key: Array, latent: Array, label_source: Array) -> Float[Array, ""]:

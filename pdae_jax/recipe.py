@@ -26,7 +26,9 @@ class Recipe:
     translation: float = 1.0  # weights of the terms of the loss
     reconstruction: float = 1.0
     consistency: float = 0.0
-    contrast: float = 1.0  # assumes base latents near Gaussian; compare with 0 on validation conditions of real data
+    # these two assume base latents near N(0, I); compare with 0 on validation conditions of real data
+    contrast: float = 1.0
+    likelihood: float | None = None  # None: 0.3, or 0 where values repeat as in counts, `has_atoms`: no density there
     cycle: float = 0.0
     latent_prior: float = 0.0
     group_lasso: float = 0.0

@@ -80,3 +80,5 @@ def test_a_config_section_gives_back_the_recipe():
     assert build.recipe(section).latent_dim == 5
     with pytest.raises(TypeError):
         section.latent_dim = "five"
+    section.likelihood = 0.1
+    assert build.recipe(section).likelihood == 0.1

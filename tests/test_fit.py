@@ -1,5 +1,6 @@
 """The loop: recovery, resume bit for bit, save and load, guards; on worlds small enough for seconds."""
 
+import dataclasses
 import gc
 import importlib
 import json
@@ -14,6 +15,7 @@ import pdae_jax
 from pdae_jax import loop
 from pdae_jax.compiler import without_garbage_collection
 from pdae_jax.data.sample import DeviceData
+from pdae_jax.fitted import resolve_recipe
 from pdae_jax.losses import energy_distance
 from pdae_jax.track import read_metrics
 from pdae_jax.train import make_train_steps
@@ -162,6 +164,17 @@ def test_patience_stops_early(split):
     options = {**SMALL, "num_steps": 400, "learning_rate": 0.3, "clip_norm": 100.0, "patience": 2}
     fitted = pdae_jax.fit(train, key=KEY, validation=validation, **options)
     assert fitted.history[-1]["step"] < 400
+
+
+@pytest.mark.parametrize(("noise", "has_density"), [("none", True), ("gaussian", True), ("counts", False)])
+def test_the_likelihood_is_left_out_where_values_repeat(noise, has_density):
+    data = pdae_jax.simulate(jax.random.key(1), noise=noise, cells_per_condition=40).data
+    constant = np.concatenate([data.x, np.full((data.num_cells, 1), 3.0, np.float32)], axis=1)
+    data = dataclasses.replace(data, x=constant, features=(*data.features, "the same everywhere"))
+    recipe = resolve_recipe(pdae_jax.Recipe(latent_dim=2), data)
+    assert (recipe.likelihood > 0) == has_density  # pyright: ignore[reportOptionalOperand]
+    asked = pdae_jax.Recipe(latent_dim=2, likelihood=0.1)
+    assert resolve_recipe(asked, data) == asked
 
 
 @pytest.mark.slow

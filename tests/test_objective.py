@@ -84,7 +84,7 @@ def test_every_term_is_reported_and_weighted(labelled):
     model = make_model(5, 3, latent_dim=2, noise_dim=2, hidden=(8,))
     batch, x, label = make_batch(labelled), labelled[0], labelled[2][labelled[1]]
     params = jax.jit(model.init)(jax.random.key(1), x, label)
-    weights = objective.LossWeights(1.0, 0.5, 0.7, 0.4, 0.1, 0.2, 0.3)
+    weights = objective.LossWeights(1.0, 0.5, 0.7, 0.4, 0.6, 0.1, 0.2, 0.3)
     loss = functools.partial(objective.pdae_loss, model=model, kernel=kernels.energy(), form="pooled", weights=weights)
     total, terms = jax.jit(lambda params: loss(params, key=jax.random.key(2), batch=batch))(params)
     values = [getattr(terms, name) for name in objective.LossWeights._fields]
@@ -140,6 +140,34 @@ def test_contrast_prefers_the_true_chart_to_a_bent_one(model):
     z = jax.random.normal(jax.random.key(4), (3, 4000, 2)) + (label @ params["shift"]["matrix"])[:, None]
     bent = z.at[..., 1].add(0.6 * jnp.sin(2 * z[..., 0]))
     assert objective.contrast(params, model, z, label) < objective.contrast(params, model, bent, label) - 0.01
+
+
+def test_likelihood_has_the_gradient_of_the_log_density_on_a_linear_surface():
+    """Four features on a plane, encoder and decoder inverse to each other: the density is a Gaussian's."""
+    model = make_model(4, 2, latent_dim=2, noise_dim=0, hidden=(3,))
+    label = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    key_kernel, key_x, key_sign = jax.random.split(jax.random.key(5), 3)
+    kernel = jax.random.normal(key_kernel, (4, 2))
+    tangents = jnp.linalg.qr(kernel)[0]
+    x = 1.5 * jax.random.normal(key_x, (3, 4000, 2)) @ tangents.T + label[:, None, :1]
+    params = jax.jit(model.init)(jax.random.key(0), x.reshape(-1, 4), jnp.repeat(label, 4000, axis=0))
+    params = jax.tree.map(jnp.zeros_like, params)
+    params["encoder"]["skip"]["kernel"] = kernel
+    params["decoder"]["skip"]["kernel"] = jnp.linalg.pinv(kernel)
+    params["shift"]["matrix"] = jnp.array([[1.0, -0.5], [0.3, 2.0]])
+
+    def negative_log_density(kernel, matrix):
+        base = x @ kernel - (label @ matrix)[:, None]
+        return jnp.mean(0.5 * jnp.sum(base**2, axis=-1)) - jnp.linalg.slogdet(tangents.T @ kernel)[1]
+
+    def ours(params):
+        return objective.likelihood(params, model, key_sign, x, model.encode(params, x), label)
+
+    gradient = jax.jit(jax.grad(ours))(params)
+    expected = jax.grad(negative_log_density, argnums=(0, 1))(kernel, params["shift"]["matrix"])
+    np.testing.assert_allclose(gradient["encoder"]["skip"]["kernel"], expected[0], atol=0.03)
+    np.testing.assert_allclose(gradient["shift"]["matrix"], expected[1], rtol=1e-4, atol=1e-5)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient["decoder"]))
 
 
 def test_sources_agree_where_the_model_is_exact_and_disagree_in_different_charts():

@@ -59,6 +59,7 @@ FAST = {
     "cells_per_source": 8,
     "cells_per_target": 32,
     "reconstruction": 0.5,
+    "likelihood": 0.0,
     "num_steps": 1000,
     "learning_rate": 1.5e-2,
     "warmup_steps": 25,

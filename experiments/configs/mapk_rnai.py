@@ -40,6 +40,7 @@ def get_config(arg: str = "default"):
         hidden=(32, 32),
         reconstruction=0.0,
         contrast=0.0,
+        likelihood=0.0,
         num_sources=32,
         cells_per_source=8,
         num_targets=64,
