@@ -111,8 +111,6 @@ def _ablation() -> Iterator[Variant]:
     yield variant("likelihood 0.3", likelihood=0.3)
     yield variant("likelihood 1", likelihood=1.0)
     yield variant("likelihood 0.3, contrast 0", likelihood=0.3, contrast=0.0)
-    yield variant("likelihood 0.3, random start", likelihood=0.3, linear_skip=False)
-    yield variant("likelihood 0.3, latents 2", likelihood=0.3, latent_dim=2)
     yield variant("likelihood 0.3, latents 4", likelihood=0.3, latent_dim=4)
 
 

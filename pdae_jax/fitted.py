@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.data.sample import balanced_rows
+from pdae_jax.density import has_density
 from pdae_jax.model import Model, linear_start, make_model
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
@@ -21,6 +22,7 @@ RELEVANT_SHIFT = 0.2
 
 LIKELIHOOD = 0.3  # weight of the likelihood; of 0.1, 0.3 and 1 the best on three development worlds
 
+_PAIRED = 2048  # cells whose distances from each other are looked at
 _BLOCK = 8192  # cells encoded at once: bounds memory, and one compiled shape serves all sample sizes
 
 
@@ -126,24 +128,18 @@ def check_same_columns(data: PerturbationData, train: PerturbationData, name: st
 
 def resolve_recipe(recipe: Recipe, train: PerturbationData) -> Recipe:
     """The recipe with what depends on the data filled in: the number of latents, the weight of the likelihood."""
-    if recipe.latent_dim is None:
-        recipe = recipe.override(latent_dim=effective_rank(train, make_standardizer(train, recipe.standardize)))
-    if recipe.likelihood is None:
-        recipe = recipe.override(likelihood=0.0 if has_atoms(train) else LIKELIHOOD)
-    return recipe
-
-
-def has_atoms(train: PerturbationData) -> bool:
-    """Whether more than 1 % of the cells share one value of a feature, as zeros of counts do.
-
-    Cells then have no density: the likelihood of a chart that is steep at the repeated values is unbounded.
-    Features that are the same in all cells do not matter.
-    """
-    rows = balanced_rows(np.random.default_rng(0), train, int(np.clip(8192 // train.num_conditions, 8, 500)))
-    x = np.sort(train.x[np.unique(rows)], axis=0)  # drawn with replacement: a cell must not repeat itself
-    many = max(2, len(x) // 100)
-    repeated = np.any(x[many:] == x[:-many], axis=0)
-    return bool(np.any(repeated & (x[0] < x[-1])))
+    if recipe.latent_dim is not None and recipe.likelihood is not None:
+        return recipe
+    standardizer = make_standardizer(train, recipe.standardize)
+    latent_dim = recipe.latent_dim or effective_rank(train, standardizer)
+    likelihood = recipe.likelihood
+    if likelihood is None:
+        random = np.random.default_rng(0)
+        rows = balanced_rows(random, train, -(-_PAIRED // train.num_conditions))
+        # drawn with replacement: a cell must not be its own neighbour
+        rows = random.permutation(np.unique(rows))[:_PAIRED]
+        likelihood = LIKELIHOOD if has_density(standardizer.forward(train.x[rows]), latent_dim) else 0.0
+    return recipe.override(latent_dim=latent_dim, likelihood=likelihood)
 
 
 def effective_rank(train: PerturbationData, standardizer: "Standardizer") -> int:

@@ -28,7 +28,7 @@ class Recipe:
     consistency: float = 0.0
     # these two assume base latents near N(0, I); compare with 0 on validation conditions of real data
     contrast: float = 1.0
-    likelihood: float | None = None  # None: 0.3, or 0 where values repeat as in counts, `has_atoms`: no density there
+    likelihood: float | None = None  # None: 0.3; 0 for counts, or where noise hides the surface of cells, `has_density`
     cycle: float = 0.0
     latent_prior: float = 0.0
     group_lasso: float = 0.0

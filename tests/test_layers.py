@@ -44,6 +44,7 @@ LAYERS = (
     "optimizer",
     "train",
     "recipe",
+    "density",
     "fitted",
     "validate",
     "checkpoint",
