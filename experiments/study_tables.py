@@ -129,8 +129,9 @@ def method_table(rows: Any) -> Any:
     sums = rows.groupby(["variant", "kind", "method"], sort=False)[["energy_distance", "control_distance"]].sum()
     table = (sums.energy_distance / sums.control_distance).unstack("method")
     last = [name for name in ("pdae, their worlds", *COMPARATORS) if name in table]
-    others = [name for name in table if name not in ("pdae", "pdae ensemble", "oracle_half", *last)]
-    table = table[["pdae", "pdae ensemble", *others, "oracle_half", *last]]
+    first = [name for name in ("pdae", "pdae ensemble") if name in table]
+    others = [name for name in table if name not in (*first, "oracle_half", *last)]
+    table = table[[*first, *others, "oracle_half", *last]]
     table = table.reindex(list(dict.fromkeys(sums.index.droplevel("method"))))
     return table.map(lambda v: percent(v) if np.isfinite(v) else "-").reset_index()
 
