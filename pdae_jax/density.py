@@ -46,4 +46,5 @@ def intrinsic_dimension(x: Float[np.ndarray, "cells features"]) -> float:
     squared = size[:, None] + size - 2.0 * x @ x.T
     np.fill_diagonal(squared, np.inf)
     first, second = np.maximum(np.partition(squared, 1, axis=1)[:, :2], np.finfo(float).tiny).T
-    return float(1.0 / np.mean(0.5 * np.log(second / first)))
+    rate = float(np.mean(0.5 * np.log(second / first)))
+    return 1.0 / rate if rate > 0.0 else np.inf  # all neighbours at one distance, as on a grid

@@ -24,6 +24,7 @@ def test_cells_that_coincide_are_counted_once():
     x = surface(2)
     assert intrinsic_dimension(np.concatenate([x, x[:500]])) == pytest.approx(intrinsic_dimension(x))
     assert intrinsic_dimension(x[:2]) == 0.0
+    assert intrinsic_dimension(np.eye(4)) > 100  # all at one distance
 
 
 def test_noise_in_all_directions_hides_the_surface():
