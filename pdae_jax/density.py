@@ -22,7 +22,7 @@ def has_density(x: Float[np.ndarray, "cells features"], latent_dim: int) -> bool
 
 
 def has_atoms(x: Float[np.ndarray, "cells features"]) -> bool:
-    """Whether more than 1 % of the cells share one value of a feature, as zeros of counts do.
+    """Whether more than 1 % of the cells (at least three) share one value of a feature, as zeros of counts do.
 
     Features that are the same in all cells do not matter.
     """
@@ -36,7 +36,8 @@ def intrinsic_dimension(x: Float[np.ndarray, "cells features"]) -> float:
     """In how many directions cells spread at the distance of their neighbours; memory grows with cells squared.
 
     The distance to the second neighbour over that to the first has a Pareto law whose exponent is the dimension
-    (Facco et al., Scientific Reports 2017); its maximum likelihood estimate. Cells that coincide are left out.
+    (Facco et al., Scientific Reports 2017); its maximum likelihood estimate. Cells that coincide are counted once;
+    fewer than three different cells have dimension 0.
     """
     x = np.unique(np.asarray(x, np.float64), axis=0)
     if len(x) < 3:

@@ -64,6 +64,10 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value!r}, but it must be greater than 0.")
+        for name in _WEIGHTS:
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ValueError(f"{name}={value!r}, but a weight of the loss must be 0 (left out) or greater.")
         if self.consistency and self.num_sources < 2:
             raise ValueError("consistency compares sources, but num_sources=1. Raise num_sources, or set it to 0.")
         if not self.bandwidths:
@@ -103,6 +107,16 @@ _CHOICES = {
     "form": ("pairwise", "pooled"),
     "activation": ("relu", "gelu", "silu", "tanh", "leaky_relu"),
 }
+_WEIGHTS = (
+    "translation",
+    "reconstruction",
+    "consistency",
+    "contrast",
+    "likelihood",
+    "cycle",
+    "latent_prior",
+    "group_lasso",
+)
 _POSITIVE = (
     "latent_dim",
     "num_sources",

@@ -83,6 +83,7 @@ BEFORE_TRAINING = {
     "unknown form": ({"form": "pairwize"}, ValueError, ["pairwize", "pairwise"]),
     "no steps": ({"num_steps": 0}, ValueError, ["num_steps=0"]),
     "uneven chunks": ({"eval_every": 150}, ValueError, ["eval_every=150", "log_every=100"]),
+    "negative weight": ({"likelihood": -0.3}, ValueError, ["likelihood=-0.3", "0 (left out)"]),
     "steep kernel": ({"beta": 2.0}, ValueError, ["beta=2.0"]),
 }
 
