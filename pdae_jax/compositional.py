@@ -147,7 +147,7 @@ def fit_compositional(
     parts = prepare(key_start, train, None, recipe)
     networks, params, adversary = make_networks(key_decoder, key_adversary, parts, train, subtract_label)
     optimizer = make_optimizer(
-        recipe.num_steps,
+        parts.num_steps,
         learning_rate=recipe.learning_rate,
         warmup_steps=recipe.warmup_steps,
         clip_norm=recipe.clip_norm,
@@ -226,9 +226,9 @@ def _train(
     """Chunks of scanned steps; averaged parameters of the last step, or of the evaluation that is kept."""
     recipe, history, progress = parts.recipe, [], make_progress(show, "fit_compositional")
     kept, lowest, since_lowest, done = None, math.inf, 0, 0
-    progress.update(0, recipe.num_steps, math.nan)
-    while done < recipe.num_steps and (recipe.patience is None or since_lowest < recipe.patience):
-        length = min(recipe.log_every, recipe.num_steps - done)
+    progress.update(0, parts.num_steps, math.nan)
+    while done < parts.num_steps and (recipe.patience is None or since_lowest < recipe.patience):
+        length = min(recipe.log_every, parts.num_steps - done)
         state, terms = _make_steps(step, length)(state, parts.data)
         entry = {name: float(value) for name, value in jax.device_get(terms)._asdict().items()}
         if not all(map(math.isfinite, entry.values())):
@@ -237,13 +237,13 @@ def _train(
                 f"Lower learning_rate or adversary_weight, or look for extreme values in the data."
             )
         done += length
-        if validator and (done % recipe.eval_every == 0 or done == recipe.num_steps):
+        if validator and (done % recipe.eval_every == 0 or done == parts.num_steps):
             value = entry["validation_energy_distance"] = float(jnp.mean(validator.errors(state.average)))
             if worth_keeping(value, lowest, validator.noise):
                 kept = jax.tree.map(jnp.copy, state.average)
             lowest, since_lowest = (value, 0) if value < lowest else (lowest, since_lowest + 1)
         history.append({"step": done, **entry})
-        progress.update(done, recipe.num_steps, entry["total"])
+        progress.update(done, parts.num_steps, entry["total"])
     progress.close()
     return kept or state.average, history
 

@@ -22,6 +22,12 @@ RELEVANT_SHIFT = 0.2
 
 LIKELIHOOD = 0.3  # weight of the likelihood; of 0.1, 0.3 and 1 the best on three development worlds
 
+MAX_STEPS = 4000
+# A fit learns few cells by rote, and the likelihood then makes the encoder steep at each of them: with 100 cells a
+# condition 4,000 steps are 640 passes and ruin it, on six development worlds 50 to 80 were best, with 300 cells 50.
+PASSES = 50
+MIN_STEPS = 300
+
 _PAIRED = 2048  # cells whose distances from each other are looked at
 _BLOCK = 8192  # cells encoded at once: bounds memory, and one compiled shape serves all sample sizes
 
@@ -127,7 +133,9 @@ def check_same_columns(data: PerturbationData, train: PerturbationData, name: st
 
 
 def resolve_recipe(recipe: Recipe, train: PerturbationData) -> Recipe:
-    """The recipe with what depends on the data filled in: the number of latents, the weight of the likelihood."""
+    """The recipe with what depends on the data filled in: steps, number of latents, weight of the likelihood."""
+    if recipe.num_steps is None:
+        recipe = recipe.override(num_steps=default_steps(recipe, train))
     if recipe.latent_dim is not None and recipe.likelihood is not None:
         return recipe
     standardizer = make_standardizer(train, recipe.standardize)
@@ -140,6 +148,13 @@ def resolve_recipe(recipe: Recipe, train: PerturbationData) -> Recipe:
         rows = random.permutation(np.unique(rows))[:_PAIRED]
         likelihood = LIKELIHOOD if has_density(standardizer.forward(train.x[rows]), latent_dim) else 0.0
     return recipe.override(latent_dim=latent_dim, likelihood=likelihood)
+
+
+def default_steps(recipe: Recipe, train: PerturbationData) -> int:
+    """`MAX_STEPS`, or as many as take each cell for a source `PASSES` times where those are fewer; whole chunks."""
+    cells_a_step = min(recipe.num_sources, train.num_conditions) * recipe.cells_per_source
+    steps = np.clip(PASSES * len(train.x) / cells_a_step, MIN_STEPS, MAX_STEPS)
+    return max(1, int(steps // recipe.log_every)) * recipe.log_every
 
 
 def effective_rank(train: PerturbationData, standardizer: "Standardizer") -> int:

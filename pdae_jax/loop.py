@@ -61,8 +61,8 @@ def fit(
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
     resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
-    chunk = 0 if resuming else min(recipe.log_every, recipe.num_steps)  # a finished run has nothing to compile
-    parts = prepare(key, train, validation, recipe, source, chunk=chunk)
+    # a finished run has nothing to compile
+    parts = prepare(key, train, validation, recipe, source, chunk=0 if resuming else recipe.log_every)
     identity = {"recipe": parts.recipe.to_dict(), "key": key_data(key), "source": source}
     held_out = {"validation": validation, "test": test}
     state, history, path = run_training(parts, identity, train, held_out, workdir, progress, config or {})
@@ -181,9 +181,9 @@ def _train(
     """Chunks of scanned steps until the last step, or until patience runs out."""
     recipe, clock, compiled = parts.recipe, Clock(), {}
     step = step_of(state)
-    progress.update(step, recipe.num_steps, math.nan)
-    while step < recipe.num_steps and not _stopped(state, recipe):
-        length = min(recipe.log_every, recipe.num_steps - step)
+    progress.update(step, parts.num_steps, math.nan)
+    while step < parts.num_steps and not _stopped(state, recipe):
+        length = min(recipe.log_every, parts.num_steps - step)
         if length not in compiled:
             compiled[length] = make_train_steps(parts.step, length, parts.refit)
         train_state, metrics = compiled[length](state.train, parts.data)
@@ -197,12 +197,12 @@ def _train(
             "gradient_norm": float(np.mean(metrics.gradient_norm)),
             "steps_per_second": length / clock.lap(),
         }
-        if parts.validator and (step % recipe.eval_every == 0 or step == recipe.num_steps):
+        if parts.validator and (step % recipe.eval_every == 0 or step == parts.num_steps):
             state, value = _evaluate(state, parts.validator, parts.unravel)
             entry["validation_energy_distance"] = float(np.mean(value))
         history.append(entry)
-        progress.update(step, recipe.num_steps, entry["total"])
-        if run and (step % recipe.checkpoint_every == 0 or step == recipe.num_steps or _stopped(state, recipe)):
+        progress.update(step, parts.num_steps, entry["total"])
+        if run and (step % recipe.checkpoint_every == 0 or step == parts.num_steps or _stopped(state, recipe)):
             run.checkpoints.save(step, state)
     progress.close()
     return state

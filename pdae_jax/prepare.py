@@ -40,7 +40,8 @@ class LoopState(NamedTuple):
 class Parts(NamedTuple):
     """What a recipe, data and a key define: everything `fit` needs, built without a side effect."""
 
-    recipe: Recipe
+    recipe: Recipe  # resolved
+    num_steps: int
     standardizer: Standardizer
     model: Model
     unravel: Callable  # [parameters] -> params of the model
@@ -73,6 +74,8 @@ def prepare(
     outside Python's lock, and before a first step of a small model there is nothing else to wait for.
     """
     recipe = resolve_recipe(recipe, train)
+    assert recipe.num_steps is not None
+    num_steps = recipe.num_steps
     standardizer = make_standardizer(train, recipe.standardize)
     model = build_model(recipe, train, standardizer)
     x = standardizer.forward(train.x).astype(np.float32)
@@ -89,7 +92,7 @@ def prepare(
     def make_step(bandwidths: tuple[float, ...] | None) -> Callable:
         step = _make_step(recipe, model, optimizer, train.num_conditions, bandwidths)
         if chunk:
-            make_train_steps(step, chunk, refit).lower(start.out_info[0].train, data).compile()
+            make_train_steps(step, min(chunk, num_steps), refit).lower(start.out_info[0].train, data).compile()
         return step
 
     with ThreadPoolExecutor(max_workers=1) as thread:
@@ -100,6 +103,7 @@ def prepare(
     step = step or make_step(_bandwidths(recipe, x[rows]))
     return Parts(
         recipe=recipe,
+        num_steps=num_steps,
         standardizer=standardizer,
         model=model,
         unravel=jax.jit(make_unravel(model)),
@@ -134,6 +138,7 @@ def _bandwidths(recipe: Recipe, x: Float[np.ndarray, "cells features"]) -> tuple
 
 @functools.lru_cache(maxsize=64)
 def _make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    assert recipe.num_steps is not None, "resolve_recipe comes first"
     return make_optimizer(
         recipe.num_steps,
         learning_rate=recipe.learning_rate,

@@ -40,7 +40,7 @@ class Recipe:
     cells_per_target: int = 64
 
     # optimisation
-    num_steps: int = 4000
+    num_steps: int | None = None  # None: 4,000, or 50 passes over the cells where they are few, `default_steps`
     learning_rate: float = 5e-3
     warmup_steps: int = 100
     clip_norm: float = 1.0

@@ -170,8 +170,27 @@ def test_the_likelihood_is_left_out_where_cells_have_no_density(noise, weight):
     world = {"latent_dim": 2, "observed_dim": 10, "noise": noise, "noise_scale": 0.5}
     data = pdae_jax.simulate(jax.random.key(1), cells_per_condition=100, **world).data
     assert resolve_recipe(pdae_jax.Recipe(latent_dim=2), data).likelihood == weight
-    asked = pdae_jax.Recipe(latent_dim=2, likelihood=0.1)
+    asked = pdae_jax.Recipe(latent_dim=2, likelihood=0.1, num_steps=9000)
     assert resolve_recipe(asked, data) == asked
+
+
+@pytest.mark.parametrize(
+    ("cells", "options", "steps"),
+    [
+        (5000, {}, 4000),
+        (240, {}, 700),  # 50 passes over 1,200 cells, 80 of them a step: 750, in chunks of 100
+        (240, {"cells_per_source": 32}, 300),  # 375
+        (240, {"num_sources": 2}, 1800),  # 1,875
+        (240, {"log_every": 500}, 500),
+        (10, {}, 300),
+        (10, {"log_every": 500}, 500),
+    ],
+)
+def test_few_cells_are_passed_over_fifty_times(cells, options, steps):
+    condition = np.repeat(["ctrl", "A", "B", "C", "D"], cells)
+    data = pdae_jax.from_arrays(np.arange(2.0 * len(condition)).reshape(-1, 2), conditions=condition, control="ctrl")
+    recipe = pdae_jax.Recipe(latent_dim=1, likelihood=0.0, **options)
+    assert resolve_recipe(recipe, data).num_steps == steps
 
 
 @pytest.mark.slow

@@ -190,6 +190,8 @@ def work(side: str, folder: pathlib.Path, seed: int) -> None:
     if side == "ours":
         jax.devices()
         recipe = Recipe.from_dict(json.loads(RECIPE.value))
+        if recipe.num_steps is None:
+            raise app.UsageError("--recipe names no num_steps, the steps after which ours stops. Add them.")
         points = measure(lambda: make_ours(task, recipe), judge, max_steps=recipe.num_steps)
     else:
         import torch  # pyright: ignore[reportMissingImports]
