@@ -193,9 +193,12 @@ def likelihood(
     .. math:: \tfrac12 |g(x) - W a|^2 - \log |\det J_g(x) T| + \text{const}
 
     with a basis `T` of the tangents at `x`. Where `f` inverts `g` the gradient of the log determinant in `g` is that of
-    :math:`\operatorname{tr} J_g(x) J_f(z)`, `J_f` held fixed, and of :math:`v^\top J_g J_f v` on average over random
-    signs `v` (Draxler et al., AISTATS 2024; Sorrenson et al., ICLR 2024): two directional derivatives a cell. The value
-    is :math:`\tfrac12 |g(x) - W a|^2 + v^\top (I - J_g J_f) v`; the second part vanishes where `g` inverts `f`.
+    :math:`\operatorname{tr} J_g(x) J_f(z)`, `J_f` held fixed, and of :math:`v^\top u,\ u = J_g J_f v`, on average over
+    random signs `v` (Draxler et al., AISTATS 2024; Sorrenson et al., ICLR 2024): two directional derivatives a cell.
+    The value is :math:`\tfrac12 |g(x) - W a|^2 + v^\top (v - u)`; the second part vanishes where `g` inverts `f`.
+
+    Where `f` does not invert `g` yet, that gradient makes the encoder steeper without end. So a cell weighs
+    :math:`e^{-|u - v|^2 / k}`: one where the derivatives undo each other, nothing where they do not.
 
     It needs a Gaussian base as `contrast` does, and uses what that leaves out: how cells of one condition are spread,
     which bounds the chart where the condition of a cell is certain. Energy scores see little of either. Weights well
@@ -207,7 +210,9 @@ def likelihood(
     _, tangent = jax.jvp(lambda z: model.decode(fixed, key_decode, z), (z,), (sign,))
     _, moved = jax.jvp(lambda x: model.encode(params, x), (x,), (tangent.astype(x.dtype),))
     base = latent - model.shift(params, jnp.zeros_like(label_source), label_source)[:, None, :]
-    return jnp.mean(jnp.sum(0.5 * base**2 + sign * (sign - moved), axis=-1))
+    value = jnp.sum(0.5 * base**2 + sign * (sign - moved), axis=-1)
+    weight = jnp.exp(-jnp.mean((moved - sign) ** 2, axis=-1))
+    return jnp.mean(jax.lax.stop_gradient(weight) * value)
 
 
 def latent_prior(params: dict, model: Model, key: Array, latent: Array, label_source: Array) -> Float[Array, ""]:

@@ -54,7 +54,7 @@ CHUNK = 25
 NUM_CELLS = 2000  # control cells that are translated
 FAST = {
     "latent_dim": 4,
-    "noise_dim": 4,
+    "noise_dim": 0,
     "hidden": [64, 64],
     "cells_per_source": 8,
     "cells_per_target": 32,
