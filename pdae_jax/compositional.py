@@ -117,8 +117,9 @@ def fit_compositional(
     Args:
         train: training conditions, the control among them.
         key: typed PRNG key.
-        recipe: hyperparameters, those of the objective and `noise_dim` excepted. A batch has `num_sources` conditions
-            and as many cells of each as `fit` draws for a source and a target together.
+        recipe: hyperparameters, those of the objective and `noise_dim` excepted; `num_steps` is found as for `fit`. A
+            batch has `num_sources` conditions and as many cells of each as `fit` draws for a source and a target
+            together.
         disentangle: ``adversarial``, ``prior``, or ``none`` (an autoencoder with an embedding that it need not use).
         adversary_weight: times the adversary's cross-entropy, beside the likelihood per feature.
         prior_weight: times the energy distance to N(0, I).

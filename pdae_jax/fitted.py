@@ -23,8 +23,8 @@ RELEVANT_SHIFT = 0.2
 LIKELIHOOD = 0.3  # weight of the likelihood; of 0.1, 0.3 and 1 the best on three development worlds
 
 MAX_STEPS = 4000
-# A fit learns few cells by rote, and the likelihood then makes the encoder steep at each of them: with 100 cells a
-# condition 4,000 steps are 640 passes and ruin it, on six development worlds 50 to 80 were best, with 300 cells 50.
+# A fit learns few cells by rote: with 100 cells a condition 4,000 steps are 640 passes, and leave three times the error
+# of 50 to 80, the best of six development worlds; with 300 cells 50 and 107 were the best (experiments/RESULTS.md).
 PASSES = 50
 MIN_STEPS = 300
 
@@ -151,10 +151,14 @@ def resolve_recipe(recipe: Recipe, train: PerturbationData) -> Recipe:
 
 
 def default_steps(recipe: Recipe, train: PerturbationData) -> int:
-    """`MAX_STEPS`, or as many as take each cell for a source `PASSES` times where those are fewer; whole chunks."""
+    """`MAX_STEPS`, or as many as take each cell for a source `PASSES` times where those are fewer; then whole chunks.
+
+    Conditions are drawn equally often, whatever their size: counted are the cells of the median condition.
+    """
     cells_a_step = min(recipe.num_sources, train.num_conditions) * recipe.cells_per_source
-    steps = np.clip(PASSES * len(train.x) / cells_a_step, MIN_STEPS, MAX_STEPS)
-    return max(1, int(steps // recipe.log_every)) * recipe.log_every
+    steps = PASSES * train.num_conditions * float(np.median(train.counts)) / cells_a_step
+    whole = max(1, int(max(steps, MIN_STEPS) // recipe.log_every)) * recipe.log_every
+    return min(whole, MAX_STEPS)
 
 
 def effective_rank(train: PerturbationData, standardizer: "Standardizer") -> int:

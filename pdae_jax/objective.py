@@ -43,7 +43,7 @@ class LossTerms(NamedTuple):
     reconstruction: Float[Array, ""]  # energy score of two decodes of a cell against the cell
     consistency: Float[Array, ""]  # energy distance between sources, translated to labels nobody measured
     contrast: Float[Array, ""]  # cross-entropy of the condition given the latent, under N(W a, I)
-    likelihood: Float[Array, ""]  # negative log density of cells under N(W a, I), by its gradient
+    likelihood: Float[Array, ""]  # negative log density of cells under N(W a, I), by its gradient, cells weighted
     cycle: Float[Array, ""]  # distance of re-encoded translated latents
     latent_prior: Float[Array, ""]  # energy distance of base latents to N(0, I)
     group_lasso: Float[Array, ""]  # sum over latent dimensions of the norm of their row of shifts
@@ -197,12 +197,13 @@ def likelihood(
     random signs `v` (Draxler et al., AISTATS 2024; Sorrenson et al., ICLR 2024): two directional derivatives a cell.
     The value is :math:`\tfrac12 |g(x) - W a|^2 + v^\top (v - u)`; the second part vanishes where `g` inverts `f`.
 
-    Where `f` does not invert `g` yet, that gradient makes the encoder steeper without end. So a cell weighs
-    :math:`e^{-|u - v|^2 / k}`: one where the derivatives undo each other, nothing where they do not.
+    Where `f` does not invert `g` yet, that gradient can make the encoder steeper without end. So a cell weighs
+    :math:`e^{-|u - v|^2 / k}`, held fixed: one where the derivatives undo each other along `v`, less the further they
+    are from that. The weight depends on `v`, so the average over signs is only near the trace where it is not one.
 
     It needs a Gaussian base as `contrast` does, and uses what that leaves out: how cells of one condition are spread,
-    which bounds the chart where the condition of a cell is certain. Energy scores see little of either. Weights well
-    above 0.3 do harm: where a drawn tangent leaves the data's surface, nothing else bounds the encoder's derivative.
+    which bounds the chart where the condition of a cell is certain. Energy scores see little of either. A weight of
+    the term well above 0.3 does harm: drawn tangents leave the data's surface, where little else bounds `g`'s derivative.
     """
     key_decode, key_sign = jax.random.split(key)
     fixed, z = jax.lax.stop_gradient((params, latent))

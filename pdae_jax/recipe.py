@@ -50,7 +50,7 @@ class Recipe:
 
     # the loop
     log_every: int = 100  # steps of one compiled chunk; the host is touched once a chunk
-    eval_every: int = 500  # steps between evaluations on the validation conditions, a multiple of log_every
+    eval_every: int = 500  # steps between evaluations on validation conditions, beside the last; multiple of log_every
     patience: int | None = None  # evaluations without improvement before stopping; None: run all steps
     checkpoint_every: int = 1000  # steps, a multiple of log_every
 

@@ -182,6 +182,8 @@ def test_the_likelihood_is_left_out_where_cells_have_no_density(noise, weight):
         (240, {"cells_per_source": 32}, 300),  # 375
         (240, {"num_sources": 2}, 1800),  # 1,875
         (240, {"log_every": 500}, 500),
+        ([30_000, 100, 100, 100, 100], {}, 300),  # every condition is drawn equally often: 312
+        (5000, {"log_every": 150, "eval_every": 150, "checkpoint_every": 150}, 4000),
         (10, {}, 300),
         (10, {"log_every": 500}, 500),
     ],
@@ -191,6 +193,17 @@ def test_few_cells_are_passed_over_fifty_times(cells, options, steps):
     data = pdae_jax.from_arrays(np.arange(2.0 * len(condition)).reshape(-1, 2), conditions=condition, control="ctrl")
     recipe = pdae_jax.Recipe(latent_dim=1, likelihood=0.0, **options)
     assert resolve_recipe(recipe, data).num_steps == steps
+
+
+@pytest.mark.slow
+def test_steps_that_are_found_are_kept_with_the_run(split, tmp_path):
+    train, validation, _ = split
+    options = {"key": KEY, "validation": validation, "hidden": (8,), "noise_dim": 0, "cells_per_source": 32}
+    fitted = pdae_jax.fit(train, workdir=tmp_path / "run", **options)
+    assert [fitted.recipe.num_steps, fitted.history[-1]["step"]] == [300, 300]  # 312 for 200 cells a condition
+    again, loaded = pdae_jax.fit(train, workdir=tmp_path / "run", **options), pdae_jax.load_run(tmp_path / "run")
+    assert loaded.recipe == again.recipe == fitted.recipe
+    assert same(loaded.params, fitted.params) and same(again.params, fitted.params)
 
 
 @pytest.mark.slow

@@ -180,6 +180,14 @@ def make_pytorch(task: Task) -> Contender:
     return Contender(advance, translate)
 
 
+def asked_recipe() -> tuple[Recipe, int]:
+    """That of the flag, and the steps after which ours stops."""
+    recipe = Recipe.from_dict(json.loads(RECIPE.value))
+    if recipe.num_steps is None:
+        raise app.UsageError("--recipe names no num_steps, the steps after which ours stops. Add them.")
+    return recipe, recipe.num_steps
+
+
 def work(side: str, folder: pathlib.Path, seed: int) -> None:
     """One side in this process; its curve goes to the folder."""
     task = Task(load_data(folder / "train.npz"), load_data(folder / "test.npz"), seed)
@@ -189,10 +197,8 @@ def work(side: str, folder: pathlib.Path, seed: int) -> None:
 
     if side == "ours":
         jax.devices()
-        recipe = Recipe.from_dict(json.loads(RECIPE.value))
-        if recipe.num_steps is None:
-            raise app.UsageError("--recipe names no num_steps, the steps after which ours stops. Add them.")
-        points = measure(lambda: make_ours(task, recipe), judge, max_steps=recipe.num_steps)
+        recipe, num_steps = asked_recipe()
+        points = measure(lambda: make_ours(task, recipe), judge, max_steps=num_steps)
     else:
         import torch  # pyright: ignore[reportMissingImports]
 
@@ -295,6 +301,7 @@ def main(_):
     if WORKER.value and FOLDER.value:
         work(WORKER.value, pathlib.Path(FOLDER.value), int(SEEDS.value[0]))
         return
+    asked_recipe()  # refused here and not in the worker
     path, target = pathlib.Path(OUT.value), TARGET.value
     path.parent.mkdir(parents=True, exist_ok=True)
     worlds = {}
