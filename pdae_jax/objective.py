@@ -202,8 +202,8 @@ def likelihood(
     are from that. The weight depends on `v`, so the average over signs is only near the trace where it is not one.
 
     It needs a Gaussian base as `contrast` does, and uses what that leaves out: how cells of one condition are spread,
-    which bounds the chart where the condition of a cell is certain. Energy scores see little of either. A weight of
-    the term well above 0.3 does harm: drawn tangents leave the data's surface, where little else bounds `g`'s derivative.
+    which bounds the chart where the condition of a cell is certain. Energy scores see little of either. A weight of the
+    term well above 0.3 does harm: drawn tangents leave the data's surface, where little else bounds the slope of `g`.
     """
     key_decode, key_sign = jax.random.split(key)
     fixed, z = jax.lax.stop_gradient((params, latent))
