@@ -23,8 +23,8 @@ RELEVANT_SHIFT = 0.2
 LIKELIHOOD = 0.3  # weight of the likelihood; of 0.1, 0.3 and 1 the best on three development worlds
 
 MAX_STEPS = 4000
-# A fit learns few cells by rote: with 100 cells a condition 4,000 steps are 640 passes, and leave three times the error
-# of 50 to 80, the best of six development worlds; with 300 cells 50 and 107 were the best (experiments/RESULTS.md).
+# A fit learns few cells by rote: with 100 cells a condition 4,000 steps are 640 passes, and leave over twice the error
+# of 50 to 80, the best on six development worlds; with 300 cells 50 and 107 were the best (experiments/RESULTS.md).
 PASSES = 50
 MIN_STEPS = 300
 
