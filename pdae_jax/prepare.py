@@ -41,7 +41,7 @@ class Parts(NamedTuple):
     """What a recipe, data and a key define: everything `fit` needs, built without a side effect."""
 
     recipe: Recipe  # resolved
-    num_steps: int
+    num_steps: int  # of the resolved recipe, where it cannot be None
     standardizer: Standardizer
     model: Model
     unravel: Callable  # [parameters] -> params of the model
@@ -74,8 +74,8 @@ def prepare(
     outside Python's lock, and before a first step of a small model there is nothing else to wait for.
     """
     recipe = resolve_recipe(recipe, train)
-    assert recipe.num_steps is not None
     num_steps = recipe.num_steps
+    assert num_steps is not None
     standardizer = make_standardizer(train, recipe.standardize)
     model = build_model(recipe, train, standardizer)
     x = standardizer.forward(train.x).astype(np.float32)

@@ -4,6 +4,8 @@ import dataclasses
 import difflib
 from typing import Any
 
+from pdae_jax.objective import LossWeights
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -64,7 +66,7 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}={value!r}, but it must be greater than 0.")
-        for name in _WEIGHTS:
+        for name in LossWeights._fields:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}={value!r}, but a weight of the loss must be 0 (left out) or greater.")
@@ -107,16 +109,6 @@ _CHOICES = {
     "form": ("pairwise", "pooled"),
     "activation": ("relu", "gelu", "silu", "tanh", "leaky_relu"),
 }
-_WEIGHTS = (
-    "translation",
-    "reconstruction",
-    "consistency",
-    "contrast",
-    "likelihood",
-    "cycle",
-    "latent_prior",
-    "group_lasso",
-)
 _POSITIVE = (
     "latent_dim",
     "num_sources",
