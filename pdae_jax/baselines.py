@@ -1,6 +1,6 @@
 r"""What a prediction has to beat: samples for a target label from simple rules, each fitted to the training data.
 
-`additive`, `linear_regression` and `latent_additive` take the cells of a source condition (None: the control) and move
+`additive`, `linear_regression`, `latent_additive` and `ridge` take the cells of a source condition (None: the control) and move
 every one by the same displacement, in the user's own units; the other rules know no source. Non-negative data: moved
 cells may fall below zero; they are clipped only where `floor` is given.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pdae_jax import linear
 from pdae_jax.predict import generator
 from pdae_jax.types import LabelLike, PerturbationData
 
@@ -135,6 +136,25 @@ def latent_additive(
     return _moved(key, train, start, shift, num_samples, floor)
 
 
+def ridge(
+    key: Array,
+    train: PerturbationData,
+    label: LabelLike,
+    num_samples: int,
+    *,
+    source: str | None = None,
+    floor: float | None = None,
+) -> Float[np.ndarray, "num_samples features"]:
+    """The best linear model of the condition means (`linear`): where `fit` starts.
+
+    Source cells are moved by the difference of the predicted means of the two labels. Ridge, gain of combinations and
+    rank are chosen by leaving out training combinations, in closed form.
+    """
+    start, model = source or train.control, linear_model(train)
+    shift = model.predict(_vector(train, label)) - model.predict(_vector(train, start))
+    return _moved(key, train, start, shift, num_samples, floor)
+
+
 #: Name -> ``(key, train, label, num_samples, *, source=None, floor=None) -> samples [num_samples, features]``.
 BASELINES: dict[str, Callable] = {
     "control": control,
@@ -143,6 +163,7 @@ BASELINES: dict[str, Callable] = {
     "additive": additive,
     "linear_regression": linear_regression,
     "latent_additive": latent_additive,
+    "ridge": ridge,
 }
 
 
@@ -184,10 +205,8 @@ def _single_effect(doses: np.ndarray, differences: np.ndarray, dose: float) -> n
 
 # An evaluation asks for many labels of one training set; what does not depend on the label is computed once. The cache
 # goes by identity (PerturbationData is read-only) and holds the latest training set only.
-@functools.lru_cache(maxsize=1)
-def condition_means(train: PerturbationData) -> Float[np.ndarray, "conditions features"]:
-    """Mean of each condition, in float64."""
-    return np.stack([train.x[rows].mean(axis=0, dtype=np.float64) for rows in _rows_by_condition(train)])
+condition_means = functools.lru_cache(maxsize=1)(linear.condition_means)
+linear_model = functools.lru_cache(maxsize=1)(linear.fit_means)
 
 
 @functools.lru_cache(maxsize=1)

@@ -32,6 +32,7 @@ from pdae_jax.track import make_progress
 from pdae_jax.types import LabelLike, PerturbationData
 from pdae_jax.validate import Validator, make_validator, worth_keeping
 
+LEARNING_RATE = 5e-3  # where the recipe has none
 DISENTANGLE = ("adversarial", "prior", "none")
 
 
@@ -140,7 +141,9 @@ def fit_compositional(
     for name, weight in (("adversary_weight", adversary_weight), ("prior_weight", prior_weight)):
         if not weight >= 0:
             raise ValueError(f"{name}={weight}, but it must be 0 or more: the sign is part of the objective.")
-    recipe = (recipe or Recipe()).override(**options).override(noise_dim=0)
+    recipe = (recipe or Recipe()).override(**options).override(noise="drawn", noise_dim=0)
+    if recipe.learning_rate is None:
+        recipe = recipe.override(learning_rate=LEARNING_RATE)
     check_training_data(train, validation)
     if recipe.patience is not None and validation is None:
         raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
@@ -152,7 +155,6 @@ def fit_compositional(
         learning_rate=recipe.learning_rate,
         warmup_steps=recipe.warmup_steps,
         clip_norm=recipe.clip_norm,
-        weight_decay=recipe.weight_decay,
     )
     optimizer = optax.flatten(optimizer)  # on one vector, as the model's is
     weights = Weights(

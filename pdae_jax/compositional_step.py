@@ -148,7 +148,7 @@ def make_networks(
 ) -> tuple[Networks, dict, dict]:
     """Encoder and embedding of the pdae model with their start; its decoder with a second output; the adversary."""
     recipe, pdae = parts.recipe, parts.model
-    nets = {"activation": recipe.activation, "linear_skip": recipe.linear_skip}
+    nets = {"activation": recipe.activation, "linear_skip": True}
     d, k = pdae.num_features, pdae.latent_dim
     init_decoder, decode_both = make_mlp(k, 2 * d, hidden=tuple(reversed(recipe.hidden)), **nets)
     init_adversary, classify = make_mlp(

@@ -1,56 +1,65 @@
-"""The stochastic decoder `f(z, eps)`: latents and noise to observations."""
+r"""The decoder: latents to observations, and what the latents do not explain.
+
+Two laws of the noise `eps` in `x = f(z, eps)`:
+
+``abducted``
+    :math:`x = \mu(z) + s(z) \epsilon`. `mu` is deterministic; the noise of a source cell is read off the cell,
+    :math:`\epsilon = (x - \mu(g(x))) / s(g(x))`, and goes with it to every target. Nothing of a cell is lost.
+``drawn``
+    :math:`x = f(z, \epsilon)`, `eps` standard normal and drawn anew: the form of arXiv 2504.18522.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from pdae_jax.networks import make_mlp, with_skip
 
+NOISES = ("abducted", "drawn")
+MAX_LOG_SCALE = 1.5  # |log s| stays below: a cell's noise is at most scaled by the exponential of twice that
+SCALE_WIDTH = 64
+
 
 class Decoder(NamedTuple):
-    """`f` as a pair of pure functions."""
+    """`f` as pure functions."""
 
     init: Callable  # (key, kernel [latent + noise, features], bias [features]) -> params, started at this linear map
-    decode: Callable  # (params, key, z [..., latent]) -> x [..., features], with fresh noise
+    decode: Callable  # (params, key, z [..., latent]) -> x [..., features]; with abducted noise its centre, `mu`
+    scale: Callable  # (params, z [..., latent]) -> s [..., features], one at the start; of abducted noise only
 
 
 def make_decoder(
-    latent_dim: int,
-    num_features: int,
-    *,
-    noise_dim: int = 0,
-    hidden: Sequence[int] = (128, 128, 128),
-    activation: str = "relu",
-    linear_skip: bool = True,
-    floor: np.ndarray | None = None,
+    latent_dim: int, num_features: int, *, noise: str, noise_dim: int, hidden: Sequence[int], activation: str
 ) -> Decoder:
-    """An MLP of latents and standard normal noise, by default beside a linear map of both.
+    """A linear map plus an MLP of latents, and of standard normal noise where that is drawn.
 
     Args:
         latent_dim: k.
         num_features: d.
-        noise_dim: dimension of `eps`; 0 makes the decoder deterministic.
+        noise: one of `NOISES`.
+        noise_dim: dimension of drawn noise; 0 makes the decoder deterministic.
         hidden: widths.
         activation: a key of `networks.ACTIVATIONS`.
-        linear_skip: whether the linear map is there.
-        floor: smallest value per feature, ``[features]``: outputs below are set to it, so that a feature can have
-            mass at exactly this value (zero counts). None: no floor.
     """
-    init_mlp, apply = make_mlp(
-        latent_dim + noise_dim, num_features, hidden=hidden, activation=activation, linear_skip=linear_skip
+    drawn = noise_dim if noise == "drawn" else 0
+    init_mlp, apply = make_mlp(latent_dim + drawn, num_features, hidden=hidden, activation=activation, linear_skip=True)
+    init_scale, apply_scale = make_mlp(
+        latent_dim, num_features, hidden=(SCALE_WIDTH,), activation=activation, linear_skip=False, near_zero=True
     )
 
     def init(key, kernel, bias):
-        params = init_mlp(key)
-        return with_skip(params, kernel, bias) if linear_skip else params
+        key_mlp, key_scale = jax.random.split(key)
+        params = with_skip(init_mlp(key_mlp), kernel, bias)
+        return {**params, "scale": init_scale(key_scale)} if noise == "abducted" else params
 
     def decode(params, key, z):
-        if noise_dim:
-            z = jnp.concatenate([z, jax.random.normal(key, (*z.shape[:-1], noise_dim), z.dtype)], axis=-1)
-        x = apply(params, z)
-        return x if floor is None else jnp.maximum(x, floor)
+        if drawn:
+            z = jnp.concatenate([z, jax.random.normal(key, (*z.shape[:-1], drawn), z.dtype)], axis=-1)
+        return apply({name: layer for name, layer in params.items() if name != "scale"}, z)
 
-    return Decoder(init, decode)
+    def scale(params, z):
+        return jnp.exp(MAX_LOG_SCALE * jnp.tanh(apply_scale(params["scale"], z) / MAX_LOG_SCALE))
+
+    return Decoder(init, decode, scale)

@@ -13,19 +13,11 @@ class Encoder(NamedTuple):
     encode: Callable  # (params, x [..., features]) -> z [..., latent]
 
 
-def make_encoder(
-    num_features: int,
-    latent_dim: int,
-    *,
-    hidden: Sequence[int] = (128, 128, 128),
-    activation: str = "relu",
-    linear_skip: bool = True,
-) -> Encoder:
-    """An MLP, by default beside a linear map; without `linear_skip` the start is random and the map is ignored."""
-    init_mlp, apply = make_mlp(num_features, latent_dim, hidden=hidden, activation=activation, linear_skip=linear_skip)
+def make_encoder(num_features: int, latent_dim: int, *, hidden: Sequence[int], activation: str) -> Encoder:
+    """A linear map plus an MLP that starts near zero."""
+    init_mlp, apply = make_mlp(num_features, latent_dim, hidden=hidden, activation=activation, linear_skip=True)
 
     def init(key, kernel, bias):
-        params = init_mlp(key)
-        return with_skip(params, kernel, bias) if linear_skip else params
+        return with_skip(init_mlp(key), kernel, bias)
 
     return Encoder(init, apply)

@@ -30,6 +30,7 @@ from pdae_jax.loop import (
     read_state,
     replica_of,
     run_training,
+    with_stop,
 )
 from pdae_jax.prepare import LoopState, Parts, prepare
 from pdae_jax.recipe import Recipe
@@ -128,6 +129,7 @@ def fit_ensemble(
         raise ValueError(f"num_replicas={num_replicas}, but an ensemble needs at least 2. For one model call fit.")
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
+    recipe = with_stop(train, validation, key, recipe, workdir, progress)
     parts = prepare_replicas(key, train, validation, recipe, source, num_replicas, bootstrap)
     identity = {
         "recipe": parts.recipe.to_dict(),
@@ -187,8 +189,7 @@ def prepare_replicas(
     if bootstrap:
         data = data._replace(rows=jnp.stack([bootstrap_rows(jax.random.fold_in(k, _BOOTSTRAP), data) for k in keys]))
     step = replicate(first.step, bootstrap=bootstrap)
-    refit = replicate(first.refit, bootstrap=bootstrap) if first.refit else None
-    return first._replace(data=data, step=step, refit=refit, state=state)
+    return first._replace(data=data, step=step, state=state)
 
 
 def find_bad(
@@ -236,7 +237,7 @@ def _ensemble_of(
     path: pathlib.Path | None,
 ) -> Ensemble:
     replicas = tuple(
-        fitted_of(parts, replica_of(state, r), train, validation, history, path) for r in range(len(state.lowest))
+        fitted_of(parts, replica_of(state, r), train, validation, history, path, r) for r in range(len(state.lowest))
     )
     validator = parts.validator
     if validator is None:

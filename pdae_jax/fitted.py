@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from pdae_jax.data.sample import balanced_rows
 from pdae_jax.density import has_density
+from pdae_jax.linear import effective_label, fit_means
 from pdae_jax.model import Model, linear_start, make_model
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
@@ -20,7 +21,14 @@ from pdae_jax.types import PerturbationData
 # found the true number of latents 12 times and one too many 3 times; validation conditions settle doubtful cases.
 RELEVANT_SHIFT = 0.2
 
-LIKELIHOOD = 0.3  # weight of the likelihood; of 0.1, 0.3 and 1 the best on three development worlds
+MIN_ZEROS = 0.05  # of all values, for data to be counts or their logarithms
+
+# What a fit does depends on one property of the cells: whether they lie on a surface of k dimensions, as the theory
+# has it, or spread around one. On a surface the residual must vanish, and latents have a density. Around one the
+# residual is the cell's own noise, which to reconstruct would only be learned by rote, and training is gentle.
+ON_SURFACE = {"reconstruction": 1.0, "contrast": 1.0, "likelihood": 0.3, "learning_rate": 5e-3}
+WITH_NOISE = {"reconstruction": 0.1, "contrast": 0.0, "likelihood": 0.0, "learning_rate": 1e-3}
+DRAWN = {"reconstruction": 1.0}  # what is not decoded of the latent and drawn noise is lost
 
 MAX_STEPS = 4000
 # A fit learns few cells by rote: with 100 cells a condition 4,000 steps are 640 passes, and leave over twice the error
@@ -133,21 +141,35 @@ def check_same_columns(data: PerturbationData, train: PerturbationData, name: st
 
 
 def resolve_recipe(recipe: Recipe, train: PerturbationData) -> Recipe:
-    """The recipe with what depends on the data filled in: steps, number of latents, weight of the likelihood."""
+    """The recipe with what depends on the data filled in: floor, scale, steps, number of latents."""
+    if recipe.nonnegative is None:
+        recipe = recipe.override(nonnegative=has_zero_floor(train.x))
+    if recipe.standardize is None:
+        recipe = recipe.override(standardize="global" if recipe.nonnegative else "feature")
+    standardizer = make_standardizer(train, str(recipe.standardize))
+    if recipe.latent_dim is None:
+        recipe = recipe.override(latent_dim=effective_rank(train, standardizer))
+    if any(getattr(recipe, name) is None for name in ON_SURFACE):
+        on_surface = lies_on_surface(train, standardizer, int(recipe.latent_dim or 1))
+        found = (ON_SURFACE if on_surface else WITH_NOISE) | (DRAWN if recipe.noise == "drawn" else {})
+        recipe = recipe.override(**{name: v for name, v in found.items() if getattr(recipe, name) is None})
     if recipe.num_steps is None:
         recipe = recipe.override(num_steps=default_steps(recipe, train))
-    if recipe.latent_dim is not None and recipe.likelihood is not None:
-        return recipe
-    standardizer = make_standardizer(train, recipe.standardize)
-    latent_dim = recipe.latent_dim or effective_rank(train, standardizer)
-    likelihood = recipe.likelihood
-    if likelihood is None:
-        random = np.random.default_rng(0)
-        rows = balanced_rows(random, train, -(-_PAIRED // train.num_conditions))
-        # drawn with replacement: a cell must not be its own neighbour
-        rows = random.permutation(np.unique(rows))[:_PAIRED]
-        likelihood = LIKELIHOOD if has_density(standardizer.forward(train.x[rows]), latent_dim) else 0.0
-    return recipe.override(latent_dim=latent_dim, likelihood=likelihood)
+    return recipe
+
+
+def lies_on_surface(train: PerturbationData, standardizer: "Standardizer", latent_dim: int) -> bool:
+    """Whether cells have a density along a surface of `latent_dim` dimensions, `has_density` of some of them."""
+    random = np.random.default_rng(0)
+    rows = balanced_rows(random, train, -(-_PAIRED // train.num_conditions))
+    # drawn with replacement: a cell must not be its own neighbour
+    rows = random.permutation(np.unique(rows))[:_PAIRED]
+    return has_density(standardizer.forward(train.x[rows]), latent_dim)
+
+
+def has_zero_floor(x: Float[np.ndarray, "cells features"]) -> bool:
+    """Whether nothing is below zero and at least `MIN_ZEROS` of all values are zero: counts, or their logarithms."""
+    return bool(x.min() == 0 and np.mean(x == 0) >= MIN_ZEROS)
 
 
 def default_steps(recipe: Recipe, train: PerturbationData) -> int:
@@ -172,9 +194,17 @@ def effective_rank(train: PerturbationData, standardizer: "Standardizer") -> int
     differences = labels - labels[train.index(train.control)]
     most = max(1, min(int(np.linalg.matrix_rank(differences)), train.num_features))
     rows = balanced_rows(np.random.default_rng(0), train, int(np.clip(8192 // train.num_conditions, 8, 500)))
-    x = standardizer.forward(train.x[rows]).astype(np.float32)
-    start = linear_start(x, train.labels[train.condition_index[rows]], most, 0)
-    singular = np.linalg.svd(differences @ start.shift_matrix, compute_uv=False)
+    x = standardizer.forward(train.x).astype(np.float32)
+    start = linear_start(
+        x[rows],
+        train.labels[train.condition_index[rows]],
+        fit_means(train, x),
+        most,
+        noise="abducted",
+        noise_dim=0,
+    )
+    moved = effective_label(differences, start.saturation) @ start.shift_matrix
+    singular = np.linalg.svd(moved, compute_uv=False)
     return max(1, int(np.sum(singular > RELEVANT_SHIFT * singular[0])))
 
 
@@ -203,10 +233,10 @@ def _build_model(recipe: Recipe, num_features: int, num_perturbations: int, floo
         num_features,
         num_perturbations,
         latent_dim=recipe.latent_dim,
+        noise=recipe.noise,
         noise_dim=recipe.noise_dim,
         hidden=recipe.hidden,
         activation=recipe.activation,
-        linear_skip=recipe.linear_skip,
         floor=None if floor is None else np.asarray(floor, np.float32),
     )
 

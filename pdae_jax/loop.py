@@ -13,8 +13,11 @@ from absl import logging
 from jaxtyping import Array
 
 from pdae_jax import folder
+from pdae_jax.data.sample import make_random
+from pdae_jax.data.split import hold_out
 from pdae_jax.data.store import fingerprint, load_data
 from pdae_jax.fitted import Fitted, check_training_data
+from pdae_jax.linear import determined_by_others
 from pdae_jax.prepare import LoopState, Parts, prepare, step_of
 from pdae_jax.recipe import Recipe
 from pdae_jax.track import Clock, History, Progress, make_progress, read_metrics
@@ -60,6 +63,7 @@ def fit(
     """
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
+    recipe = with_stop(train, validation, key, recipe, workdir, progress)
     resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
     # a finished run has nothing to compile
     parts = prepare(key, train, validation, recipe, source, chunk=0 if resuming else recipe.log_every)
@@ -81,6 +85,59 @@ def check_request(
             raise KeyError(f"source names {name!r}, which is no validation condition. Remove it, or correct the name.")
     # "control" is a name for the control everywhere; any other source must be a training condition, or index raises
     return {c: train.conditions[train.index(train.control if s == "control" else s)] for c, s in (source or {}).items()}
+
+
+MIN_COMBINATIONS = 5  # that the other training conditions determine: with fewer nothing is left out to choose the end
+_LEFT_OUT = 0.2  # of them
+_MOST_LEFT_OUT = 40
+_CHOICE = 7  # folded into the key of the fit
+
+
+def with_stop(
+    train: PerturbationData,
+    validation: PerturbationData | None,
+    key: Array,
+    recipe: Recipe,
+    workdir: str | pathlib.Path | None,
+    progress: bool | None,
+) -> Recipe:
+    """The recipe with its `stop_step`, where there are no validation conditions and enough combinations to choose it.
+
+    A fit without a fifth of the combinations that the others determine says after how many steps these were predicted
+    best, and whether training helped them at all; then the fit proper takes all conditions, and as many steps.
+    """
+    if validation is not None or recipe.stop_step is not None:
+        return recipe
+    left_out = combinations_to_leave_out(train, key)
+    if not left_out:
+        return recipe
+    file = pathlib.Path(workdir) / folder.CONFIG_FILE if workdir is not None else None
+    if file is not None and file.exists():  # a run that goes on has chosen already
+        recipe = recipe.override(stop_step=json.loads(file.read_text())["identity"]["recipe"].get("stop_step"))
+        if recipe.stop_step is not None:
+            return recipe
+    rest, judged = hold_out(train, left_out)
+    chosen = fit(rest, key=jax.random.fold_in(key, _CHOICE), validation=judged, recipe=recipe, progress=progress)
+    start = np.mean([errors["start"] for errors in chosen.validation_errors.values()])
+    found = {e["step"]: e["validation_energy_distance"] for e in chosen.history if "validation_energy_distance" in e}
+    best = min(found, key=lambda step: found[step])
+    return recipe.override(stop_step=best if found[best] < start else 0)
+
+
+def combinations_to_leave_out(train: PerturbationData, key: Array) -> list[str]:
+    """Names of a fifth of the training combinations whose labels the rest determines; none where they are few."""
+    order = np.count_nonzero(train.labels, axis=1)
+    determined = np.flatnonzero((order > 1) & determined_by_others(train.labels))
+    if len(determined) < MIN_COMBINATIONS:
+        return []
+    number = min(max(1, round(_LEFT_OUT * len(determined))), _MOST_LEFT_OUT)
+    chosen = np.sort(make_random(key).permutation(determined)[:number])
+    kept = np.delete(train.labels, chosen, axis=0).astype(np.float64)
+    weights = np.linalg.lstsq(kept.T, train.labels[chosen].T.astype(np.float64), rcond=None)[0]
+    missed = np.linalg.norm(weights.T @ kept - train.labels[chosen], axis=1)
+    # those that only others among them determine go back
+    inside = missed <= 1e-4 * np.linalg.norm(train.labels[chosen], axis=1)
+    return [train.conditions[row] for row in chosen[inside]]
 
 
 def key_data(key: Array) -> Any:
@@ -181,11 +238,13 @@ def _train(
     """Chunks of scanned steps until the last step, or until patience runs out."""
     recipe, clock, compiled = parts.recipe, Clock(), {}
     step = step_of(state)
+    if parts.validator and step == 0:  # the start is the first that is kept
+        state = state._replace(lowest=jnp.mean(_errors(state, parts.validator, parts.unravel), axis=-1))
     progress.update(step, parts.num_steps, math.nan)
     while step < parts.num_steps and not _stopped(state, recipe):
         length = min(recipe.log_every, parts.num_steps - step)
         if length not in compiled:
-            compiled[length] = make_train_steps(parts.step, length, parts.refit)
+            compiled[length] = make_train_steps(parts.step, length)
         train_state, metrics = compiled[length](state.train, parts.data)
         metrics = jax.device_get(metrics)
         _check_finite(metrics, step, step + length)
@@ -205,6 +264,8 @@ def _train(
         if run and (step % recipe.checkpoint_every == 0 or step == parts.num_steps or _stopped(state, recipe)):
             run.checkpoints.save(step, state)
     progress.close()
+    if run and run.checkpoints.latest_step() is None:
+        run.checkpoints.save(step, state)  # nothing to train: the start is the result
     return state
 
 
@@ -249,15 +310,19 @@ def fitted_of(
     validation: PerturbationData | None,
     history: list[dict[str, Any]],
     workdir: pathlib.Path | None,
+    replica: int | None = None,
 ) -> Fitted:
-    """The model of a finished loop, in the user's units."""
+    """The model of a finished loop, in the user's units; `state` may be that of one replica of an ensemble."""
     params, errors = parts.unravel(state.kept if parts.validator else state.train.average), {}
     if parts.validator:
-        values = np.asarray(parts.validator.errors(params))
+        start = parts.unravel(parts.state.kept if replica is None else parts.state.kept[replica])
+        values, of_start = (np.asarray(parts.validator.errors(p)) for p in (params, start))
+        if np.mean(values) > np.mean(of_start):  # a fit never ends worse than it began
+            params, values = start, of_start
         errors = {
-            condition: {"pdae": float(value), "control": float(control)}
-            for condition, value, control in zip(
-                parts.validator.conditions, values, parts.validator.control, strict=True
+            condition: {"pdae": float(value), "start": float(began), "control": float(control)}
+            for condition, value, began, control in zip(
+                parts.validator.conditions, values, of_start, parts.validator.control, strict=True
             )
         }
     return Fitted(

@@ -1,15 +1,32 @@
-r"""The model in one sentence: encode a cell, shift its latent by the difference of two labels, decode with noise.
+r"""The model in one sentence: encode a cell, shift its latent by the difference of two labels, decode with its noise.
 
-.. math:: P_{s \to t} = \text{law of } f\big(g(X_s) + W(\phi(a_t) - \phi(a_s)), \varepsilon\big)
+With `mu` the deterministic decoder, `g` the encoder and `s > 0` a scale per feature,
 
-The default start is the additive model: encoder and decoder begin as a PCA map and its inverse, and `W` as the
-least-squares regression of latents on labels. Random starts have bad local optima, in which a distant condition gets a
-chart of its own that only held-out combinations reveal; from the linear, globally consistent start the additive
-model is the worst case.
+.. math::
+    z = g(x), \quad \epsilon = (x - \mu(z)) / s(z), \quad z' = z + \Delta\phi W
+
+    y = \mu(z') + s(z') \epsilon + \Delta\phi V, \quad \Delta\phi = \phi(a_t) - \phi(a_s)
+
+and `y` is cut at the floor where data are non-negative. What the latents do not explain of a cell is abducted from it
+and carried along (a location-scale noise model). With :math:`a_t = a_s` translation is the identity. With `mu` linear
+and `s` constant it is the additive model, which is the start: encoder and decoder begin as a PCA map and its inverse,
+`W` and `V` as the best linear model of the condition means (`linear`), split into what the latents reach and what they
+do not. For cells without noise on an invertible surface the residual vanishes, and what is left is the perturbation
+distribution autoencoder of arXiv 2504.18522. Its own form, noise drawn and no `V`, is ``noise="drawn"``.
+
+What is identified. The span check of `guarantee` holds as it stands: shift and displacement are both linear in
+`phi`. Latents and `W` are identified up to an orthogonal map where `V` and the residual vanish; elsewhere they are the
+low-dimensional part of the effects that depends on the state of the cell. The gain of combinations is determined by
+training combinations only, else it is 1.
+
+What is assumed beyond that: the noise is independent of the perturbation, given the latent. A cell whose noise is
+:math:`\epsilon` under one label would have had the same :math:`\epsilon` under another. It fails where a perturbation
+changes the spread or the correlation of features in a way that the latents do not see. The residuals of training
+conditions then have laws that differ by condition: `diagnostics.residual_laws`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,25 +34,26 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from pdae_jax.decoder import make_decoder
+from pdae_jax.decoder import NOISES, make_decoder
 from pdae_jax.encoder import make_encoder
-from pdae_jax.shift import identity, make_shift
+from pdae_jax.linear import LinearModel, effective_label
+from pdae_jax.shift import make_shift
 from pdae_jax.types import AnyArray
 
 
 class Model(NamedTuple):
     """Pure functions of explicit parameters, and the sizes that fix their shapes."""
 
-    init: Callable  # (key, x [cells, features], label [cells, perturbations]) -> params, by the next two
-    linear_start: Callable  # (x, label) -> LinearStart
-    init_from: Callable  # (key, LinearStart) -> params
+    init: Callable  # (key, Start) -> params
     encode: Callable  # (params, x [..., features]) -> z [..., latent]
     shift: Callable  # (params, label_from [..., perturbations], label_to [..., perturbations]) -> [..., latent]
-    decode: Callable  # (params, key, z [..., latent]) -> x [..., features]
+    decode: Callable  # (params, key, z [..., latent]) -> x [..., features]; with abducted noise the centre `mu`
     translate: Callable  # (params, key, x [..., features], label_from, label_to) -> x_new [..., features]
+    translate_latent: Callable  # (params, key, x, z, label_from, label_to) -> x_new, of cells already encoded
     num_features: int
     num_perturbations: int
     latent_dim: int
+    noise: str
     noise_dim: int
 
 
@@ -44,29 +62,26 @@ def make_model(
     num_perturbations: int,
     *,
     latent_dim: int,
+    noise: str = "abducted",
     noise_dim: int = 0,
     hidden: Sequence[int] = (128, 128, 128),
-    activation: str = "relu",
-    linear_skip: bool = True,
-    dose_response: Callable = identity,
+    activation: str = "silu",
     floor: np.ndarray | None = None,
 ) -> Model:
-    """Encoder, shift and stochastic decoder, joined.
+    """Encoder, shift and decoder, joined.
 
     Args:
         num_features: d.
         num_perturbations: K.
         latent_dim: k.
-        noise_dim: dimension of the decoder's noise, 0 for a deterministic decoder.
+        noise: ``abducted`` from the source cell, or ``drawn``.
+        noise_dim: dimension of drawn noise, 0 for a deterministic decoder; of no effect on abducted noise.
         hidden: widths of the encoder; the decoder mirrors them.
         activation: a key of `networks.ACTIVATIONS`.
-        linear_skip: encoder and decoder as linear map plus MLP, started at the additive model; False: plain MLPs from
-            a random start, `W` random too.
-        dose_response: `phi`, label to effective label, zero at zero; of NumPy and of JAX arrays.
         floor: smallest value per feature, ``[features]``, in the units the model sees; None for no floor.
 
     Raises:
-        ValueError: a size that is not positive, or an unknown activation.
+        ValueError: a size that is not positive, or an unknown activation or noise.
     """
     sizes = {"num_features": num_features, "num_perturbations": num_perturbations, "latent_dim": latent_dim}
     for name, size in sizes.items():
@@ -74,29 +89,26 @@ def make_model(
             raise ValueError(f"{name}={size}, but it must be at least 1.")
     if noise_dim < 0:
         raise ValueError(f"noise_dim={noise_dim}, but it must be 0 (deterministic decoder) or more.")
-    nets = {"activation": activation, "linear_skip": linear_skip}
-    encoder = make_encoder(num_features, latent_dim, hidden=hidden, **nets)
+    if noise not in NOISES:
+        raise ValueError(f"noise={noise!r} is not known; pass one of {', '.join(NOISES)}.")
+    encoder = make_encoder(num_features, latent_dim, hidden=hidden, activation=activation)
     decoder = make_decoder(
-        latent_dim, num_features, noise_dim=noise_dim, hidden=tuple(reversed(hidden)), floor=floor, **nets
+        latent_dim,
+        num_features,
+        noise=noise,
+        noise_dim=noise_dim,
+        hidden=tuple(reversed(hidden)),
+        activation=activation,
     )
-    shift = make_shift(dose_response)
+    shift = make_shift(additive=noise == "drawn")
 
-    def start_at(x, label):
-        return linear_start(x, dose_response(label), latent_dim, noise_dim)
-
-    def init_from(key, start):
-        key_encoder, key_decoder, key_shift = jax.random.split(key, 3)
-        matrix = start.shift_matrix
-        if not linear_skip:
-            matrix = jax.random.normal(key_shift, matrix.shape) / jnp.sqrt(latent_dim)
+    def init(key, start):
+        key_encoder, key_decoder = jax.random.split(key)
         return {
             "encoder": encoder.init(key_encoder, start.encoder_kernel, start.encoder_bias),
-            "shift": shift.init(matrix),
+            "shift": shift.init(start.shift_matrix, start.observed, start.saturation),
             "decoder": decoder.init(key_decoder, start.decoder_kernel, start.decoder_bias),
         }
-
-    def init(key, x, label):
-        return init_from(key, start_at(x, label))
 
     def encode(params, x):
         return encoder.encode(params["encoder"], x)
@@ -104,76 +116,99 @@ def make_model(
     def apply_shift(params, label_from, label_to):
         return shift.shift(params["shift"], label_from, label_to)
 
+    def above_floor(x):
+        return x if floor is None else jnp.maximum(x, floor)
+
     def decode(params, key, z):
-        return decoder.decode(params["decoder"], key, z)
+        centre = decoder.decode(params["decoder"], key, z)
+        # with abducted noise the centre is no cell: the floor comes after the noise
+        return centre if noise == "abducted" else above_floor(centre)
+
+    def translate_latent(params, key, x, z, label_from, label_to):
+        moved = z + apply_shift(params, label_from, label_to)
+        if noise == "drawn":
+            return decode(params, key, moved)
+        return above_floor(_abduct(params, x, z, moved) + shift.displace(params["shift"], label_from, label_to))
+
+    def _abduct(params, x, z, moved):
+        weights = params["decoder"]
+        ratio = decoder.scale(weights, moved) / decoder.scale(weights, z)
+        return decoder.decode(weights, None, moved) + ratio * (x - decoder.decode(weights, None, z))
 
     def translate(params, key, x, label_from, label_to):
-        return decode(params, key, encode(params, x) + apply_shift(params, label_from, label_to))
+        return translate_latent(params, key, x, encode(params, x), label_from, label_to)
 
     return Model(
         init=init,
-        linear_start=start_at,
-        init_from=init_from,
         encode=encode,
         shift=apply_shift,
         decode=decode,
         translate=translate,
+        translate_latent=translate_latent,
         num_features=num_features,
         num_perturbations=num_perturbations,
         latent_dim=latent_dim,
+        noise=noise,
         noise_dim=noise_dim,
     )
 
 
-class LinearStart(NamedTuple):
-    """The additive model as linear maps."""
+class Start(NamedTuple):
+    """The linear model as parameters: what every fit starts from."""
 
     encoder_kernel: Float[AnyArray, "features latent"]
     encoder_bias: Float[AnyArray, " latent"]
     decoder_kernel: Float[AnyArray, "latent_and_noise features"]
     decoder_bias: Float[AnyArray, " features"]
     shift_matrix: Float[AnyArray, "perturbations latent"]
+    observed: Float[AnyArray, "perturbations features"]  # effects outside the latents' reach
+    saturation: float
 
 
 def linear_start(
-    x: Float[AnyArray, "cells features"], label: Float[AnyArray, "cells perturbations"], latent_dim: int, noise_dim: int
-) -> LinearStart:
-    """PCA of the cells, whitened within conditions; `W` by least squares of latents on labels.
+    x: Float[np.ndarray, "cells features"],
+    label: Float[np.ndarray, "cells perturbations"],
+    linear: LinearModel,
+    latent_dim: int,
+    *,
+    noise: str,
+    noise_dim: int,
+) -> Start:
+    """PCA of the cells, whitened within conditions; the linear model's effects split into `W` and `V`.
 
     Base latents, shifts taken off, start with mean zero and identity covariance, as the theory has them. Principal
-    directions beyond the latent ones start as the decoder's noise, at their own spread. Pass a sample with equally
-    many cells of each condition, else large conditions dominate. NumPy arrays are computed with NumPy and SciPy: to
-    compile this takes longer than to compute it.
+    directions beyond the latent ones start as drawn noise, at their own spread; with drawn noise `V` is zero. Pass a
+    sample with equally many cells of each condition, else large conditions dominate.
     """
     # SciPy's keeps single precision, where NumPy's would compute in double: twice as fast for a thousand features
-    xp, svd = (np, scipy.linalg.svd) if isinstance(x, np.ndarray) else (jnp, jnp.linalg.svd)
-    x = xp.asarray(x, xp.result_type(x, np.float32))
-    label = xp.asarray(label, x.dtype)
-    mean = xp.mean(x, axis=0)
-    _, spread, directions = svd(x - mean, full_matrices=False)
+    x = np.asarray(x, np.result_type(x, np.float32))
+    if noise == "abducted":
+        noise_dim = 0
+    mean = x.mean(axis=0)
+    _, spread, directions = scipy.linalg.svd(x - mean, full_matrices=False)
     missing = max(0, latent_dim + noise_dim - directions.shape[0])
     # latents or noise beyond the number of features start switched off
-    directions = xp.pad(directions, ((0, missing), (0, 0)))
-    spread = xp.pad(spread, (0, missing)) / len(x) ** 0.5
-    basis, noise = directions[:latent_dim], directions[latent_dim : latent_dim + noise_dim]
+    directions = np.pad(directions, ((0, missing), (0, 0)))
+    spread = np.pad(spread, (0, missing)) / len(x) ** 0.5
+    basis, drawn = directions[:latent_dim], directions[latent_dim : latent_dim + noise_dim]
     scores = (x - mean) @ basis.T
-    design = xp.concatenate([xp.ones((len(x), 1), x.dtype), label], axis=1)
-    # labels that are collinear but for their rounding are collinear: NumPy's own limit is that of double precision
-    rcond = float(np.finfo(x.dtype).eps) * max(design.shape)
-    coefficients = xp.linalg.lstsq(design, scores, rcond=rcond)[0]
-    centre, slopes = coefficients[0], coefficients[1:]
-    whiten, colour = _whitening(xp, scores - design @ coefficients)
-    return LinearStart(
+    effects = linear.effects.astype(x.dtype)
+    moved = effective_label(label, linear.saturation).astype(x.dtype) @ effects @ basis.T
+    centre = np.mean(scores - moved, axis=0)
+    whiten, colour = _whitening(scores - moved - centre)
+    return Start(
         encoder_kernel=basis.T @ whiten,
         encoder_bias=-(mean @ basis.T + centre) @ whiten,
-        decoder_kernel=xp.concatenate([colour @ basis, noise * spread[latent_dim : latent_dim + noise_dim, None]]),
+        decoder_kernel=np.concatenate([colour @ basis, drawn * spread[latent_dim : latent_dim + noise_dim, None]]),
         decoder_bias=mean + centre @ basis,
-        shift_matrix=slopes @ whiten,
+        shift_matrix=effects @ basis.T @ whiten,
+        observed=effects - effects @ basis.T @ basis if noise == "abducted" else np.zeros_like(effects),
+        saturation=linear.saturation,
     )
 
 
-def _whitening(xp: Any, residual: Float[AnyArray, "cells latent"]) -> tuple[AnyArray, AnyArray]:
+def _whitening(residual: Float[np.ndarray, "cells latent"]) -> tuple[np.ndarray, np.ndarray]:
     """Symmetric maps to and from identity covariance; directions without spread stay as they are."""
-    values, vectors = xp.linalg.eigh(residual.T @ residual / len(residual))
-    scale = xp.sqrt(xp.where(values > 1e-8 * xp.max(values), values, 1.0)).astype(values.dtype)
+    values, vectors = np.linalg.eigh(residual.T @ residual / len(residual))
+    scale = np.sqrt(np.where(values > 1e-8 * np.max(values), values, 1.0)).astype(values.dtype)
     return (vectors / scale) @ vectors.T, (vectors * scale) @ vectors.T

@@ -39,13 +39,12 @@ class MLP(nn.Module):
         return out + Dense(self.out_dim, name="skip")(x) if self.linear_skip else out
 
 
-def _spread(layer: str, linear_skip: bool) -> float:
+def _spread(layer: str, near_zero: bool) -> float:
     """Standard deviation of a layer's kernel at the start, times the root of its inputs.
 
-    He et al. (2015) for hidden layers. Beside a linear map the last layer starts near zero: the network starts as its
-    linear part.
+    He et al. (2015) for hidden layers.
     """
-    if layer == "out" and linear_skip:
+    if layer == "out" and near_zero:
         return 0.01
     return 2**0.5 if layer.startswith("hidden") else 1.0
 
@@ -68,9 +67,19 @@ def unraveller(shapes: Any) -> tuple[int, Callable[[Float[Array, " numbers"]], A
 
 
 def make_mlp(
-    in_dim: int, out_dim: int, *, hidden: Sequence[int], activation: str, linear_skip: bool
+    in_dim: int,
+    out_dim: int,
+    *,
+    hidden: Sequence[int],
+    activation: str,
+    linear_skip: bool,
+    near_zero: bool | None = None,
 ) -> tuple[Callable, Callable]:
-    """An `MLP` as a pair of pure functions, ``init(key) -> params`` and ``apply(params, x)``."""
+    """An `MLP` as a pair of pure functions, ``init(key) -> params`` and ``apply(params, x)``.
+
+    With `near_zero`, the default beside a linear map, the MLP starts near zero.
+    """
+    near_zero = linear_skip if near_zero is None else near_zero
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r} is not known; pass one of {', '.join(ACTIVATIONS)}.")
     network = MLP(tuple(hidden), out_dim, activation, linear_skip)
@@ -83,7 +92,7 @@ def make_mlp(
         # one draw for all kernels: a draw for each would be most of what is compiled before training
         size, unravel = unraveller(shape())
         draws = unravel(jax.random.normal(key, (size,)))
-        return {name: start(layer, _spread(name, linear_skip)) for name, layer in draws.items()}
+        return {name: start(layer, _spread(name, near_zero)) for name, layer in draws.items()}
 
     def start(draws: dict, spread: float) -> dict:
         kernel = draws["kernel"]

@@ -15,11 +15,12 @@ from pdae_jax import kernels
 from pdae_jax.compiler import RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.data.sample import DeviceData, balanced_rows, make_random, make_sampler, to_device
 from pdae_jax.fitted import Standardizer, build_model, make_standardizer, resolve_recipe
-from pdae_jax.model import LinearStart, Model
+from pdae_jax.linear import fit_means
+from pdae_jax.model import Model, Start, linear_start
 from pdae_jax.objective import LossWeights
 from pdae_jax.optimizer import make_optimizer
 from pdae_jax.recipe import Recipe
-from pdae_jax.train import TrainState, init_state, make_refit, make_train_step, make_train_steps, make_unravel
+from pdae_jax.train import TrainState, init_state, make_train_step, make_train_steps, make_unravel
 from pdae_jax.types import PerturbationData
 from pdae_jax.validate import Validator, make_validator
 
@@ -41,13 +42,12 @@ class Parts(NamedTuple):
     """What a recipe, data and a key define: everything `fit` needs, built without a side effect."""
 
     recipe: Recipe  # resolved
-    num_steps: int  # of the resolved recipe, where it cannot be None
+    num_steps: int  # to be taken: all of the schedule, or the recipe's `stop_step`
     standardizer: Standardizer
     model: Model
     unravel: Callable  # [parameters] -> params of the model
     data: DeviceData
     step: Callable
-    refit: Callable | None  # after each chunk of steps
     state: LoopState  # at step 0
     validator: Validator | None
     seed: int
@@ -83,16 +83,22 @@ def prepare(
     optimizer = _make_optimizer(recipe)
     random = make_random(key)
     rows = balanced_rows(random, train, int(np.clip(_START_CELLS // train.num_conditions, 8, 256)))
-    additive = model.linear_start(x[rows], train.labels[train.condition_index[rows]])
+    additive = linear_start(
+        x[rows],
+        train.labels[train.condition_index[rows]],
+        fit_means(train, x, additive=recipe.noise == "drawn"),
+        model.latent_dim,
+        noise=recipe.noise,
+        noise_dim=recipe.noise_dim,
+    )
     # one program instead of many small ones, each of which would be compiled by itself
     start = jax.jit(_start, static_argnums=(2, 3), compiler_options=compiler_options(RUNS_ONCE))
     start = start.trace(key, additive, model, optimizer)
-    refit = _make_refit(model) if recipe.refit_shift else None
 
     def make_step(bandwidths: tuple[float, ...] | None) -> Callable:
         step = _make_step(recipe, model, optimizer, train.num_conditions, bandwidths)
         if chunk:
-            make_train_steps(step, min(chunk, num_steps), refit).lower(start.out_info[0].train, data).compile()
+            make_train_steps(step, min(chunk, num_steps)).lower(start.out_info[0].train, data).compile()
         return step
 
     with ThreadPoolExecutor(max_workers=1) as thread:
@@ -103,13 +109,12 @@ def prepare(
     step = step or make_step(_bandwidths(recipe, x[rows]))
     return Parts(
         recipe=recipe,
-        num_steps=num_steps,
+        num_steps=num_steps if recipe.stop_step is None else min(recipe.stop_step, num_steps),
         standardizer=standardizer,
         model=model,
         unravel=jax.jit(make_unravel(model)),
         data=data,
         step=step,
-        refit=refit,
         state=state,
         validator=make_validator(key_validate, model, standardizer, train, validation, source) if validation else None,
         seed=int(random.integers(2**31 - 1)),
@@ -117,17 +122,16 @@ def prepare(
 
 
 def _start(
-    key: Array, additive: LinearStart, model: Model, optimizer: optax.GradientTransformation
+    key: Array, additive: Start, model: Model, optimizer: optax.GradientTransformation
 ) -> tuple[LoopState, Array]:
     """The state at step 0, and a key for the validator."""
     key_init, key_steps, key_validate = jax.random.split(key, 3)
-    state = init_state(key_steps, model.init_from(key_init, additive), optimizer)
+    state = init_state(key_steps, model.init(key_init, additive), optimizer)
     return LoopState(state, jnp.copy(state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32)), key_validate
 
 
 _START_CELLS = 8192  # of all conditions together, at most 256 of each
 
-_make_refit = functools.lru_cache(maxsize=64)(make_refit)  # for the same reason as `_make_step`
 
 
 def _bandwidths(recipe: Recipe, x: Float[np.ndarray, "cells features"]) -> tuple[float, ...]:
@@ -144,7 +148,6 @@ def _make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
         learning_rate=recipe.learning_rate,
         warmup_steps=recipe.warmup_steps,
         clip_norm=recipe.clip_norm,
-        weight_decay=recipe.weight_decay,
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 from typing import Any
 
+from pdae_jax.decoder import NOISES
 from pdae_jax.objective import LossWeights
 
 
@@ -13,27 +14,22 @@ class Recipe:
 
     # model
     latent_dim: int | None = None  # k; None: as many as the training conditions visibly shift, `effective_rank`
-    noise_dim: int = 4  # of the decoder's noise; 0: deterministic
+    noise: str = "abducted"  # from the source cell; "drawn": anew, the form of arXiv 2504.18522
+    noise_dim: int = 4  # of drawn noise; 0: deterministic
     hidden: tuple[int, ...] = (128, 128, 128)  # encoder widths, mirrored by the decoder
     activation: str = "silu"
-    linear_skip: bool = True  # start at the additive model; False: plain MLPs from a random start
-    nonnegative: bool = False  # predictions are cut at zero, for counts and their logarithms
-    standardize: str = "feature"  # "feature", "global" (one scale) or "none"
+    nonnegative: bool | None = None  # predictions are cut at zero; None: where the data have zeros and nothing below
+    standardize: str | None = None  # "feature", "global" (one scale) or "none"; None: global where nonnegative
 
     # objective
     kernel: str = "energy"  # "energy", "gaussian", "laplace" or "imq"
     beta: float = 1.0  # exponent of the energy kernel
     bandwidths: tuple[float, ...] = (0.5, 1.0, 2.0)  # of the other kernels, in median distances of the training data
     form: str = "pairwise"  # "pairwise" or "pooled"
-    translation: float = 1.0  # weights of the terms of the loss
-    reconstruction: float = 1.0
-    consistency: float = 0.0
-    # these two assume base latents near N(0, I); compare with 0 on validation conditions of real data
-    contrast: float = 1.0
-    likelihood: float | None = None  # None: 0.3; 0 for counts, or where noise hides the surface of cells, `has_density`
-    cycle: float = 0.0
-    latent_prior: float = 0.0
-    group_lasso: float = 0.0
+    # weights of the terms of the loss; None: `fitted.ON_SURFACE` or `WITH_NOISE`, by the cells
+    reconstruction: float | None = None
+    contrast: float | None = None
+    likelihood: float | None = None
 
     # batch; conditions above the number available are cut to it
     num_sources: int = 16
@@ -43,12 +39,11 @@ class Recipe:
 
     # optimisation
     num_steps: int | None = None  # None: 4,000, or 50 passes over the cells where they are few, `default_steps`
-    learning_rate: float = 5e-3
+    stop_step: int | None = None  # of the schedule of num_steps; None: the last, or chosen by `stopping.choose_stop`
+    learning_rate: float | None = None  # as the weights
     warmup_steps: int = 100
     clip_norm: float = 1.0
-    weight_decay: float = 0.0
     average_decay: float = 0.999  # of the exponential moving average of the parameters
-    refit_shift: bool = False  # set `W` by least squares of latents on labels after every `log_every` steps
 
     # the loop
     log_every: int = 100  # steps of one compiled chunk; the host is touched once a chunk
@@ -60,7 +55,7 @@ class Recipe:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         object.__setattr__(self, "bandwidths", tuple(self.bandwidths))
         for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
+            if getattr(self, name) not in (*allowed, *((None,) if name in _AUTOMATIC else ())):
                 raise ValueError(f"{name}={getattr(self, name)!r} is not known; pass one of {', '.join(allowed)}.")
         for name in _POSITIVE:
             value = getattr(self, name)
@@ -70,8 +65,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ValueError(f"{name}={value!r}, but a weight of the loss must be 0 (left out) or greater.")
-        if self.consistency and self.num_sources < 2:
-            raise ValueError("consistency compares sources, but num_sources=1. Raise num_sources, or set it to 0.")
+        if self.stop_step is not None and self.stop_step < 0:
+            raise ValueError(f"stop_step={self.stop_step}, but it must be 0 (the linear start) or more.")
         if not self.bandwidths:
             raise ValueError("bandwidths is empty. Pass at least one, in median distances.")
         if self.cells_per_source < 2:
@@ -87,6 +82,8 @@ class Recipe:
         """A copy with other values; a misspelt name raises ``TypeError`` with the nearest one."""
         known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
+            if name in REMOVED:
+                raise TypeError(f"A recipe has no option {name!r} any more: {REMOVED[name]}. Leave it out.")
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=3)
                 hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
@@ -103,7 +100,20 @@ class Recipe:
         return cls().override(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
 
 
+#: Options of earlier versions, and what became of them.
+REMOVED = {
+    "linear_skip": "every fit starts at the best linear model",
+    "translation": "the translation score has weight 1",
+    "consistency": "it made no difference worth its cost",
+    "cycle": "it made predictions worse",
+    "latent_prior": "it made no difference",
+    "group_lasso": "it made predictions worse",
+    "weight_decay": "it made no difference",
+    "refit_shift": "it made no difference",
+}
+_AUTOMATIC = ("standardize",)  # None: found from the data
 _CHOICES = {
+    "noise": NOISES,
     "standardize": ("feature", "global", "none"),
     "kernel": ("energy", "gaussian", "laplace", "imq"),
     "form": ("pairwise", "pooled"),

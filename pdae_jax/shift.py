@@ -1,33 +1,44 @@
-"""The perturbation shift: labels to displacements of the latents, `W (phi(a_t) - phi(a_s))`."""
+r"""The perturbation shift: labels to displacements, of the latents and of what the latents do not reach.
+
+With :math:`\Delta\phi = \phi(a_t) - \phi(a_s)`, latents move by :math:`\Delta\phi W` and observations, after decoding,
+by :math:`\Delta\phi V`. `V` starts as the part of the linear model's effects that the decoder's linear start cannot
+express. On a surface that latents parametrise training takes it back to zero.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Float
 
-from pdae_jax.types import AnyArray
+from pdae_jax.linear import effective_label
 
 
 class Shift(NamedTuple):
-    """`W` and `phi` as a pair of pure functions."""
+    """`phi`, `W` and `V` as pure functions."""
 
-    init: Callable  # (matrix [perturbations, latent]) -> params
+    init: Callable  # (matrix [perturbations, latent], observed [perturbations, features], saturation) -> params
     shift: Callable  # (params, label_from [..., perturbations], label_to [..., perturbations]) -> [..., latent]
+    displace: Callable  # the same -> [..., features]
 
 
-def identity(label: Float[AnyArray, "*batch perturbations"]) -> Float[AnyArray, "*batch perturbations"]:
-    """Dose-response in which the effect is proportional to the dose."""
-    return label
+def make_shift(*, additive: bool) -> Shift:
+    """Effects that vanish for the control and add up, but for the gain of combinations unless they are `additive`."""
 
+    def init(matrix, observed, saturation):
+        return {
+            "matrix": jnp.asarray(matrix),
+            "observed": jnp.asarray(observed),
+            "saturation": jnp.asarray(saturation, jnp.float32),
+        }
 
-def make_shift(dose_response: Callable = identity) -> Shift:
-    """Additive shifts with a dose-response `phi` that keeps the control at zero, `phi(0) = 0`."""
-
-    def init(matrix):
-        return {"matrix": jnp.asarray(matrix)}
+    def change(params, label_from, label_to):
+        saturation = 0.0 if additive else params["saturation"]
+        return effective_label(label_to, saturation) - effective_label(label_from, saturation)
 
     def shift(params, label_from, label_to):
-        return (dose_response(label_to) - dose_response(label_from)) @ params["matrix"]
+        return change(params, label_from, label_to) @ params["matrix"]
 
-    return Shift(init, shift)
+    def displace(params, label_from, label_to):
+        return change(params, label_from, label_to) @ params["observed"]
+
+    return Shift(init, shift, displace)

@@ -12,9 +12,9 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.compiler import RUNS_OFTEN, compiler_options
-from pdae_jax.data.sample import DeviceData, balanced_sample
+from pdae_jax.data.sample import DeviceData
 from pdae_jax.kernels import KernelLike
-from pdae_jax.model import Model
+from pdae_jax.model import Model, Start
 from pdae_jax.networks import unraveller
 from pdae_jax.objective import LossTerms, LossWeights, pdae_loss
 
@@ -46,9 +46,11 @@ def init_state(key: Array, params: dict, optimizer: optax.GradientTransformation
 @functools.lru_cache(maxsize=64)
 def make_unravel(model: Model) -> Callable[[Float[Array, " parameters"]], dict]:
     """The function from the vector of a `TrainState` to the parameters that the model takes."""
-    zeros = (np.zeros((1, size), np.float32) for size in (model.num_features, model.num_perturbations))
-    shapes = jax.eval_shape(model.init_from, jax.random.key(0), model.linear_start(*zeros))
-    return unraveller(shapes)[1]
+    d, k, num = model.num_features, model.latent_dim, model.num_perturbations
+    drawn = model.noise_dim if model.noise == "drawn" else 0
+    sizes = ((d, k), (k,), (k + drawn, d), (d,), (num, k), (num, d), ())
+    start = Start(*(np.zeros(size, np.float32) for size in sizes))
+    return unraveller(jax.eval_shape(model.init, jax.random.key(0), start))[1]
 
 
 def make_train_step(
@@ -58,8 +60,8 @@ def make_train_step(
     *,
     kernel: KernelLike,
     weights: LossWeights,
-    form: str = "pairwise",
-    average_decay: float = 0.999,
+    form: str,
+    average_decay: float,
 ) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
     """``step(state, data) -> (state, metrics)``: draw a batch, descend, average."""
     unravel = make_unravel(model)
@@ -85,30 +87,6 @@ def make_train_step(
     return step
 
 
-def make_refit(model: Model, cells: int = 1024) -> Callable[[TrainState, DeviceData], TrainState]:
-    """``refit(state, data) -> state``: `W` set to the least squares of latents on labels, under today's encoder.
-
-    Regressed are the latents of `cells` cells of each condition, drawn anew each time; of the averaged parameters
-    with the averaged encoder.
-    """
-    unravel = make_unravel(model)
-
-    def refit(state: TrainState, data: DeviceData) -> TrainState:
-        x, label = balanced_sample(
-            jax.random.fold_in(state.key, -state.step), data, cells
-        )  # steps fold in theirs, from 0 on
-        design = jnp.concatenate([jnp.ones((len(label), 1)), label], axis=1)
-
-        def with_refit(vector: Array) -> Array:
-            params = unravel(vector)
-            matrix = jnp.linalg.lstsq(design, model.encode(params, x))[0][1:]
-            return ravel_pytree({**params, "shift": {**params["shift"], "matrix": matrix}})[0]
-
-        return state._replace(params=with_refit(state.params), average=with_refit(state.average))
-
-    return refit
-
-
 @functools.lru_cache(maxsize=32)
 def replicate(step: Callable, *, bootstrap: bool = False) -> Callable:
     """The same step for many replicas: states with a leading axis, one data set.
@@ -121,14 +99,12 @@ def replicate(step: Callable, *, bootstrap: bool = False) -> Callable:
 
 @functools.lru_cache(maxsize=32)  # a step that is run again, as by a second fit of its shapes, is not compiled again
 def make_train_steps(
-    step: Callable, num_steps: int, refit: Callable | None = None
+    step: Callable, num_steps: int
 ) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
-    """`num_steps` steps in one compiled scan, then `refit`; state donated, metrics are means over the steps."""
+    """`num_steps` steps in one compiled scan; state donated, metrics are means over the steps."""
 
     def steps(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
         state, metrics = jax.lax.scan(lambda carry, _: step(carry, data), state, None, length=num_steps)
-        if refit is not None:
-            state = refit(state, data)
         return state, jax.tree.map(lambda value: jnp.mean(value, axis=0), metrics)
 
     return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options(RUNS_OFTEN))

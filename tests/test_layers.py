@@ -25,6 +25,7 @@ LAYERS = (
     "data.sample",
     "data.store",
     "data",
+    "linear",
     "networks",
     "encoder",
     "shift",
