@@ -1,8 +1,8 @@
 r"""What a prediction has to beat: samples for a target label from simple rules, each fitted to the training data.
 
-`additive`, `linear_regression`, `latent_additive` and `ridge` take the cells of a source condition (None: the control) and move
-every one by the same displacement, in the user's own units; the other rules know no source. Non-negative data: moved
-cells may fall below zero; they are clipped only where `floor` is given.
+`additive`, `linear_regression`, `latent_additive` and `ridge` take the cells of a source condition (None: the control)
+and move every one by the same displacement, in the user's own units; the other rules know no source. Non-negative
+data: moved cells may fall below zero; they are clipped only where `floor` is given.
 """
 
 import functools

@@ -149,6 +149,7 @@ def fit_compositional(
         raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
     key_start, key_decoder, key_adversary, key_steps, key_validate = jax.random.split(key, 5)
     parts = prepare(key_start, train, None, recipe)
+    parts = parts._replace(recipe=parts.recipe.override(patience=recipe.patience))
     networks, params, adversary = make_networks(key_decoder, key_adversary, parts, train, subtract_label)
     optimizer = make_optimizer(
         parts.num_steps,
@@ -208,6 +209,8 @@ def fit_comparators(
     for name in names:
         if name not in COMPARATORS:
             raise ValueError(f"Unknown comparator {name!r}; known are {', '.join(COMPARATORS)}.")
+    if recipe is not None and validation is None:
+        recipe = recipe.override(patience=None)
     options: dict[str, Any] = {"key": key, "validation": validation, "recipe": recipe, "progress": progress}
     return {name: fit_compositional(train, subtract_label=COMPARATORS[name], **options).samples for name in names}
 

@@ -100,7 +100,8 @@ def evaluate(
     Returns:
         A pandas DataFrame, one row per condition, method and metric: ``condition, split, method, metric, value,
         n_true, n_pred, seed``, then ``order`` (number of perturbations), ``in_training`` (the label was trained on),
-        ``source``, ``bandwidth`` (of the MMD kernel, on its rows), and the verdict on the model's prediction:
+        ``source``, ``reach`` (of the model's samples beyond the measured range, see `predict.reach_of`), ``bandwidth``
+        (of the MMD kernel, on its rows), and the verdict on the model's prediction:
         ``verdict, identified, supported, tested`` as text, ``residual, outside, tested_error, expected_error,
         source_disagreement, replica_disagreement`` as numbers.
 
@@ -193,6 +194,7 @@ def _rows(
         "order": int(np.count_nonzero(case.label)),
         "in_training": bool(np.isclose(fitted.train.labels, case.label).all(axis=1).any()),
         "source": source,
+        "reach": prediction.reach,
         **_verdict_columns(prediction.verdict),
     }
     return [row for result in results for row in _result_rows(case, result, about, context.bandwidth)]

@@ -1,17 +1,19 @@
 r"""The best linear model of condition means: ridge on labels, a gain for combinations, a rank; by leave-one-out.
 
-The mean of condition `e`, less that of the control, is modelled as
+The mean of a perturbed condition `e`, less that of the control, is modelled as
 
-.. math:: \Delta_e = \phi(a_e) B + \text{noise} / \sqrt{n_e}, \qquad \phi(a) = o^{-\gamma} a
+.. math:: \Delta_e = u + \phi(a_e) B + \text{noise} / \sqrt{n_e}, \qquad \phi(a) = o^{-\gamma} a
 
 with `o` the order of the combination (the number of perturbations with a dose that is not zero). One perturbation has
-gain 1; two together have :math:`2^{-\gamma}` of the sum of their effects, three :math:`3^{-\gamma}`. All training
-conditions determine `B` together, weighted by their cells. With :math:`X` the rows :math:`\phi(a_e)` and
+gain 1; two together have :math:`2^{-\gamma}` of the sum of their effects, three :math:`3^{-\gamma}`. What all
+perturbed conditions share is `u`: a response to being perturbed at all, and the noise of the control's own mean. All
+conditions determine `u` and `B` together, weighted by their cells. With :math:`X` the rows
+:math:`(\phi(a_e), \sqrt c)` and
 
 .. math:: M = X X^\top + \lambda \operatorname{diag}(\bar n / n_e)
 
-the ridge solution is :math:`B = X^\top M^{-1} \Delta`, and what a condition's own mean is off from the prediction of
-all others is :math:`(M^{-1} \Delta)_e / (M^{-1})_{ee}`. So ridge, gain and rank are chosen by leaving out each
+the ridge solution is :math:`X^\top M^{-1} \Delta`, and what a condition's own mean is off from the prediction of all
+others is :math:`(M^{-1} \Delta)_e / (M^{-1})_{ee}`. So ridge, gain, `c` and rank are chosen by leaving out each
 combination that the others determine, in closed form.
 """
 
@@ -29,6 +31,7 @@ from pdae_jax.types import AnyArray, PerturbationData
 
 RIDGES = tuple(10.0**power for power in np.arange(-4.0, 1.01, 0.5))
 SATURATIONS = tuple(float(value) for value in np.arange(0.0, 1.01, 0.1))
+COMMONS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)  # c, in mean squared doses
 RANKS = (1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 120)
 DEFAULT_RIDGE = 1e-4  # where no combination can be left out: next to least squares, and still determined
 _DETERMINED = 1e-6  # ridge of the check whether the others determine a combination
@@ -40,6 +43,7 @@ class LinearModel(NamedTuple):
     """Effects, and how they combine; in the units of the means that they were fitted to."""
 
     effects: Float[np.ndarray, "perturbations features"]  # B, at dose 1
+    common: Float[np.ndarray, " features"]  # u
     saturation: float  # gamma; 0: effects add up
     ridge: float  # lambda
     rank: int | None  # of B; None: full
@@ -48,7 +52,13 @@ class LinearModel(NamedTuple):
 
     def predict(self, label: Float[np.ndarray, "*batch perturbations"]) -> Float[np.ndarray, "*batch features"]:
         """Difference of the mean from the control's."""
-        return effective_label(label, self.saturation) @ self.effects
+        return effective_label(label, self.saturation) @ self.effects + is_perturbed(label) * self.common
+
+
+def is_perturbed(label: Float[AnyArray, "*batch perturbations"]) -> Float[AnyArray, "*batch 1"]:
+    """One where a dose is not zero; of NumPy and of JAX arrays."""
+    xp = np if isinstance(label, np.ndarray) else jnp
+    return xp.any(label != 0, axis=-1, keepdims=True).astype(label.dtype)
 
 
 def effective_label(
@@ -61,7 +71,7 @@ def effective_label(
 
 
 def fit_linear(
-    differences: Float[np.ndarray, "conditions features"],
+    means: Float[np.ndarray, "conditions features"],
     labels: Float[np.ndarray, "conditions perturbations"],
     counts: Int[np.ndarray, " conditions"],
     *,
@@ -70,43 +80,44 @@ def fit_linear(
     """Choose ridge, gain and rank by closed-form leave-one-out over combinations, and fit.
 
     Args:
-        differences: mean of each condition less the control's; features on a common scale.
-        labels: of the conditions; rows without a perturbation are left out.
+        means: of each condition; features on a common scale.
+        labels: of the conditions; the control, a row of zeros, is one of them.
         counts: cells of each condition.
         additive: combinations have gain 1.
     """
-    perturbed = np.any(labels != 0, axis=1)
-    y, labels = differences[perturbed].astype(np.float64), labels[perturbed].astype(np.float64)
-    noise = np.mean(counts[perturbed]) / counts[perturbed]
+    control = ~np.any(labels != 0, axis=1)
+    y = (means[~control] - means[control].mean(axis=0, dtype=np.float64)).astype(np.float64)
+    labels, noise = labels[~control].astype(np.float64), np.mean(counts) / counts[~control]
     # what features share is enough: squared errors over features are those over principal components
     left, singular, directions = scipy.linalg.svd(y, full_matrices=False)
     keep = singular > 1e-9 * max(singular[0], 1e-300)
     scores, directions = (left * singular)[:, keep], directions[keep]
+    means_of = _Means(scores, labels, noise, float(np.mean(counts) / np.mean(counts[control])))
     tested = determined_by_others(labels) & (np.count_nonzero(labels, axis=1) > 1)
-    ridge, saturation, rank, error = DEFAULT_RIDGE, 0.0, None, float("nan")
-    if tested.any():
-        ridge, saturation = _choose(scores, labels, noise, tested, SATURATIONS[:1] if additive else SATURATIONS)
-    x = effective_label(labels, saturation)
-    inverse = _inverse(x, noise, ridge)
+    choice = _choose(means_of, tested, SATURATIONS[:1] if additive else SATURATIONS)
+    design, inverse = means_of.design(choice), means_of.inverse(choice)
     weights = inverse @ scores
-    effects = x.T @ weights  # [perturbations, components]
+    coefficients = design.T @ weights
+    effects, common = coefficients[:-1], design[0, -1] * coefficients[-1]
+    rank, error = None, float("nan")
     if tested.any():
         left_out = scores - weights / np.diag(inverse)[:, None]
-        rank, missed = _choose_rank(scores, x, noise, ridge, left_out, tested)
+        rank, missed = _choose_rank(means_of, choice, left_out, tested)
         if rank is not None:
-            basis = scipy.linalg.svd(x @ effects, full_matrices=False)[2].T[:, :rank]
+            basis = _components(design[:, :-1] @ effects)[:, :rank]
             effects = effects @ basis @ basis.T
         size = np.sum(scores[tested] ** 2)
         error = float(np.sum(missed) / size) if size > 0 else float("nan")
-    return LinearModel(effects @ directions, saturation, ridge, rank, error, int(tested.sum()))
+    return LinearModel(
+        effects @ directions, common @ directions, choice.saturation, choice.ridge, rank, error, int(tested.sum())
+    )
 
 
 def fit_means(
     train: PerturbationData, x: Float[np.ndarray, "cells features"] | None = None, *, additive: bool = False
 ) -> LinearModel:
     """The best linear model of the condition means of `x`, the cells of `train` in some units; default as they are."""
-    means = condition_means(train, x)
-    return fit_linear(means - means[train.index(train.control)], train.labels, train.counts, additive=additive)
+    return fit_linear(condition_means(train, x), train.labels, train.counts, additive=additive)
 
 
 def condition_means(
@@ -119,9 +130,42 @@ def condition_means(
     return np.stack([cells[rows].mean(axis=0, dtype=np.float64) for rows in groups])
 
 
-def _inverse(x: np.ndarray, noise: np.ndarray, ridge: float) -> np.ndarray:
+class _Choice(NamedTuple):
+    """What leave-one-out decides."""
+
+    ridge: float
+    saturation: float
+    common: float
+
+
+class _Means(NamedTuple):
+    """Differences of means from the control's, in principal components, and what they are regressed on."""
+
+    scores: Float[np.ndarray, "conditions components"]
+    labels: Float[np.ndarray, "conditions perturbations"]
+    noise: Float[np.ndarray, " conditions"]  # relative variances of the means
+    control_noise: float  # the same of the control's
+
+    def design(self, choice: _Choice) -> np.ndarray:
+        # the noise of the control's mean is common to all differences
+        common = choice.common + choice.ridge * self.control_noise
+        return np.column_stack(
+            [effective_label(self.labels, choice.saturation), np.full(len(self.labels), common**0.5)]
+        )
+
+    def inverse(self, choice: _Choice) -> np.ndarray:
+        return _inverse(self.design(choice), choice.ridge * self.noise)
+
+    def errors(self, choice: _Choice, tested: np.ndarray) -> np.ndarray:
+        """Squared error of each tested combination when it is left out."""
+        inverse = self.inverse(choice)
+        residual = (inverse[tested] @ self.scores) / np.diag(inverse)[tested, None]
+        return np.sum(residual**2, axis=1)
+
+
+def _inverse(x: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
     matrix = x @ x.T
-    matrix[np.diag_indices_from(matrix)] += ridge * noise
+    matrix[np.diag_indices_from(matrix)] += diagonal
     factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
     return scipy.linalg.cho_solve(factor, np.eye(len(x)), check_finite=False)
 
@@ -129,40 +173,40 @@ def _inverse(x: np.ndarray, noise: np.ndarray, ridge: float) -> np.ndarray:
 def determined_by_others(labels: Float[np.ndarray, "conditions perturbations"]) -> Bool[np.ndarray, " conditions"]:
     """Whether the label of a condition lies in the span of the others': whether its leverage is below one."""
     size = max(float(np.max(np.sum(labels.astype(np.float64) ** 2, axis=1))), 1e-300)
-    inverse = _inverse(labels.astype(np.float64) / size**0.5, np.ones(len(labels)), _DETERMINED)
+    inverse = _inverse(labels.astype(np.float64) / size**0.5, np.full(len(labels), _DETERMINED))
     return np.diag(inverse) * _DETERMINED > 1e-3
 
 
-def _left_out(
-    scores: np.ndarray, labels: np.ndarray, noise: np.ndarray, tested: np.ndarray, ridge: float, saturation: float
-) -> np.ndarray:
-    """Squared error of each tested combination when it is left out."""
-    inverse = _inverse(effective_label(labels, saturation), noise, ridge)
-    residual = (inverse[tested] @ scores) / np.diag(inverse)[tested, None]
-    return np.sum(residual**2, axis=1)
+def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...]) -> _Choice:
+    """Ridge, gain and common part.
 
-
-def _choose(
-    scores: np.ndarray, labels: np.ndarray, noise: np.ndarray, tested: np.ndarray, gains: tuple[float, ...]
-) -> tuple[float, float]:
-    """Ridge and gain. The gain is 1 unless another is better by more than the standard error over combinations."""
+    The gain is 1 and nothing is common unless that is worse by more than the standard error over combinations.
+    """
     # in squared doses, so that their unit changes nothing
-    ridges = np.array(RIDGES) * float(np.mean(labels[labels != 0] ** 2))
+    unit = float(np.mean(means.labels[means.labels != 0] ** 2))
+    if not tested.any():
+        return _Choice(DEFAULT_RIDGE * unit, 0.0, 0.0)
     gains = gains if tested.sum() >= _MIN_TESTED else gains[:1]
 
     @functools.cache
-    def errors(i: int, j: int) -> np.ndarray:
-        return _left_out(scores, labels, noise, tested, ridges[i], gains[j])
+    def errors(ridge: int, gain: int, common: int) -> np.ndarray:
+        return means.errors(_Choice(RIDGES[ridge] * unit, gains[gain], COMMONS[common] * unit), tested)
 
     @functools.cache
-    def ridge_of(j: int) -> int:
-        start = ridge_of(j - 1) if j else 0
-        return _valley(lambda i: float(np.mean(errors(i, j))), start, len(ridges))
+    def ridge_of(gain: int, common: int) -> int:
+        start = ridge_of(gain - 1, common) if gain and not common else ridge_of(gain, common - 1) if common else 0
+        return _valley(lambda i: float(np.mean(errors(i, gain, common))), start, len(RIDGES))
 
-    chosen = _valley(lambda j: float(np.mean(errors(ridge_of(j), j))), 0, len(gains))
-    if not _better(errors(ridge_of(chosen), chosen), errors(ridge_of(0), 0)):
-        chosen = 0
-    return float(ridges[ridge_of(chosen)]), gains[chosen]
+    def best(gain: int, common: int) -> np.ndarray:
+        return errors(ridge_of(gain, common), gain, common)
+
+    gain = _valley(lambda j: float(np.mean(best(j, 0))), 0, len(gains))
+    if not _better(best(gain, 0), best(0, 0)):
+        gain = 0
+    common = _valley(lambda c: float(np.mean(best(gain, c))), 0, len(COMMONS))
+    if not _better(best(gain, common), best(gain, 0)):
+        common = 0
+    return _Choice(RIDGES[ridge_of(gain, common)] * unit, gains[gain], COMMONS[common] * unit)
 
 
 def _valley(value: Callable[[int], float], start: int, size: int) -> int:
@@ -182,25 +226,31 @@ def _better(errors: np.ndarray, reference: np.ndarray) -> bool:
     return len(gain) >= _MIN_TESTED and np.mean(gain) > np.std(gain, ddof=1) / len(gain) ** 0.5
 
 
+def _components(x: np.ndarray) -> np.ndarray:
+    """Directions of the rows, the longest first."""
+    return scipy.linalg.svd(x, full_matrices=False)[2].T
+
+
 def _choose_rank(
-    scores: np.ndarray, x: np.ndarray, noise: np.ndarray, ridge: float, left_out: np.ndarray, tested: np.ndarray
+    means: _Means, choice: _Choice, left_out: np.ndarray, tested: np.ndarray
 ) -> tuple[int | None, np.ndarray]:
     """Rank of the effects, None for full, and the errors with it.
 
     Components come from fits without a fifth of the combinations, which judge them.
     """
-    rows = np.flatnonzero(tested)
+    rows, design = np.flatnonzero(tested), means.design(choice)
     errors: dict[int | None, list] = {}
-    for fold in range(_FOLDS):
-        judged = np.isin(np.arange(len(x)), rows[fold::_FOLDS])
-        if not judged.any():
-            continue
-        rest = ~judged
-        fitted = x[rest] @ (x[rest].T @ (_inverse(x[rest], noise[rest], ridge) @ scores[rest]))
-        basis = scipy.linalg.svd(fitted, full_matrices=False)[2].T
-        predicted, true = left_out[judged], scores[judged]
+    for fold in range(min(_FOLDS, len(rows))):
+        judged = np.isin(np.arange(len(design)), rows[fold::_FOLDS])
+        x, noise = design[~judged], choice.ridge * means.noise[~judged]
+        effects = x.T @ (_inverse(x, noise) @ means.scores[~judged])
+        basis = _components(x[:, :-1] @ effects[:-1])
+        predicted, true = left_out[judged], means.scores[judged]
+        shared = design[0, -1] * effects[-1]
         for rank in (None, *(r for r in RANKS if r < basis.shape[1])):
-            kept = predicted if rank is None else predicted @ basis[:, :rank] @ basis[:, :rank].T
+            kept = predicted
+            if rank is not None:
+                kept = (predicted - shared) @ basis[:, :rank] @ basis[:, :rank].T + shared
             errors.setdefault(rank, []).append(np.sum((kept - true) ** 2, axis=1))
     judged_by = {rank: np.concatenate(parts) for rank, parts in errors.items() if len(parts) == len(errors[None])}
     chosen = min(judged_by, key=lambda r: np.mean(judged_by[r]))

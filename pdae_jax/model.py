@@ -5,14 +5,15 @@ With `mu` the deterministic decoder, `g` the encoder and `s > 0` a scale per fea
 .. math::
     z = g(x), \quad \epsilon = (x - \mu(z)) / s(z), \quad z' = z + \Delta\phi W
 
-    y = \mu(z') + s(z') \epsilon + \Delta\phi V, \quad \Delta\phi = \phi(a_t) - \phi(a_s)
+    y = \mu(z') + s(z') \epsilon + \Delta\phi V + (1_{a_t \ne 0} - 1_{a_s \ne 0}) u, \quad
+    \Delta\phi = \phi(a_t) - \phi(a_s)
 
 and `y` is cut at the floor where data are non-negative. What the latents do not explain of a cell is abducted from it
 and carried along (a location-scale noise model). With :math:`a_t = a_s` translation is the identity. With `mu` linear
 and `s` constant it is the additive model, which is the start: encoder and decoder begin as a PCA map and its inverse,
-`W` and `V` as the best linear model of the condition means (`linear`), split into what the latents reach and what they
-do not. For cells without noise on an invertible surface the residual vanishes, and what is left is the perturbation
-distribution autoencoder of arXiv 2504.18522. Its own form, noise drawn and no `V`, is ``noise="drawn"``.
+`W`, `V` and `u` as the best linear model of the condition means (`linear`), split into what the latents reach and what
+they do not. For cells without noise on an invertible surface the residual vanishes, and what is left is the
+perturbation distribution autoencoder of arXiv 2504.18522. Its own form, noise drawn and no `V`, is ``noise="drawn"``.
 
 What is identified. The span check of `guarantee` holds as it stands: shift and displacement are both linear in
 `phi`. Latents and `W` are identified up to an orthogonal map where `V` and the residual vanish; elsewhere they are the
@@ -50,6 +51,7 @@ class Model(NamedTuple):
     decode: Callable  # (params, key, z [..., latent]) -> x [..., features]; with abducted noise the centre `mu`
     translate: Callable  # (params, key, x [..., features], label_from, label_to) -> x_new [..., features]
     translate_latent: Callable  # (params, key, x, z, label_from, label_to) -> x_new, of cells already encoded
+    abduct: Callable  # (params, x, z) -> eps [..., features], the noise of cells; of abducted noise only
     num_features: int
     num_perturbations: int
     latent_dim: int
@@ -106,7 +108,7 @@ def make_model(
         key_encoder, key_decoder = jax.random.split(key)
         return {
             "encoder": encoder.init(key_encoder, start.encoder_kernel, start.encoder_bias),
-            "shift": shift.init(start.shift_matrix, start.observed, start.saturation),
+            "shift": shift.init(start.shift_matrix, start.observed, start.common, start.saturation),
             "decoder": decoder.init(key_decoder, start.decoder_kernel, start.decoder_bias),
         }
 
@@ -128,12 +130,16 @@ def make_model(
         moved = z + apply_shift(params, label_from, label_to)
         if noise == "drawn":
             return decode(params, key, moved)
-        return above_floor(_abduct(params, x, z, moved) + shift.displace(params["shift"], label_from, label_to))
+        y = with_noise(params, moved, abduct(params, x, z))
+        return above_floor(y + shift.displace(params["shift"], label_from, label_to))
 
-    def _abduct(params, x, z, moved):
+    def abduct(params, x, z):
         weights = params["decoder"]
-        ratio = decoder.scale(weights, moved) / decoder.scale(weights, z)
-        return decoder.decode(weights, None, moved) + ratio * (x - decoder.decode(weights, None, z))
+        return (x - decoder.decode(weights, None, z)) / decoder.scale(weights, z)
+
+    def with_noise(params, z, eps):
+        weights = params["decoder"]
+        return decoder.decode(weights, None, z) + decoder.scale(weights, z) * eps
 
     def translate(params, key, x, label_from, label_to):
         return translate_latent(params, key, x, encode(params, x), label_from, label_to)
@@ -145,6 +151,7 @@ def make_model(
         decode=decode,
         translate=translate,
         translate_latent=translate_latent,
+        abduct=abduct,
         num_features=num_features,
         num_perturbations=num_perturbations,
         latent_dim=latent_dim,
@@ -162,6 +169,7 @@ class Start(NamedTuple):
     decoder_bias: Float[AnyArray, " features"]
     shift_matrix: Float[AnyArray, "perturbations latent"]
     observed: Float[AnyArray, "perturbations features"]  # effects outside the latents' reach
+    common: Float[AnyArray, " features"]  # of all perturbed conditions
     saturation: float
 
 
@@ -177,7 +185,7 @@ def linear_start(
     """PCA of the cells, whitened within conditions; the linear model's effects split into `W` and `V`.
 
     Base latents, shifts taken off, start with mean zero and identity covariance, as the theory has them. Principal
-    directions beyond the latent ones start as drawn noise, at their own spread; with drawn noise `V` is zero. Pass a
+    directions beyond the latent ones start as drawn noise, at their own spread. Pass a
     sample with equally many cells of each condition, else large conditions dominate.
     """
     # SciPy's keeps single precision, where NumPy's would compute in double: twice as fast for a thousand features
@@ -202,7 +210,8 @@ def linear_start(
         decoder_kernel=np.concatenate([colour @ basis, drawn * spread[latent_dim : latent_dim + noise_dim, None]]),
         decoder_bias=mean + centre @ basis,
         shift_matrix=effects @ basis.T @ whiten,
-        observed=effects - effects @ basis.T @ basis if noise == "abducted" else np.zeros_like(effects),
+        observed=effects - effects @ basis.T @ basis,
+        common=linear.common.astype(x.dtype),
         saturation=linear.saturation,
     )
 

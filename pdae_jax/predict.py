@@ -1,11 +1,13 @@
 """Predicted samples of any label, with a verdict on what they are worth."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.ensemble import Ensemble
@@ -13,6 +15,7 @@ from pdae_jax.fitted import Fitted, zero_floor
 from pdae_jax.guarantee import Verdict, check_guarantee, identified_part
 from pdae_jax.types import LabelLike, PerturbationData, format_label
 
+MAX_REACH = 1.5  # above it a prediction is warned about, see `reach_of`
 BATCH = 4096  # cells translated at once: fixes the memory, and one compiled shape serves every number of samples
 
 
@@ -26,6 +29,7 @@ class Prediction(NamedTuple):
     source: str  # whose cells were translated
     verdict: Verdict
     replica: Int[np.ndarray, " samples"] | None = None  # of an ensemble: which of its members made each sample
+    reach: float = math.nan  # how far samples go beyond the measured cells, see `reach_of`; 1: not beyond
 
 
 def predict(
@@ -73,10 +77,37 @@ def predict(
         samples += list(_batches(member, vector, key_member, size, own)) if size else []
         made_by.append(np.full(size, m))
     prediction = Prediction(np.concatenate(samples), train.features, name, vector, source, verdict)
+    prediction = prediction._replace(reach=_checked_reach(prediction, train))
     if len(members) == 1:
         return prediction
     order = generator(key).permutation(number)  # so that any part of the samples is of the mixture too
     return prediction._replace(samples=prediction.samples[order], replica=np.concatenate(made_by)[order])
+
+
+def reach_of(samples: Float[np.ndarray, "samples features"], train: PerturbationData) -> Float[np.ndarray, " features"]:
+    """How far samples go beyond the measured cells, per feature.
+
+    The largest distance of a sample from the middle of the measured range, in halves of the range: 1 is the smallest or
+    largest value ever measured. Features that are constant in the training cells are 1 where samples are as well.
+    """
+    lowest, highest = train.x.min(axis=0).astype(np.float64), train.x.max(axis=0).astype(np.float64)
+    middle, half = (lowest + highest) / 2, (highest - lowest) / 2
+    far = np.max(np.abs(samples - middle), axis=0)
+    size = np.where(half > 0, half, np.maximum(np.abs(middle), 1.0))
+    return np.where(half > 0, far / size, 1.0 + far / size)
+
+
+def _checked_reach(prediction: Prediction, train: PerturbationData) -> float:
+    reach = reach_of(prediction.samples, train)
+    worst = int(np.argmax(reach))
+    if reach[worst] > MAX_REACH:
+        value = prediction.samples[np.argmax(np.abs(prediction.samples[:, worst] - train.x[:, worst].mean())), worst]
+        logging.warning(
+            "%s: predicted values of %s reach %.4g, and measured ones lie between %.4g and %.4g. Such cells were never "
+            "seen; look at the verdict before using them.",
+            *(prediction.condition, train.features[worst], value, train.x[:, worst].min(), train.x[:, worst].max()),
+        )
+    return float(reach[worst])
 
 
 def _shares(key: Array, rows: np.ndarray, number: int, num_members: int) -> list[tuple[np.ndarray, int]]:

@@ -133,7 +133,6 @@ def _start(
 _START_CELLS = 8192  # of all conditions together, at most 256 of each
 
 
-
 def _bandwidths(recipe: Recipe, x: Float[np.ndarray, "cells features"]) -> tuple[float, ...]:
     """Multiples of the median distance."""
     median = float(kernels.median_bandwidth(jax.random.key(0), x))

@@ -47,8 +47,8 @@ class Recipe:
 
     # the loop
     log_every: int = 100  # steps of one compiled chunk; the host is touched once a chunk
-    eval_every: int = 500  # steps between evaluations on validation conditions, beside the last; multiple of log_every
-    patience: int | None = None  # evaluations without improvement before stopping; None: run all steps
+    eval_every: int = 100  # steps between evaluations on validation conditions, beside the last; multiple of log_every
+    patience: int | None = None  # evaluations without improvement before stopping; None: 5, or on a surface no stop
     checkpoint_every: int = 1000  # steps, a multiple of log_every
 
     def __post_init__(self):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pdae_jax.diagnostics import format_extremes, format_residual_laws
 from pdae_jax.guarantee import MAX_DISAGREEMENT, MAX_EXPECTED_ERROR, MAX_OUTSIDE, MAX_TESTED_ERROR
 from pdae_jax.identification import format_identification
 from pdae_jax.summary import COMPARED, format_table, summary_table
@@ -49,6 +50,8 @@ def render_report(
     environment: Mapping[str, Any] | None = None,
     figures: Mapping[str, str] | None = None,
     identification: Any = None,
+    extremes: Any = None,
+    residual_laws: Any = None,
 ) -> str:
     """The report as markdown.
 
@@ -60,6 +63,8 @@ def render_report(
         environment: contents of ``environment.json``.
         figures: caption -> path relative to the report.
         identification: DataFrame of `identification_table`, for simulated worlds.
+        extremes: rows of ``extremes.csv``.
+        residual_laws: rows of ``residual_laws.csv``.
     """
     seeds = ", ".join(str(seed) for seed in sorted(set(table["seed"])))
     facts = {"Config": f"`{config}`" if config else "", "Seed of the evaluation": seeds, **_machine(environment or {})}
@@ -73,6 +78,8 @@ def render_report(
         "of the condition play no part in it.",
         "\n".join(f"- **{level}**: {meaning}" for level, meaning in VERDICTS.items()),
         *(["## Identification", format_identification(identification)] if identification is not None else []),
+        *(["## Predicted and measured extremes", format_extremes(extremes)] if extremes is not None else []),
+        *(["## The noise of cells", format_residual_laws(residual_laws)] if residual_laws is not None else []),
         *(["## Figures"] if figures else []),
         *(f"![{caption}]({path})\n\n*{caption}*" for caption, path in (figures or {}).items()),
         "## How to get this again",

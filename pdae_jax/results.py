@@ -13,6 +13,7 @@ from pdae_jax.baselines import BASELINES
 from pdae_jax.compositional import fit_comparators
 from pdae_jax.data.load import to_anndata
 from pdae_jax.data.store import fingerprint, load_data, save_data
+from pdae_jax.diagnostics import extremes, residual_laws
 from pdae_jax.ensemble import Ensemble, load_model
 from pdae_jax.evaluate import MODEL, SPLITS, evaluate
 from pdae_jax.fitted import Fitted
@@ -25,6 +26,8 @@ from pdae_jax.types import PerturbationData
 
 EVALUATION_FILE = "evaluation.csv"
 IDENTIFICATION_FILE = "identification.csv"
+EXTREMES_FILE = "extremes.csv"
+RESIDUALS_FILE = "residual_laws.csv"
 PREDICTIONS_FILE = "predictions.h5ad"
 FIGURE_FOLDER = "figures"
 CAPTION_FILE = "captions.json"  # caption -> figure, in the order of the report
@@ -64,6 +67,7 @@ def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: 
     table = read_evaluation(path)  # as the report does: pandas may change the last bit of a number
     write_predictions(path, fitted, test, sources_of(table))
     write_identification(path, first_member(fitted))
+    write_diagnostics(path, fitted, test, sources_of(table))
     draw_figures(path)
     render(path, command)
     return format_table(table)
@@ -79,6 +83,31 @@ def write_identification(path: pathlib.Path, fitted: Fitted) -> None:
     if (path / folder.TRUTH_FILE).exists():
         found = measure_identification(fitted, load_truth(path / folder.TRUTH_FILE))
         write_text(path / IDENTIFICATION_FILE, identification_table(found).to_csv(index=False))
+
+
+def write_diagnostics(
+    path: pathlib.Path, fitted: Fitted | Ensemble, test: PerturbationData, sources: dict[str, str]
+) -> None:
+    """``extremes.csv``: where predictions reach farthest; ``residual_laws.csv``: whether the noise keeps its law."""
+    import pandas as pd
+
+    rows = [
+        extremes(prediction, fitted.train).head(1).reset_index().assign(condition=prediction.condition)
+        for prediction in held_out_predictions(fitted, test, sources)
+    ]
+    write_text(path / EXTREMES_FILE, pd.concat(rows).to_csv(index=False))
+    model = first_member(fitted)
+    if model.model.noise == "abducted":
+        found = residual_laws(model, key=jax.random.key(fitted.seed))
+        write_text(path / RESIDUALS_FILE, found.reset_index().to_csv(index=False))
+
+
+def _read_table(path: pathlib.Path) -> Any:
+    """A table of the run, or None where there is none; names stay text."""
+    import pandas as pd
+
+    names: Any = {"condition": str, "feature": str}
+    return pd.read_csv(path, dtype=names, keep_default_na=False) if path.exists() else None
 
 
 def read_identification(workdir: str | pathlib.Path) -> Any:
@@ -139,6 +168,7 @@ def read_evaluation(workdir: str | pathlib.Path) -> Any:
             "expected_error",
             "source_disagreement",
             "replica_disagreement",
+            "reach",
             "bandwidth",
         )
     }
@@ -235,6 +265,8 @@ def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
         environment=json.loads((path / folder.ENVIRONMENT_FILE).read_text()),
         figures=json.loads(captions.read_text()) if captions.exists() else {},
         identification=read_identification(path),
+        extremes=_read_table(path / EXTREMES_FILE),
+        residual_laws=_read_table(path / RESIDUALS_FILE),
     )
 
 

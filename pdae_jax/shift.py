@@ -1,8 +1,9 @@
 r"""The perturbation shift: labels to displacements, of the latents and of what the latents do not reach.
 
 With :math:`\Delta\phi = \phi(a_t) - \phi(a_s)`, latents move by :math:`\Delta\phi W` and observations, after decoding,
-by :math:`\Delta\phi V`. `V` starts as the part of the linear model's effects that the decoder's linear start cannot
-express. On a surface that latents parametrise training takes it back to zero.
+by :math:`\Delta\phi V`, and by `u` from the control to any perturbed condition. `V` starts as the part of the linear
+model's effects that the decoder's linear start cannot express, `u` as what all perturbed conditions have in common. On
+a surface that latents parametrise training takes both back to zero.
 """
 
 from collections.abc import Callable
@@ -10,13 +11,14 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from pdae_jax.linear import effective_label
+from pdae_jax.linear import effective_label, is_perturbed
 
 
 class Shift(NamedTuple):
     """`phi`, `W` and `V` as pure functions."""
 
-    init: Callable  # (matrix [perturbations, latent], observed [perturbations, features], saturation) -> params
+    # (matrix [perturbations, latent], observed [perturbations, features], common [features], saturation) -> params
+    init: Callable
     shift: Callable  # (params, label_from [..., perturbations], label_to [..., perturbations]) -> [..., latent]
     displace: Callable  # the same -> [..., features]
 
@@ -24,10 +26,11 @@ class Shift(NamedTuple):
 def make_shift(*, additive: bool) -> Shift:
     """Effects that vanish for the control and add up, but for the gain of combinations unless they are `additive`."""
 
-    def init(matrix, observed, saturation):
+    def init(matrix, observed, common, saturation):
         return {
             "matrix": jnp.asarray(matrix),
             "observed": jnp.asarray(observed),
+            "common": jnp.asarray(common),
             "saturation": jnp.asarray(saturation, jnp.float32),
         }
 
@@ -39,6 +42,7 @@ def make_shift(*, additive: bool) -> Shift:
         return change(params, label_from, label_to) @ params["matrix"]
 
     def displace(params, label_from, label_to):
-        return change(params, label_from, label_to) @ params["observed"]
+        entered = is_perturbed(label_to) - is_perturbed(label_from)
+        return change(params, label_from, label_to) @ params["observed"] + entered * params["common"]
 
     return Shift(init, shift, displace)

@@ -48,7 +48,7 @@ def make_unravel(model: Model) -> Callable[[Float[Array, " parameters"]], dict]:
     """The function from the vector of a `TrainState` to the parameters that the model takes."""
     d, k, num = model.num_features, model.latent_dim, model.num_perturbations
     drawn = model.noise_dim if model.noise == "drawn" else 0
-    sizes = ((d, k), (k,), (k + drawn, d), (d,), (num, k), (num, d), ())
+    sizes = ((d, k), (k,), (k + drawn, d), (d,), (num, k), (num, d), (d,), ())
     start = Start(*(np.zeros(size, np.float32) for size in sizes))
     return unraveller(jax.eval_shape(model.init, jax.random.key(0), start))[1]
 
@@ -98,9 +98,7 @@ def replicate(step: Callable, *, bootstrap: bool = False) -> Callable:
 
 
 @functools.lru_cache(maxsize=32)  # a step that is run again, as by a second fit of its shapes, is not compiled again
-def make_train_steps(
-    step: Callable, num_steps: int
-) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
+def make_train_steps(step: Callable, num_steps: int) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
     """`num_steps` steps in one compiled scan; state donated, metrics are means over the steps."""
 
     def steps(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
