@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from pdae_jax.compositional import COMPARATORS
 from pdae_jax.data import datasets
+from pdae_jax.data.norman_pairs import norman_pairs
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out
 from pdae_jax.identification import Truth, truth_of
@@ -29,7 +30,12 @@ SECTIONS = {
 }
 SPLIT = ("test", "validation")
 EVALUATION = ("num_samples", "source", "baselines", "metrics", "splits", "comparators")
-DATASETS = {"bodenmiller": datasets.bodenmiller, "norman_devel": datasets.norman_devel, "mapk_rnai": datasets.mapk_rnai}
+DATASETS = {
+    "bodenmiller": datasets.bodenmiller,
+    "norman_devel": datasets.norman_devel,
+    "norman_pairs": norman_pairs,
+    "mapk_rnai": datasets.mapk_rnai,
+}
 
 
 class Experiment(NamedTuple):

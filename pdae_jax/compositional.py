@@ -141,7 +141,7 @@ def fit_compositional(
     for name, weight in (("adversary_weight", adversary_weight), ("prior_weight", prior_weight)):
         if not weight >= 0:
             raise ValueError(f"{name}={weight}, but it must be 0 or more: the sign is part of the objective.")
-    recipe = (recipe or Recipe()).override(**options).override(noise="drawn", noise_dim=0)
+    recipe = (recipe or Recipe()).override(**options).override(noise="drawn", noise_dim=0, observed_effects=False)
     if recipe.learning_rate is None:
         recipe = recipe.override(learning_rate=LEARNING_RATE)
     check_training_data(train, validation)

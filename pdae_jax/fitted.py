@@ -26,9 +26,23 @@ MIN_ZEROS = 0.05  # of all values, for data to be counts or their logarithms
 # What a fit does depends on one property of the cells: whether they lie on a surface of k dimensions, as the theory
 # has it, or spread around one. On a surface the residual must vanish, and latents have a density. Around one the
 # residual is the cell's own noise, which to reconstruct would only be learned by rote, and training is gentle.
-ON_SURFACE = {"reconstruction": 1.0, "contrast": 1.0, "likelihood": 0.3, "learning_rate": 5e-3, "patience": None}
-WITH_NOISE = {"reconstruction": 0.1, "contrast": 0.0, "likelihood": 0.0, "learning_rate": 1e-3, "patience": 5}
-DRAWN = {"reconstruction": 1.0}  # what is not decoded of the latent and drawn noise is lost
+ON_SURFACE: dict[str, Any] = {
+    "observed_effects": False,
+    "reconstruction": 0.5,
+    "contrast": 1.0,
+    "likelihood": 0.3,
+    "learning_rate": 5e-3,
+    "patience": None,
+}
+WITH_NOISE: dict[str, Any] = {
+    "observed_effects": True,
+    "reconstruction": 0.1,
+    "contrast": 0.0,
+    "likelihood": 0.0,
+    "learning_rate": 1e-3,
+    "patience": 5,
+}
+DRAWN = {"observed_effects": False, "reconstruction": 1.0}  # what is not decoded of the latent and drawn noise is lost
 
 MAX_STEPS = 4000
 # A fit learns few cells by rote: with 100 cells a condition 4,000 steps are 640 passes, and leave over twice the error
@@ -235,6 +249,7 @@ def _build_model(recipe: Recipe, num_features: int, num_perturbations: int, floo
         latent_dim=recipe.latent_dim,
         noise=recipe.noise,
         noise_dim=recipe.noise_dim,
+        observed_effects=bool(recipe.observed_effects),
         hidden=recipe.hidden,
         activation=recipe.activation,
         floor=None if floor is None else np.asarray(floor, np.float32),

@@ -13,7 +13,8 @@ and carried along (a location-scale noise model). With :math:`a_t = a_s` transla
 and `s` constant it is the additive model, which is the start: encoder and decoder begin as a PCA map and its inverse,
 `W`, `V` and `u` as the best linear model of the condition means (`linear`), split into what the latents reach and what
 they do not. For cells without noise on an invertible surface the residual vanishes, and what is left is the
-perturbation distribution autoencoder of arXiv 2504.18522. Its own form, noise drawn and no `V`, is ``noise="drawn"``.
+perturbation distribution autoencoder of arXiv 2504.18522; there `V`, `u` and the gain are left out
+(``observed_effects=False``). The paper's own form, without any of them and with the noise drawn, is ``noise="drawn"``.
 
 What is identified. The span check of `guarantee` holds as it stands: shift and displacement are both linear in
 `phi`. Latents and `W` are identified up to an orthogonal map where `V` and the residual vanish; elsewhere they are the
@@ -57,6 +58,7 @@ class Model(NamedTuple):
     latent_dim: int
     noise: str
     noise_dim: int
+    observed_effects: bool
 
 
 def make_model(
@@ -66,6 +68,7 @@ def make_model(
     latent_dim: int,
     noise: str = "abducted",
     noise_dim: int = 0,
+    observed_effects: bool = True,
     hidden: Sequence[int] = (128, 128, 128),
     activation: str = "silu",
     floor: np.ndarray | None = None,
@@ -78,12 +81,13 @@ def make_model(
         latent_dim: k.
         noise: ``abducted`` from the source cell, or ``drawn``.
         noise_dim: dimension of drawn noise, 0 for a deterministic decoder; of no effect on abducted noise.
+        observed_effects: whether effects have a part outside the latents, and combinations a gain; of abducted noise.
         hidden: widths of the encoder; the decoder mirrors them.
         activation: a key of `networks.ACTIVATIONS`.
         floor: smallest value per feature, ``[features]``, in the units the model sees; None for no floor.
 
     Raises:
-        ValueError: a size that is not positive, or an unknown activation or noise.
+        ValueError: a size that is not positive, an unknown activation or noise, observed effects with drawn noise.
     """
     sizes = {"num_features": num_features, "num_perturbations": num_perturbations, "latent_dim": latent_dim}
     for name, size in sizes.items():
@@ -93,6 +97,8 @@ def make_model(
         raise ValueError(f"noise_dim={noise_dim}, but it must be 0 (deterministic decoder) or more.")
     if noise not in NOISES:
         raise ValueError(f"noise={noise!r} is not known; pass one of {', '.join(NOISES)}.")
+    if noise == "drawn" and observed_effects:
+        raise ValueError("observed_effects move the cell's own noise; with noise='drawn' pass observed_effects=False.")
     encoder = make_encoder(num_features, latent_dim, hidden=hidden, activation=activation)
     decoder = make_decoder(
         latent_dim,
@@ -102,7 +108,7 @@ def make_model(
         hidden=tuple(reversed(hidden)),
         activation=activation,
     )
-    shift = make_shift(additive=noise == "drawn")
+    shift = make_shift(observed_effects=observed_effects)
 
     def init(key, start):
         key_encoder, key_decoder = jax.random.split(key)
@@ -157,6 +163,7 @@ def make_model(
         latent_dim=latent_dim,
         noise=noise,
         noise_dim=noise_dim,
+        observed_effects=observed_effects,
     )
 
 

@@ -86,7 +86,7 @@ def prepare(
     additive = linear_start(
         x[rows],
         train.labels[train.condition_index[rows]],
-        fit_means(train, x, additive=recipe.noise == "drawn"),
+        fit_means(train, x, additive=not recipe.observed_effects),
         model.latent_dim,
         noise=recipe.noise,
         noise_dim=recipe.noise_dim,

@@ -16,6 +16,7 @@ class Recipe:
     latent_dim: int | None = None  # k; None: as many as the training conditions visibly shift, `effective_rank`
     noise: str = "abducted"  # from the source cell; "drawn": anew, the form of arXiv 2504.18522
     noise_dim: int = 4  # of drawn noise; 0: deterministic
+    observed_effects: bool | None = None  # a part of effects outside the latents; None: as the weights below
     hidden: tuple[int, ...] = (128, 128, 128)  # encoder widths, mirrored by the decoder
     activation: str = "silu"
     nonnegative: bool | None = None  # predictions are cut at zero; None: where the data have zeros and nothing below

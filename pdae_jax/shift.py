@@ -2,8 +2,8 @@ r"""The perturbation shift: labels to displacements, of the latents and of what 
 
 With :math:`\Delta\phi = \phi(a_t) - \phi(a_s)`, latents move by :math:`\Delta\phi W` and observations, after decoding,
 by :math:`\Delta\phi V`, and by `u` from the control to any perturbed condition. `V` starts as the part of the linear
-model's effects that the decoder's linear start cannot express, `u` as what all perturbed conditions have in common. On
-a surface that latents parametrise training takes both back to zero.
+model's effects that the decoder's linear start cannot express, `u` as what all perturbed conditions have in common.
+Where cells lie on a surface that the latents parametrise there is neither, and no gain.
 """
 
 from collections.abc import Callable
@@ -23,25 +23,31 @@ class Shift(NamedTuple):
     displace: Callable  # the same -> [..., features]
 
 
-def make_shift(*, additive: bool) -> Shift:
-    """Effects that vanish for the control and add up, but for the gain of combinations unless they are `additive`."""
+def make_shift(*, observed_effects: bool) -> Shift:
+    """Effects that vanish for the control. Without `observed_effects` they are of the latents only, and add up."""
 
     def init(matrix, observed, common, saturation):
-        return {
-            "matrix": jnp.asarray(matrix),
+        effects = {"matrix": jnp.asarray(matrix)}
+        if not observed_effects:
+            return effects
+        return effects | {
             "observed": jnp.asarray(observed),
             "common": jnp.asarray(common),
             "saturation": jnp.asarray(saturation, jnp.float32),
         }
 
     def change(params, label_from, label_to):
-        saturation = 0.0 if additive else params["saturation"]
+        if not observed_effects:
+            return label_to - label_from
+        saturation = params["saturation"]
         return effective_label(label_to, saturation) - effective_label(label_from, saturation)
 
     def shift(params, label_from, label_to):
         return change(params, label_from, label_to) @ params["matrix"]
 
     def displace(params, label_from, label_to):
+        if not observed_effects:
+            return 0.0
         entered = is_perturbed(label_to) - is_perturbed(label_from)
         return change(params, label_from, label_to) @ params["observed"] + entered * params["common"]
 

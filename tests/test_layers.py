@@ -20,6 +20,7 @@ LAYERS = (
     "data.load",
     "data.files",
     "data.datasets",
+    "data.norman_pairs",
     "data.simulate",
     "data.split",
     "data.sample",

@@ -17,7 +17,7 @@ class _Source(NamedTuple):
 
     repository: str
     commit: str
-    path: str
+    path: str  # without a folder: the file is not published in this form
     sha256: str
 
 
@@ -66,6 +66,14 @@ FILES = {
         "src/perturbench/data/resources/",
         {"devel.h5ad": "220998f5630c813228c8661c86dd52244b9ac87127511289af90e0d900d8429b"},
     ),
+    # Effects of Norman et al. 2019 with the arrays of the published bundle under other names: no download. MIT.
+    **_sources(
+        "norman_pairs",
+        "MasalaKimchi/cell-state-reachability",
+        "9b7a2b195e5e573c9b8a465cce9e9786e033aaf8",
+        "",
+        {"effects.npz": "48f362e646bbea521819b82fba5d0104ac90fc3c278a260047e57c87301107c8"},
+    ),
 }
 
 
@@ -96,13 +104,18 @@ def find_file(name: str) -> Path:
     for folder in folders:
         if (folder / name).is_file():
             return _check_sha256((folder / name).resolve(), source.sha256)
+    looked = ", ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
+    if "/" not in source.path:
+        raise FileNotFoundError(
+            f"No {name!r} in {looked}, and it is published in another form only (GitHub, {source.repository} at "
+            f"{source.commit}). Put it under $PDAE_DATA_DIR as {name}."
+        )
     url = f"{_RAW}/{source.repository}/{source.commit}/{source.path}"
     logging.info("Downloading %s from %s", name, url)
     target = cache / name
     try:
         pooch.retrieve(url, f"sha256:{source.sha256}", fname=target.name, path=target.parent)
     except OSError as error:
-        looked = ", ".join(dict.fromkeys(str(folder.resolve()) for folder in folders))
         raise FileNotFoundError(
             f"No {name!r} in {looked}, and no download from {url}: {error}. Put the file of that address under "
             f"$PDAE_DATA_DIR as {name}, or try again with a network."
