@@ -15,8 +15,7 @@ Written into the folder after every pair: ``pairs.csv``, the table of `evaluate`
 
 import json
 import pathlib
-import random
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,10 +24,9 @@ from absl import app, flags, logging
 from jaxtyping import Array, Float
 from ml_collections import config_flags
 
-from experiments.configs.bodenmiller import held_out_pairs
+from experiments.configs.bodenmiller import Fold, folds, order_of_pairs, source_of
 from pdae_jax import build, evaluate, fit, fit_ensemble, hold_out, plots
 from pdae_jax.baselines import additive_shift, condition_means
-from pdae_jax.data.datasets import COMMON_CELL_TYPES, STIMULATIONS
 from pdae_jax.ensemble import Ensemble
 from pdae_jax.fitted import Fitted
 from pdae_jax.track import make_progress, write_text
@@ -40,19 +38,8 @@ NUM_PAIRS = flags.DEFINE_integer("num_pairs", None, "how many of the missing pai
 NUM_REPLICAS = flags.DEFINE_integer("num_replicas", 3, "fits per pair, whose predictions are mixed")
 
 TABLE_FILE, SUMMARY_FILE, FIGURE_FILE, SETTINGS_FILE = "pairs.csv", "summary.md", "pairs.png", "settings.json"
-NUM_VALIDATION = 3
-NUM_SEARCHED = 6  # pairs at the start of the order that hyperparameters were chosen with
-MIN_CELLS = 150
 METRICS = ("energy_distance", "mmd", "mean_l2", "r2_mean")
 BASELINES = ("unmoved", "control", "pool_all", "pseudobulk", "additive", "linear_regression", "latent_additive")
-
-
-class Fold(NamedTuple):
-    """One pair to be predicted."""
-
-    pair: str
-    validation: tuple[str, ...]
-    searched: bool  # the pair had a part in the choice of hyperparameters
 
 
 def main(_):
@@ -73,31 +60,6 @@ def main(_):
     write_text(workdir / SUMMARY_FILE, summary)
     plots.condition_bars(table).savefig(workdir / FIGURE_FILE, dpi=120)
     print(f"{summary}\nTable: {workdir / TABLE_FILE}, figure: {workdir / FIGURE_FILE}")
-
-
-def order_of_pairs() -> list[str]:
-    """All pairs in one fixed order: validation pairs of the config first, its test pairs last."""
-    test, validation = held_out_pairs()
-    pairs = sorted(_pair(stimulation, kind) for stimulation in STIMULATIONS for kind in COMMON_CELL_TYPES)
-    rest = [pair for pair in pairs if pair not in (*test, *validation)]
-    random.Random(0).shuffle(rest)
-    return [*validation, *rest, *test]
-
-
-def folds(data: PerturbationData) -> list[Fold]:
-    """The pairs that have enough cells, each with the next three of these as its validation pairs."""
-    order = order_of_pairs()
-    searched = order[:NUM_SEARCHED]
-    measured = [pair for pair in order if pair in data.conditions and len(data.cells(pair)) >= MIN_CELLS]
-    circle = measured + measured[:NUM_VALIDATION]
-    return [
-        Fold(pair, tuple(circle[i + 1 : i + 1 + NUM_VALIDATION]), pair in searched) for i, pair in enumerate(measured)
-    ]
-
-
-def source_of(pair: str) -> str:
-    """Cells of the same type, unstimulated; cd4+ cells, the reference, have no label and so are the control."""
-    return pair.split(" & ")[1] if " & " in pair else "unstimulated"
 
 
 def run_fold(data: PerturbationData, fold: Fold, config: Any, num_replicas: int) -> Any:
@@ -229,10 +191,6 @@ def _median_ratio_interval(
 def _validation_error(fitted: Fitted | Ensemble) -> float:
     members = fitted.members if isinstance(fitted, Ensemble) else (fitted,)
     return float(np.mean([error["pdae"] for member in members for error in member.validation_errors.values()]))
-
-
-def _pair(stimulation: str, cell_type: str) -> str:
-    return stimulation if cell_type == "cd4+" else f"{stimulation} & {cell_type}"
 
 
 def settings(config: Any, num_replicas: int) -> dict[str, Any]:

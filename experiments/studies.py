@@ -6,6 +6,12 @@ Every variant is trained on several worlds, with several replicas on each, and j
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
+from pdae_jax.data.simulate import Simulation
+from pdae_jax.types import PerturbationData
+
 SINGLES = ("p0", "p1", "p2", "p3")
 TRIPLES = ("p0+p1+p2", "p1+p2+p3")
 DOUBLES = ("p0+p1", "p0+p2", "p1+p2", "p1+p3", "p2+p3")
@@ -48,6 +54,21 @@ SMALL_RECIPE = {
     "cells_per_source": 8,
     "cells_per_target": 32,
 }
+
+
+def fresh_cells(key: jax.Array, simulation: Simulation, labels: list[str], number: int) -> PerturbationData:
+    """New cells of the truth under each label."""
+    data, world = simulation.data, simulation.world
+    keys = jax.random.split(key, len(labels))
+    x = np.concatenate([np.asarray(world.sample(k, a, number)) for k, a in zip(keys, labels, strict=True)])
+    return PerturbationData(
+        x=x.astype(np.float32),
+        condition_index=np.repeat(np.arange(len(labels), dtype=np.int32), number),
+        labels=np.stack([world.label(a) for a in labels]),
+        conditions=tuple(labels),
+        perturbations=data.perturbations,
+        features=data.features,
+    )
 
 
 def variant(name: str, *, world: dict[str, Any] | None = None, **recipe: Any) -> Variant:

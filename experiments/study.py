@@ -21,7 +21,7 @@ import pandas as pd
 from absl import app, flags, logging
 from jaxtyping import Float
 
-from experiments.studies import STUDIES, Variant
+from experiments.studies import STUDIES, Variant, fresh_cells
 from pdae_jax import Recipe, evaluate, fit, fit_ensemble, hold_out, simulate, two_sample_tests
 from pdae_jax.compositional import COMPARATORS, fit_comparators
 from pdae_jax.data.simulate import Simulation
@@ -97,7 +97,7 @@ def run_world(variant: Variant, seed: int, num_replicas: int, *, thorough: bool,
     labels = [*variant.train, *variant.validation]
     simulation = simulate(key_world, labels=labels, **variant.world)
     train, validation = hold_out(simulation.data, list(variant.validation))
-    test = fresh_cells(key_truth, simulation, list(variant.test))
+    test = fresh_cells(key_truth, simulation, list(variant.test), SAMPLES)
     if variant.map_known:
         table = ceiling(simulation, train, test, jax.random.fold_in(key_truth, 1))
         return table.assign(variant=variant.name, world=seed, kind=table.condition.map(variant.test), seconds=0.0)
@@ -171,21 +171,6 @@ def quick_table(
 def judge(fitted: Any, test: PerturbationData, **options: Any) -> Any:
     """Energy distances of a model, or of an ensemble, and of what it is compared with."""
     return evaluate(fitted, test, num_samples=SAMPLES, metrics=["energy_distance"], progress=False, **options)
-
-
-def fresh_cells(key: jax.Array, simulation: Any, labels: list[str]) -> PerturbationData:
-    """New cells of the truth under each label."""
-    data, world = simulation.data, simulation.world
-    keys = jax.random.split(key, len(labels))
-    x = np.concatenate([np.asarray(world.sample(k, a, SAMPLES)) for k, a in zip(keys, labels, strict=True)])
-    return PerturbationData(
-        x=x.astype(np.float32),
-        condition_index=np.repeat(np.arange(len(labels), dtype=np.int32), SAMPLES),
-        labels=np.stack([world.label(a) for a in labels]),
-        conditions=tuple(labels),
-        perturbations=data.perturbations,
-        features=data.features,
-    )
 
 
 def ceiling(simulation: Simulation, train: PerturbationData, test: PerturbationData, key: jax.Array) -> Any:

@@ -1,0 +1,146 @@
+"""The cases of `never_worse.py`: simulated worlds of six kinds, and every real data set."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import studies
+from experiments.configs.bodenmiller import Fold, folds, source_of
+from experiments.configs.mapk_rnai import held_out_pairs
+from pdae_jax import hold_out, simulate
+from pdae_jax.data import datasets
+from pdae_jax.data.norman_pairs import Law, norman_pairs, split_pairs
+from pdae_jax.types import PerturbationData
+
+TRUE_CELLS = 2000  # of each held-out condition of a simulated world
+
+
+class Case(NamedTuple):
+    """One fit: what it is trained on, what chooses its step, what it is judged on."""
+
+    kind: str
+    name: str  # which of its kind: a seed, or the held-out condition
+    train: PerturbationData
+    validation: PerturbationData
+    test: PerturbationData
+    source: dict[str, str]  # held-out condition -> training condition whose cells are translated; else the control
+
+
+def simulated(kind: str, seed: int) -> Case:
+    """A world of one kind, with fresh cells of its truth as the test."""
+    variant = VARIANTS[kind](seed)
+    key_world, key_truth = jax.random.split(jax.random.key(seed))
+    simulation = simulate(key_world, labels=[*variant.train, *variant.validation], **variant.world)
+    train, validation = hold_out(simulation.data, list(variant.validation))
+    test = studies.fresh_cells(key_truth, simulation, list(variant.test), TRUE_CELLS)
+    return Case(kind, str(seed), train, validation, test, {})
+
+
+def _clean(seed: int) -> studies.Variant:
+    return next(studies.accuracy())
+
+
+def _small(**world: Any) -> Callable[[int], studies.Variant]:
+    return lambda seed: studies.variant("", world=world)
+
+
+def _wide(seed: int) -> studies.Variant:
+    """100 features, nearly linear in six latents, 200 cells: the additive model is nearly right."""
+    names = [f"p{i}" for i in range(8)]
+    pairs = [f"{a}+{b}" for i, a in enumerate(names) for b in names[i + 1 :]]
+    np.random.default_rng(seed).shuffle(pairs)
+    world = {
+        "latent_dim": 6,
+        "observed_dim": 100,
+        "num_perturbations": 8,
+        "cells_per_condition": 200,
+        "mixing": "network",
+        "nonlinearity": 0.4,
+        "shift_scale": 1.5,
+        "noise": "gaussian",
+        "noise_scale": 0.3,
+    }
+    test = dict.fromkeys(pairs[11:19], "in span")
+    return studies.Variant("", world, (*names, *pairs[:8]), test, tuple(pairs[8:11]), {})
+
+
+VARIANTS: dict[str, Callable[[int], studies.Variant]] = {
+    "clean": _clean,
+    "noise": _small(observed_dim=20, noise="gaussian", noise_scale=0.5),
+    "counts": _small(observed_dim=20, noise="counts"),
+    "wide": _wide,
+    "few cells": _small(cells_per_condition=100),
+    "interactions": _small(interaction=1.0),
+}
+
+
+def norman(seed: int, *, cells: int = 100, share: float = 1.0) -> Case:
+    """One split of the semi-real pairs; `share` of the training pairs is kept."""
+    data, law = norman_pairs(cells_per_condition=cells), Law()
+    held_out, judged = split_pairs(seed)
+    train, validation = hold_out(hold_out(data, held_out)[0], judged)
+    pairs = [name for name in train.conditions if "+" in name]
+    kept = pairs[: round(share * len(pairs))]
+    train = train.select([name for name in train.conditions if name in kept or name not in pairs])
+    name = f"split {seed}" + (f", {cells} cells" if cells != 100 else "")
+    name += f", {share:.0%} of the pairs" if share != 1.0 else ""
+    return Case("norman_pairs", name, train, validation, law.true_cells(train, held_out), {})
+
+
+def norman_devel() -> Iterator[Callable[[], Case]]:
+    """Every pair of the small real subset with both singles measured, held out in turn; the others validate."""
+    data = datasets.norman_devel()
+    singles = {str(c) for c, a in zip(data.conditions, data.labels, strict=True) if np.count_nonzero(a) == 1}
+    pairs = [c for c in data.conditions if "+" in c and set(c.split("+")) <= singles]
+
+    def case(pair: str) -> Case:
+        rest, test = hold_out(data, pair)
+        train, validation = hold_out(rest, [p for p in pairs if p != pair])
+        return Case("norman_devel", pair, train, validation, test, {})
+
+    return (lambda pair=pair: case(pair) for pair in pairs)
+
+
+def bodenmiller() -> Iterator[Callable[[], Case]]:
+    """Every (stimulation, cell type) pair, unstimulated cells of the type translated."""
+    data = datasets.bodenmiller(cell_types=datasets.COMMON_CELL_TYPES)
+
+    def case(fold: Fold) -> Case:
+        rest, test = hold_out(data, fold.pair)
+        train, validation = hold_out(rest, fold.validation)
+        sources = {pair: source_of(pair) for pair in (fold.pair, *fold.validation)}
+        return Case("bodenmiller", fold.pair, train, validation, test, sources)
+
+    return (lambda fold=fold: case(fold) for fold in folds(data))
+
+
+def mapk_rnai(genes: int = 30) -> Case:
+    """The pairs of the first genes; wells of a pair's first gene are translated."""
+    data = datasets.mapk_rnai(genes=genes, double_dose=False)
+    held_out, judged = held_out_pairs(genes)
+    rest, test = hold_out(data, list(held_out))
+    train, validation = hold_out(rest, list(judged))
+    sources = {pair: pair.split("+")[0] for pair in (*held_out, *judged)}
+    return Case("mapk_rnai", f"{genes} genes", train, validation, test, sources)
+
+
+def all_cases(kinds: list[str], *, first_seed: int, number: int) -> Iterator[tuple[str, str, Callable[[], Case]]]:
+    """Kind, name and maker of every case of some kinds."""
+    for kind in kinds:
+        if kind in VARIANTS:
+            for seed in range(first_seed, first_seed + number):
+                yield kind, str(seed), lambda kind=kind, seed=seed: simulated(kind, seed)
+        elif kind == "norman_pairs":
+            for seed in range(1, 6):
+                yield kind, f"split {seed}", lambda seed=seed: norman(seed)
+        elif kind == "mapk_rnai":
+            yield kind, "30 genes", mapk_rnai
+        else:
+            for make in {"norman_devel": norman_devel, "bodenmiller": bodenmiller}[kind]():
+                case = make()
+                yield kind, case.name, make
+
+
+KINDS = (*VARIANTS, "norman_devel", "bodenmiller", "norman_pairs", "mapk_rnai")

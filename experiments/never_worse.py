@@ -1,0 +1,155 @@
+"""Is a fit ever worse than the best baseline? The default recipe on simulated worlds and on every real data set.
+
+python experiments/never_worse.py                                 24 worlds, 4 data sets; one to two hours on 2 cores
+python experiments/never_worse.py --kinds=counts,wide --number=2  some kinds, two worlds of each
+python experiments/never_worse.py --short                         a minute: two small worlds, few steps
+
+Nothing is told: number of latents, steps, rates and weights are found from the data. A fit counts as worse where its
+mean energy distance over the held-out conditions is above 1.05 times that of the best baseline plus the noise of the
+evaluation (the standard deviation of that mean for an exact prediction). Rows go to --out as each case is finished;
+the same command goes on where it was broken off. The summary lies beside them, as markdown.
+"""
+
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from absl import app, flags, logging
+
+from experiments.cases import KINDS, Case, all_cases, norman
+from pdae_jax import evaluate, fit
+from pdae_jax.summary import COMPARED
+from pdae_jax.track import make_progress, write_text
+from pdae_jax.validate import null_variance
+
+OUT = flags.DEFINE_string("out", "experiments/results/never_worse.csv", "table")
+CASE_KINDS = flags.DEFINE_list("kinds", list(KINDS), "kinds of cases")
+FIRST_SEED = flags.DEFINE_integer("first_seed", 3000, "seed of the first world of each kind")
+NUMBER = flags.DEFINE_integer("number", 4, "worlds of each kind")
+SWEEP = flags.DEFINE_boolean("sweep", False, "norman_pairs with other numbers of cells and of training pairs instead")
+SHORT = flags.DEFINE_boolean("short", False, "two small worlds, few steps: to see that everything runs")
+
+TOLERANCE = 1.05
+METRICS = ("energy_distance", "mean_l2", "r2_mean", "pearson_delta")
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)
+    path = pathlib.Path(OUT.value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = pd.read_csv(path, keep_default_na=False, dtype={"name": str}) if path.exists() else None
+    finished = set() if done is None else set(done[["kind", "name"]].itertuples(index=False, name=None))
+    if SHORT.value:
+        cases, options = list(all_cases(["counts", "few cells"], first_seed=7, number=1)), {"num_steps": 200}
+    elif SWEEP.value:
+        cases, options = list(norman_sweep()), {}
+    else:
+        cases = list(all_cases(CASE_KINDS.value, first_seed=FIRST_SEED.value, number=NUMBER.value))
+        options = {}
+    missing = [case for case in cases if case[:2] not in finished]
+    bar = make_progress(None, "never worse", "fit")
+    for number, (_, _, make) in enumerate(missing):
+        bar.update(number, len(missing), float("nan"))
+        table = run_case(make(), **options)
+        table.to_csv(path, mode="a", header=not path.exists(), index=False, float_format="%.6g")
+    bar.close()
+    table = pd.read_csv(path, dtype={"name": str})
+    text = summarise(table)
+    write_text(path.with_suffix(".md"), text)
+    print(text)
+
+
+def norman_sweep() -> Any:
+    """The first split of the pairs with other numbers of cells, and with fewer training pairs."""
+    for cells in (30, 300):
+        yield "norman_pairs", f"split 1, {cells} cells", lambda cells=cells: norman(1, cells=cells)
+    for share in (0.0, 0.25, 0.5):
+        yield "norman_pairs", f"split 1, {share:.0%} of the pairs", lambda share=share: norman(1, share=share)
+
+
+def run_case(case: Case, **options: Any) -> Any:
+    """Fit with the default recipe, evaluate, and say how long it took."""
+    start = time.perf_counter()
+    source = {c: s for c, s in case.source.items() if c in case.validation.conditions}
+    fitted = fit(
+        case.train, key=jax.random.key(0), validation=case.validation, source=source, progress=False, **options
+    )
+    seconds = time.perf_counter() - start
+    table = evaluate(
+        fitted,
+        case.test,
+        num_samples=2000,
+        source={c: s for c, s in case.source.items() if c in case.test.conditions} or "control",
+        metrics=METRICS,
+        progress=False,
+    )
+    columns = ["condition", "method", "metric", "value", "n_true", "n_pred", "verdict", "reach"]
+    about = {"kind": case.kind, "name": case.name, "latent_dim": fitted.recipe.latent_dim, "seconds": round(seconds, 1)}
+    errors = list(fitted.validation_errors.values())
+    about |= {f"validation_{name}": np.mean([e[name] for e in errors]) for name in ("start", "pdae")}
+    about |= {"steps": fitted.history[-1]["step"] if fitted.history else 0, "noise": noise_of(case)}
+    return table[columns].assign(**about)
+
+
+def noise_of(case: Case) -> float:
+    """Standard deviation of the mean energy distance of an exact prediction, the conditions sharing a source."""
+    deviations = []
+    for condition in case.test.conditions:
+        cells = case.test.cells(condition)[:2000]
+        source = case.source.get(condition, case.train.control)
+        number = min(2000, int(case.train.counts[case.train.index(source)]))
+        deviations.append(np.sqrt(null_variance(cells, number)))
+    # the same source cells are moved to every condition: errors are taken as fully dependent
+    return float(np.mean(deviations))
+
+
+def verdicts(table: Any) -> Any:
+    """One row per fit: mean energy distances, the best baseline, and whether the fit is worse."""
+    rows = table[table["metric"] == "energy_distance"]
+    means = rows.pivot_table(index=["kind", "name"], columns="method", values="value", aggfunc="mean", sort=False)
+    about = rows.groupby(["kind", "name"], sort=False)[["noise", "reach", "seconds"]].max()
+    compared = [name for name in COMPARED if name in means]
+    means["best"], means["best_name"] = means[compared].min(axis=1), means[compared].idxmin(axis=1)
+    means["limit"] = TOLERANCE * means["best"].clip(lower=0.0) + about["noise"]
+    means["worse"] = means["pdae"] > means["limit"]
+    return means.join(about)
+
+
+def summarise(table: Any) -> str:
+    """Means per kind, ratios, and every fit that is worse."""
+    fits = verdicts(table)
+    shown = ["pdae", "ridge", "latent_additive", "linear_regression", "additive", "control", "oracle_half"]
+    shown = [name for name in shown if name in fits]
+    head = ["fits", *shown, "of best", "of ridge", "of control", "worse", "reach", "seconds"]
+    lines = [f"| kind | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+    for kind, part in fits.groupby(level="kind", sort=False):
+        mean = part[shown].mean()
+        cells = [
+            str(len(part)),
+            *(f"{mean[name]:.4g}" for name in shown),
+            f"{mean['pdae'] / part['best'].mean():.2f}",
+            f"{mean['pdae'] / mean['ridge']:.2f}",
+            f"{mean['pdae'] / mean['control']:.2%}",
+            str(int(part["worse"].sum())),
+            f"{part['reach'].max():.2f}",
+            f"{part['seconds'].median():.0f}",
+        ]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    worse = fits[fits["worse"]]
+    text = [
+        "Energy distances (U form), means over held-out conditions and fits. *of best*: over the mean of each fit's "
+        f"own best baseline. *worse*: fits above {TOLERANCE} times their best baseline plus noise. *reach*: the "
+        "farthest predicted value from the middle of the measured range of its feature, in halves of the range.",
+        "\n".join(lines),
+        f"{len(worse)} of {len(fits)} fits are worse"
+        + (": " + ", ".join(f"{k} {n} ({r['pdae']:.3g} > {r['limit']:.3g})" for (k, n), r in worse.iterrows()) + "."
+           if len(worse) else "."),
+    ]  # fmt: skip
+    return "\n\n".join(text) + "\n"
+
+
+if __name__ == "__main__":
+    app.run(main)
