@@ -194,13 +194,16 @@ def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...]) -> _Cho
 
     @functools.cache
     def ridge_of(gain: int, common: int) -> int:
-        start = ridge_of(gain - 1, common) if gain and not common else ridge_of(gain, common - 1) if common else 0
+        start = ridge_of(gain, common - 1) if common else 0
         return _valley(lambda i: float(np.mean(errors(i, gain, common))), start, len(RIDGES))
 
     def best(gain: int, common: int) -> np.ndarray:
         return errors(ridge_of(gain, common), gain, common)
 
-    gain = _valley(lambda j: float(np.mean(best(j, 0))), 0, len(gains))
+    # a ridge shrinks combinations as a gain does, so the curve of gains may have two valleys: every other is looked at
+    mean_error = functools.cache(lambda j: float(np.mean(best(j, 0))))
+    gain = min(range(0, len(gains), 2), key=mean_error)
+    gain = _valley(mean_error, gain, len(gains))
     if not _better(best(gain, 0), best(0, 0)):
         gain = 0
     common = _valley(lambda c: float(np.mean(best(gain, c))), 0, len(COMMONS))
@@ -223,7 +226,7 @@ def _valley(value: Callable[[int], float], start: int, size: int) -> int:
 def _better(errors: np.ndarray, reference: np.ndarray) -> bool:
     """Whether errors are smaller on average by more than the standard error of the difference."""
     gain = reference - errors
-    return len(gain) >= _MIN_TESTED and np.mean(gain) > np.std(gain, ddof=1) / len(gain) ** 0.5
+    return len(gain) >= _MIN_TESTED and bool(np.mean(gain) > np.std(gain, ddof=1) / len(gain) ** 0.5)
 
 
 def _components(x: np.ndarray) -> np.ndarray:

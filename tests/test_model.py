@@ -1,4 +1,4 @@
-"""The model's start against closed forms; translation identities; options of the networks."""
+"""The start against closed forms; translation identities; options of the networks."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from pdae_jax.data.simulate import simulate
+from pdae_jax.decoder import MAX_LOG_SCALE
+from pdae_jax.linear import LinearModel, effective_label, fit_means
 from pdae_jax.model import linear_start, make_model
 from pdae_jax.networks import make_mlp
 
@@ -24,110 +26,138 @@ def linear_world():
     )
 
 
+def start_of(data, latent_dim, noise="abducted", noise_dim=0, linear=None):
+    linear = fit_means(data) if linear is None else linear
+    return linear_start(data.x, data.labels[data.condition_index], linear, latent_dim, noise=noise, noise_dim=noise_dim)
+
+
+def started(data, latent_dim=3, linear=None, **options):
+    model = make_model(data.num_features, data.num_perturbations, latent_dim=latent_dim, hidden=(16,), **options)
+    start = start_of(data, latent_dim, model.noise, model.noise_dim, linear)
+    return model, jax.jit(model.init)(jax.random.key(1), start)
+
+
 def test_linear_start_recovers_the_true_shift_in_a_linear_gaussian_world(linear_world):
     data, world, _ = linear_world
-    label = jnp.asarray(data.labels[data.condition_index])
-    start = linear_start(jnp.asarray(data.x), label, 3, 0)
+    start = start_of(data, 3)
     # Latents are known up to an orthogonal map: W W^T, and the shift seen in the observations, are not ambiguous.
     true = world.shift_matrix
     np.testing.assert_allclose(start.shift_matrix @ start.shift_matrix.T, true @ true.T, atol=0.15)
     observed = np.asarray(world.mixing(jnp.asarray(true)) - world.mixing(jnp.zeros((1, 3))))
     np.testing.assert_allclose(start.shift_matrix @ start.decoder_kernel, observed, atol=0.08)
+    # three latents reach all there is to reach
+    assert np.abs(start.observed).max() < 0.01
 
 
-def test_linear_start_is_the_same_in_numpy_and_compiled(linear_world):
+def test_the_start_splits_effects_into_what_latents_reach_and_the_rest(linear_world):
     data, _, _ = linear_world
-    label = data.labels[data.condition_index]
-    host = linear_start(data.x, label, 3, 2)
-    assert all(isinstance(leaf, np.ndarray) and leaf.dtype == np.float32 for leaf in host)
-    compiled = jax.jit(linear_start, static_argnums=(2, 3))(data.x, label, 3, 2)
-    # directions are known up to their sign
-    for start in (host, compiled):
-        kernel = np.asarray(start.decoder_kernel)
-        np.testing.assert_allclose(
-            start.shift_matrix @ kernel[:3], host.shift_matrix @ host.decoder_kernel[:3], atol=1e-3
-        )
-        np.testing.assert_allclose(
-            kernel[3:].T @ kernel[3:], host.decoder_kernel[3:].T @ host.decoder_kernel[3:], atol=1e-3
-        )
-        latent = data.x @ np.asarray(start.encoder_kernel) + np.asarray(start.encoder_bias)
-        np.testing.assert_allclose(latent @ kernel[:3] + start.decoder_bias, data.x, atol=5e-3)
+    linear = fit_means(data)
+    start = start_of(data, 1, linear=linear)
+    effects = start.shift_matrix @ start.decoder_kernel + start.observed
+    np.testing.assert_allclose(effects, linear.effects, atol=1e-4)
+    assert np.abs(start.observed).max() > 0.1
+    np.testing.assert_allclose(start.observed @ start.encoder_kernel, 0.0, atol=1e-4)
 
 
-@pytest.mark.parametrize("asarray", [np.asarray, jnp.asarray])
-def test_labels_collinear_but_for_rounding_start_with_the_shortest_shifts(asarray):
-    # two drugs that are always dosed 1:3, which single precision does not hold exactly
-    doses = np.array([[0.0, 0.0], [0.1, 0.3], [0.7, 2.1], [0.9, 2.7], [1.3, 3.9]], np.float32)
-    label = np.repeat(doses, 500, axis=0)
-    x = np.random.default_rng(0).normal(size=(len(label), 3)).astype(np.float32) + label[:, 1:] * np.float32([2, 1, 0])
-    start = linear_start(asarray(x), asarray(label), 1, 0)
-    shift = np.asarray(start.shift_matrix)
-    np.testing.assert_allclose(shift[1], 3 * shift[0], rtol=1e-3)
-    assert 0.1 < np.abs(shift[1, 0]) < 10
-
-
-def test_zero_shift_is_reconstruction_and_the_start_reconstructs_linear_data(linear_world):
+def test_base_latents_of_the_start_have_identity_covariance(linear_world):
     data, _, _ = linear_world
-    x, label = jnp.asarray(data.x), jnp.asarray(data.labels[data.condition_index])
-    model = make_model(6, 3, latent_dim=3, noise_dim=2, hidden=(16,))
-    params = jax.jit(model.init)(jax.random.key(1), x, label)
-    key = jax.random.key(2)
-    moved = model.translate(params, key, x, label, label)
-    np.testing.assert_array_equal(moved, model.decode(params, key, model.encode(params, x)))
-    # 3 latents of 6 features, no noise: the linear part is exact, the MLP starts near zero
-    assert float(jnp.mean((moved - x) ** 2)) < 1e-3 * float(jnp.mean(x**2))
+    start = start_of(data, 3)
+    base = data.x @ start.encoder_kernel + start.encoder_bias
+    base = base - effective_label(data.labels, start.saturation)[data.condition_index] @ start.shift_matrix
+    np.testing.assert_allclose(np.cov(base.T), np.eye(3), atol=0.02)
+    np.testing.assert_allclose(base.mean(axis=0), 0.0, atol=1e-3)
 
 
-def test_translation_there_and_back(linear_world):
+@pytest.mark.parametrize("observed_effects", [True, False])
+def test_translation_to_the_own_label_is_the_identity(linear_world, observed_effects):
     data, _, _ = linear_world
-    x, label = jnp.asarray(data.x), jnp.asarray(data.labels[data.condition_index])
-    model = make_model(6, 3, latent_dim=3, noise_dim=0, hidden=(16,))
-    params = jax.jit(model.init)(jax.random.key(1), x, label)
-    key, target = jax.random.key(2), jnp.array([1.0, 0.0, 0.5])
-    there = model.translate(params, key, x[:100], label[:100], target)
-    back = model.translate(params, key, there, target, label[:100])
-    assert float(jnp.mean((back - x[:100]) ** 2)) < 1e-3 * float(jnp.var(x))
-    assert float(jnp.mean((there - x[:100]) ** 2)) > 0.1 * float(jnp.var(x))
+    model, params = started(data, 2, observed_effects=observed_effects)
+    # not only at the start: random parameters
+    params = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
+    x, label = jnp.asarray(data.x[::40]), data.labels[data.condition_index[::40]]
+    moved = model.translate(params, jax.random.key(2), x, label, label)
+    np.testing.assert_allclose(moved, x, atol=1e-4)
 
 
-def test_noise_starts_with_the_spread_of_the_directions_left_out(linear_world):
+def test_the_start_moves_every_cell_as_the_linear_model_does(linear_world):
     data, _, _ = linear_world
-    x, label = jnp.asarray(data.x), jnp.asarray(data.labels[data.condition_index])
-    start = jax.jit(linear_start, static_argnums=(2, 3))(x, label, 1, 2)
+    random = np.random.default_rng(0)
+    linear = LinearModel(random.normal(size=(3, 6)), random.normal(size=6), 0.4, 0.1, None, 0.0, 2)
+    model, params = started(data, 2, linear=linear)
+    x, source, target = jnp.asarray(data.x[:300]), data.labels[0], np.array([1, 0, 2], np.float32)
+    moved = model.translate(params, jax.random.key(2), x, source, target)
+    expected = x + linear.predict(target) - linear.predict(source)
+    # the networks beside the linear maps start near zero
+    np.testing.assert_allclose(moved, expected, atol=0.1)
+    # and back from there
+    back = model.translate(params, jax.random.key(3), moved, target, source)
+    np.testing.assert_allclose(back, x, atol=0.1)
+
+
+def test_scale_is_bounded(linear_world):
+    data, _, _ = linear_world
+    model, params = started(data, 2)
+    wild = jax.tree.map(lambda leaf: 100.0 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
+    params = {**params, "decoder": {**params["decoder"], "scale": wild["decoder"]["scale"]}}
+    x, target = jnp.asarray(data.x[:500]), jnp.array([1.0, 1.0, 1.0])
+    eps = model.abduct(params, x, model.encode(params, x))
+    centre = model.decode(params, jax.random.key(0), model.encode(params, x))
+    ratio = np.asarray(eps / (x - centre))[np.abs(x - centre) > 1e-3]
+    assert ratio.min() >= np.exp(-MAX_LOG_SCALE) - 1e-3 and ratio.max() <= np.exp(MAX_LOG_SCALE) + 1e-3
+    assert ratio.max() / ratio.min() > 2
+    assert np.all(np.isfinite(model.translate(params, jax.random.key(0), x, jnp.zeros(3), target)))
+
+
+def test_drawn_noise_starts_with_the_spread_of_the_directions_left_out(linear_world):
+    data, _, _ = linear_world
+    start = start_of(data, 1, "drawn", 2)
     kernel = np.asarray(start.decoder_kernel)
     # latent and noise together have the covariance of the data, which has rank 3
-    latent = (x @ start.encoder_kernel + start.encoder_bias) @ kernel[:1]
-    explained = np.cov(np.asarray(latent).T) + kernel[1:].T @ kernel[1:]
-    np.testing.assert_allclose(explained, np.cov(np.asarray(x).T), atol=0.02)
+    latent = (data.x @ start.encoder_kernel + start.encoder_bias) @ kernel[:1]
+    explained = np.cov(latent.T) + kernel[1:].T @ kernel[1:]
+    np.testing.assert_allclose(explained, np.cov(data.x.T), atol=0.02)
+
+
+def test_drawn_noise_is_the_papers_form(linear_world):
+    data, _, _ = linear_world
+    model, params = started(data, 2, noise="drawn", noise_dim=2, observed_effects=False)
+    assert set(params["shift"]) == {"matrix"} and "scale" not in params["decoder"]
+    x, label, key = jnp.asarray(data.x[:100]), data.labels[0], jax.random.key(2)
+    target = np.array([1, 1, 0], np.float32)
+    moved = model.translate(params, key, x, label, target)
+    latent = model.encode(params, x) + (target - label) @ params["shift"]["matrix"]
+    np.testing.assert_array_equal(moved, model.decode(params, key, latent))
+    again = model.translate(params, jax.random.key(3), x, label, target)
+    assert float(jnp.abs(again - moved).max()) > 0.1
+    with pytest.raises(ValueError, match="observed_effects=False"):
+        make_model(6, 3, latent_dim=2, noise="drawn", observed_effects=True)
 
 
 def test_more_latents_than_features_start_switched_off():
-    x = jax.random.normal(jax.random.key(0), (50, 2))
-    start = linear_start(x, jnp.zeros((50, 1)), latent_dim=4, noise_dim=1)
+    data = simulate(jax.random.key(0), latent_dim=2, observed_dim=2, num_perturbations=2, cells_per_condition=50).data
+    start = start_of(data, 4, "drawn", 1)
     assert np.all(np.isfinite(np.concatenate([np.ravel(leaf) for leaf in start])))
-    assert float(jnp.abs(start.decoder_kernel[2:]).max()) == 0.0
+    assert float(np.abs(start.decoder_kernel[2:]).max()) == 0.0
 
 
-def test_floor_puts_mass_at_zero():
-    floor = np.array([0.0, -1.0, -2.0], np.float32)
-    model = make_model(3, 1, latent_dim=2, noise_dim=1, hidden=(8,), floor=floor)
-    params = jax.jit(model.init)(jax.random.key(0), jax.random.normal(jax.random.key(1), (100, 3)), jnp.zeros((100, 1)))
-    x = model.decode(params, jax.random.key(2), jax.random.normal(jax.random.key(3), (400, 2)))
+@pytest.mark.parametrize("noise", ["abducted", "drawn"])
+def test_floor_puts_mass_at_zero(linear_world, noise):
+    data, _, _ = linear_world
+    floor = np.array([0.0, -1.0, -2.0, 0.0, 0.0, 0.0], np.float32)
+    model, params = started(data, 2, noise=noise, noise_dim=1, observed_effects=noise == "abducted", floor=floor)
+    x = model.translate(params, jax.random.key(2), jnp.maximum(data.x[:400], floor), data.labels[0], data.labels[2])
     assert np.all(np.asarray(x) >= floor)
-    assert 0.2 < float(jnp.mean(x[:, 0] == 0.0)) < 0.8
-
-
-def test_plain_networks_start_at_random():
-    model = make_model(3, 2, latent_dim=2, hidden=(8, 8), linear_skip=False)
-    x, label = jax.random.normal(jax.random.key(1), (60, 3)), jnp.zeros((60, 2))
-    first, second = (jax.jit(model.init)(jax.random.key(seed), x, label) for seed in (0, 1))
-    assert "skip" not in first["encoder"] and "skip" not in first["decoder"]
-    assert float(jnp.abs(first["shift"]["matrix"] - second["shift"]["matrix"]).max()) > 0.1
+    assert 0.1 < float(jnp.mean(x == floor)) < 0.8
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"latent_dim": 0}, "latent_dim=0"), ({"noise_dim": -1}, "noise_dim=-1"), ({"activation": "rleu"}, "rleu.*relu")],
+    [
+        ({"latent_dim": 0}, "latent_dim=0"),
+        ({"noise_dim": -1}, "noise_dim=-1"),
+        ({"activation": "rleu"}, "rleu.*relu"),
+        ({"noise": "abduct"}, "abduct.*abducted, drawn"),
+    ],
 )
 def test_impossible_models_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
