@@ -180,10 +180,18 @@ def _tested(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float, float]:
 
 
 def identified_part(train: PerturbationData, label: Float[np.ndarray, " perturbations"]) -> np.ndarray:
-    """Projection of a label onto the span of the training differences, seen from the control."""
+    """Projection of a label onto the span of the training differences, seen from the control.
+
+    A label that lies in the span is returned as it is, and rounding is taken off others: the gain of a combination
+    depends on how many of its doses are not zero.
+    """
     origin, differences = _differences(train)
     weights = _min_norm(train, label - origin)
-    return (origin + weights @ differences).astype(np.float32)
+    projected = origin + weights @ differences
+    size = np.linalg.norm(label - origin)
+    if np.linalg.norm(projected - label) <= SPAN_TOLERANCE * size:
+        return np.asarray(label, np.float32)
+    return np.where(np.abs(projected) > SPAN_TOLERANCE * size, projected, 0.0).astype(np.float32)
 
 
 def _identification(train: PerturbationData, label: np.ndarray, name: str) -> Verdict:

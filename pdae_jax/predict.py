@@ -16,6 +16,7 @@ from pdae_jax.guarantee import Verdict, check_guarantee, identified_part
 from pdae_jax.types import LabelLike, PerturbationData, format_label
 
 MAX_REACH = 1.5  # above it a prediction is warned about, see `reach_of`
+_ROUNDING = 1e-5  # in the model's units: a zero that was carried along comes back as one
 BATCH = 4096  # cells translated at once: fixes the memory, and one compiled shape serves every number of samples
 
 
@@ -167,7 +168,7 @@ def _in_units(fitted: Fitted, x: np.ndarray) -> np.ndarray:
     samples = fitted.standardizer.backward(x)
     if not fitted.recipe.nonnegative:
         return samples
-    return np.where(x <= zero_floor(fitted.standardizer), np.float32(0), np.maximum(samples, 0))
+    return np.where(x <= zero_floor(fitted.standardizer) + _ROUNDING, np.float32(0), np.maximum(samples, 0))
 
 
 def _source_rows(train: PerturbationData, source: str) -> np.ndarray:

@@ -72,7 +72,9 @@ class History:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The entries of a ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    """The entries of a ``metrics.jsonl``; a last line cut short by a crash is left out, and no file is no entry."""
+    if not path.exists():  # of a run that takes no step
+        return []
     lines = path.read_text().splitlines()
     entries = []
     for number, line in enumerate(lines):

@@ -7,8 +7,6 @@ import pytest
 
 import pdae_jax
 from pdae_jax import build
-from pdae_jax.fitted import Fitted, build_model, make_standardizer
-from pdae_jax.recipe import Recipe
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -34,12 +32,7 @@ def constant():
 
 @pytest.fixture(scope="module")
 def fitted():
-    data = arrays()
-    recipe = Recipe(latent_dim=2, noise_dim=0, hidden=(4,))
-    standardizer = make_standardizer(data, "feature")
-    model = build_model(recipe, data, standardizer)
-    params = jax.jit(model.init)(KEY, standardizer.forward(data.x), data.labels[data.condition_index])
-    return Fitted(model, params, standardizer, data, None, {}, recipe, [], seed=0)
+    return pdae_jax.fit(arrays(), key=KEY, latent_dim=2, hidden=(4,), stop_step=0)
 
 
 AT_THE_DOOR = {

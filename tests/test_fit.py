@@ -14,7 +14,7 @@ import pdae_jax
 from pdae_jax import loop
 from pdae_jax.compiler import without_garbage_collection
 from pdae_jax.data.sample import DeviceData
-from pdae_jax.fitted import resolve_recipe
+from pdae_jax.fitted import ON_SURFACE, WITH_NOISE, resolve_recipe
 from pdae_jax.losses import energy_distance
 from pdae_jax.track import read_metrics
 from pdae_jax.train import make_train_steps
@@ -28,7 +28,6 @@ SMALL = {
     "hidden": (16,),
     "cells_per_source": 8,
     "cells_per_target": 8,
-    "noise_dim": 2,
 }
 KEY = jax.random.key(7)
 
@@ -112,8 +111,9 @@ def test_errors_are_those_of_the_evaluation_that_is_kept(split, finished):
     error = finished.validation_errors["p1+p2"]
     train, validation, _ = split
     noise = np.sqrt(null_variance(validation.cells("p1+p2"), len(train.cells("control"))))
+    values = [error["start"], *values]
     kept = [v for i, v in enumerate(values) if v <= max(min(values[: i + 1]), 0.0) + noise / 2][-1]
-    np.testing.assert_allclose(error["pdae"], kept, rtol=1e-5)
+    np.testing.assert_allclose(error["pdae"], min(kept, error["start"]), rtol=1e-5)
     control = energy_distance(train.cells("control"), validation.cells("p1+p2"))
     np.testing.assert_allclose(error["control"], control, rtol=1e-4)
 
@@ -133,7 +133,8 @@ def test_the_latest_evaluation_that_is_as_good_but_for_chance_is_kept(split, mon
 
     def errors(params):
         seen.append(params)
-        return jnp.array([[*values, np.nan][len(seen) - 1]])
+        # the start before the first step; what is kept, and the start again, at the end
+        return jnp.array([[9.0, *values, np.nan, np.nan][len(seen) - 1]])
 
     monkeypatch.setattr(
         importlib.import_module("pdae_jax.prepare"),
@@ -142,7 +143,7 @@ def test_the_latest_evaluation_that_is_as_good_but_for_chance_is_kept(split, mon
     )
     train, validation, _ = split
     fitted = pdae_jax.fit(train, key=KEY, validation=validation, **SMALL)
-    jax.tree.map(np.testing.assert_array_equal, seen[kept], fitted.params)
+    jax.tree.map(np.testing.assert_array_equal, seen[1 + kept], fitted.params)
 
 
 def test_noise_is_that_of_exact_predictions():
@@ -165,13 +166,71 @@ def test_patience_stops_early(split):
     assert fitted.history[-1]["step"] < 400
 
 
-@pytest.mark.parametrize(("noise", "weight"), [("none", 0.3), ("gaussian", 0.0), ("counts", 0.0)])
-def test_the_likelihood_is_left_out_where_cells_have_no_density(noise, weight):
+@pytest.mark.parametrize(("noise", "found"), [("none", ON_SURFACE), ("gaussian", WITH_NOISE), ("counts", WITH_NOISE)])
+def test_defaults_follow_from_whether_cells_lie_on_a_surface(noise, found):
     world = {"latent_dim": 2, "observed_dim": 10, "noise": noise, "noise_scale": 0.5}
     data = pdae_jax.simulate(jax.random.key(1), cells_per_condition=100, **world).data
-    assert resolve_recipe(pdae_jax.Recipe(latent_dim=2), data).likelihood == weight
-    asked = pdae_jax.Recipe(latent_dim=2, likelihood=0.1, num_steps=9000)
-    assert resolve_recipe(asked, data) == asked
+    recipe = resolve_recipe(pdae_jax.Recipe(latent_dim=2), data)
+    assert {name: getattr(recipe, name) for name in found} == found
+    assert recipe.nonnegative == (noise == "counts") and recipe.standardize == ("global", "feature")[noise != "counts"]
+    # what is asked for stays
+    asked = pdae_jax.Recipe(latent_dim=2, likelihood=0.1, contrast=0.2, num_steps=9000, standardize="none")
+    resolved = resolve_recipe(asked, data)
+    assert [resolved.likelihood, resolved.contrast, resolved.num_steps, resolved.standardize] == [
+        0.1,
+        0.2,
+        9000,
+        "none",
+    ]
+    assert resolve_recipe(resolved, data) == resolved
+
+
+def test_the_start_is_kept_where_training_does_harm(split):
+    train, validation, _ = split
+    options = {**SMALL, "learning_rate": 3.0, "clip_norm": 100.0}
+    fitted = pdae_jax.fit(train, key=KEY, validation=validation, **options)
+    error = fitted.validation_errors["p1+p2"]
+    assert error["pdae"] == error["start"]
+    start = pdae_jax.fit(train, key=KEY, validation=validation, **{**options, "stop_step": 0})
+    assert same(fitted.params, start.params)
+
+
+def test_a_start_is_a_run_like_others(split, tmp_path):
+    train, _, _ = split
+    start = pdae_jax.fit(train, key=KEY, workdir=tmp_path / "run", **{**SMALL, "stop_step": 0})
+    assert start.history == []
+    assert same(pdae_jax.load_run(tmp_path / "run").params, start.params)
+
+
+@pytest.fixture(scope="module")
+def many_pairs():
+    names = [f"p{i}" for i in range(5)]
+    pairs = [f"{a}+{b}" for i, a in enumerate(names) for b in names[i + 1 :]]
+    world = {"latent_dim": 2, "observed_dim": 4, "num_perturbations": 5, "cells_per_condition": 60}
+    return pdae_jax.simulate(
+        jax.random.key(2), labels=[*names, *pairs], noise="gaussian", noise_scale=0.5, **world
+    ).data
+
+
+def test_without_validation_left_out_combinations_choose_the_last_step(many_pairs, tmp_path):
+    left_out = loop.combinations_to_leave_out(many_pairs, KEY)
+    assert len(left_out) == 2 and all("+" in name for name in left_out)
+    fitted = pdae_jax.fit(many_pairs, key=KEY, workdir=tmp_path / "run", **SMALL)
+    assert fitted.recipe.stop_step in (0, 20, 40, 60) and fitted.validation_errors == {}
+    again = pdae_jax.fit(many_pairs, key=KEY, workdir=tmp_path / "run", **SMALL)
+    assert again.recipe == fitted.recipe and same(again.params, fitted.params)
+    assert same(pdae_jax.load_run(tmp_path / "run").params, fitted.params)
+
+
+def test_only_combinations_that_the_rest_determines_are_left_out(split, many_pairs):
+    assert loop.combinations_to_leave_out(split[0], KEY) == []  # too few
+    # without the singles, six pairs of four perturbations determine each other, and not when many are gone
+    names = [c for c in many_pairs.conditions if "+" in c and "p4" not in c]
+    few = many_pairs.select(["control", *names])
+    for seed in range(5):
+        left_out = loop.combinations_to_leave_out(few, jax.random.key(seed))
+        kept = few.select([c for c in few.conditions if c not in left_out])
+        assert all(pdae_jax.check_guarantee(kept, name).identified for name in left_out)
 
 
 @pytest.mark.parametrize(
@@ -181,24 +240,24 @@ def test_the_likelihood_is_left_out_where_cells_have_no_density(noise, weight):
         (240, {}, 700),  # 50 passes over 1,200 cells, 80 of them a step: 750, in chunks of 100
         (240, {"cells_per_source": 32}, 300),  # 375
         (240, {"num_sources": 2}, 1800),  # 1,875
-        (240, {"log_every": 500}, 500),
+        (240, {"log_every": 500, "eval_every": 500}, 500),
         ([30_000, 100, 100, 100, 100], {}, 300),  # every condition is drawn equally often: 312
         (5000, {"log_every": 150, "eval_every": 150, "checkpoint_every": 150}, 4000),
         (10, {}, 300),
-        (10, {"log_every": 500}, 500),
+        (10, {"log_every": 500, "eval_every": 500}, 500),
     ],
 )
 def test_few_cells_are_passed_over_fifty_times(cells, options, steps):
     condition = np.repeat(["ctrl", "A", "B", "C", "D"], cells)
     data = pdae_jax.from_arrays(np.arange(2.0 * len(condition)).reshape(-1, 2), conditions=condition, control="ctrl")
-    recipe = pdae_jax.Recipe(latent_dim=1, likelihood=0.0, **options)
+    recipe = pdae_jax.Recipe(latent_dim=1, **options)
     assert resolve_recipe(recipe, data).num_steps == steps
 
 
 @pytest.mark.slow
 def test_steps_that_are_found_are_kept_with_the_run(split, tmp_path):
     train, validation, _ = split
-    options = {"key": KEY, "validation": validation, "hidden": (8,), "noise_dim": 0, "cells_per_source": 32}
+    options = {"key": KEY, "validation": validation, "hidden": (8,), "cells_per_source": 32}
     fitted = pdae_jax.fit(train, workdir=tmp_path / "run", **options)
     assert [fitted.recipe.num_steps, fitted.history[-1]["step"]] == [300, 300]  # 312 for 200 cells a condition
     again, loaded = pdae_jax.fit(train, workdir=tmp_path / "run", **options), pdae_jax.load_run(tmp_path / "run")
@@ -234,7 +293,7 @@ def test_linear_gaussian_world_is_recovered():
         mixing="linear",
     )
     world = simulation.world
-    fitted = pdae_jax.fit(simulation.data, key=KEY, num_steps=1000, latent_dim=2, hidden=(32,), noise_dim=0)
+    fitted = pdae_jax.fit(simulation.data, key=KEY, num_steps=1000, latent_dim=2, hidden=(32,))
     label = {"p0": 1.0, "p2": 1.0}  # far from the control in this world; p1 and p2 nearly cancel
     predicted = pdae_jax.predict(fitted, label, key=KEY).samples
     true = np.asarray(world.sample(jax.random.key(9), label, 2000))
@@ -269,8 +328,8 @@ def test_state_is_the_vector_of_the_parameters(split):
     parts = loop.prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL))
     params = parts.unravel(parts.state.train.params)
     np.testing.assert_array_equal(ravel_pytree(params)[0], parts.state.train.params)
-    template = jax.eval_shape(parts.model.init, KEY, parts.data.x, train.labels[train.condition_index])
-    assert jax.tree.map(lambda leaf: leaf.shape, params) == jax.tree.map(lambda leaf: leaf.shape, template)
+    start = pdae_jax.fit(train, key=KEY, **{**SMALL, "stop_step": 0})
+    assert same(params, start.params)
 
 
 def test_steps_compiled_beside_the_start_are_those_that_run(split, caplog):
@@ -281,11 +340,11 @@ def test_steps_compiled_beside_the_start_are_those_that_run(split, caplog):
     def compiled(parts) -> bool:
         caplog.clear()
         with jax.log_compiles(), caplog.at_level("WARNING"):
-            state, _ = make_train_steps(parts.step, 7, parts.refit)(parts.state.train, parts.data)
+            state, _ = make_train_steps(parts.step, 7)(parts.state.train, parts.data)
         assert int(state.step) == 7
         return "Finished XLA compilation of jit(steps)" in caplog.text
 
-    parts = loop.prepare(KEY, train, None, recipe.override(cycle=0.125), chunk=7)
+    parts = loop.prepare(KEY, train, None, recipe.override(contrast=0.125), chunk=7)
     np.testing.assert_array_equal(plain.state.train.params, parts.state.train.params)
     assert not compiled(parts)
     assert compiled(plain)  # so the log would have told
@@ -297,32 +356,6 @@ def test_a_fit_runs_in_double_precision_where_its_caller_asks_for_it(split):
     with jax.enable_x64(True):
         fitted = pdae_jax.fit(train, key=jax.random.key(1), **SMALL)
     assert {leaf.dtype for leaf in jax.tree.leaves(fitted.params)} == {np.dtype(np.float64)}
-
-
-def test_refit_sets_shifts_to_the_least_squares_of_latents_on_labels(split):
-    train, _, _ = split
-    parts = loop.prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL, refit_shift=True))
-    start = parts.unravel(parts.state.train.params)
-    off = {**start, "shift": {"matrix": jnp.full_like(start["shift"]["matrix"], 9.0)}}
-    state = parts.refit(parts.state.train._replace(params=ravel_pytree(off)[0]), parts.data)
-    z = np.asarray(parts.model.encode(start, parts.data.x))
-    design = np.column_stack([np.ones(len(z)), np.repeat(train.labels, train.counts, axis=0)])
-    expected = np.linalg.lstsq(design, z)[0][1:]
-    error = 5 * z.std() / np.sqrt(train.counts.min())  # of means of drawn cells
-    for vector in (state.params, state.average):
-        np.testing.assert_allclose(parts.unravel(vector)["shift"]["matrix"], expected, atol=error)
-    assert error < 0.5 * np.abs(expected).max()
-
-
-def test_refit_happens_after_every_chunk_of_a_fit(split):
-    train, _, _ = split
-    fitted = pdae_jax.fit(train, key=KEY, refit_shift=True, **SMALL)
-    z = fitted.encode(train.x)
-    design = np.column_stack([np.ones(len(z)), train.labels[train.condition_index]])
-    expected = np.linalg.lstsq(design, z)[0][1:]
-    plain = pdae_jax.fit(train, key=KEY, **SMALL)
-    assert np.abs(fitted.shift_matrix - expected).max() < 0.1
-    assert not np.allclose(fitted.shift_matrix, plain.shift_matrix, atol=1e-4)
 
 
 def test_non_finite_loss_stops_the_run_and_names_the_steps(split):

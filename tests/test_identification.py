@@ -22,7 +22,6 @@ from pdae_jax.identification import (
     save_truth,
     truth_of,
 )
-from pdae_jax.loop import prepare
 from pdae_jax.model import make_model
 from pdae_jax.recipe import Recipe
 
@@ -241,7 +240,9 @@ def planted(simulation, matrix, *, shift_matrix=None):
     train, _ = pdae_jax.hold_out(simulation.data, HELD_OUT)
     latent_dim = simulation.world.latent_dim
     inverse = np.asarray(simulation.world.mixing(jnp.eye(latent_dim))).T  # orthonormal columns
-    model = make_model(train.num_features, train.num_perturbations, latent_dim=matrix.shape[1], hidden=(4,))
+    model = make_model(
+        train.num_features, train.num_perturbations, latent_dim=matrix.shape[1], observed_effects=False, hidden=(4,)
+    )
     shift = simulation.world.shift_matrix @ matrix if shift_matrix is None else shift_matrix
     params = {"kernel": (inverse @ matrix).astype(np.float32), "shift": {"matrix": shift.astype(np.float32)}}
     model = model._replace(encode=lambda params, x: x @ params["kernel"] + 3.0)
@@ -380,8 +381,7 @@ def test_the_linear_start_identifies_a_linear_world():
         mixing="linear",
     )
     train, _ = pdae_jax.hold_out(simulation.data, ["p0+p2"])
-    parts = prepare(jax.random.key(0), train, None, Recipe(latent_dim=2, noise_dim=0, hidden=(4,)))
-    fitted = untrained(parts.model, parts.unravel(parts.state.train.params), parts.standardizer, train)
+    fitted = pdae_jax.fit(train, key=jax.random.key(0), latent_dim=2, hidden=(4,), stop_step=0)
     found = measure_identification(fitted, simulation)
     assert found.affine.unseen.residual < 0.05
     assert found.whitened.unseen.residual < 0.15

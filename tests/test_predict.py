@@ -1,6 +1,7 @@
 """Predictions: shapes, names, sources, batches; and the verdict against linear algebra and known supports."""
 
 import dataclasses
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,10 @@ import pytest
 import pdae_jax
 from pdae_jax import predict as predict_function
 from pdae_jax.data.simulate import simulate
-from pdae_jax.fitted import Fitted, build_model, make_standardizer
 from pdae_jax.guarantee import identified_part
-from pdae_jax.recipe import Recipe
+from pdae_jax.types import PerturbationData
+
+predict_module = importlib.import_module("pdae_jax.predict")
 
 KEY = jax.random.key(1)
 
@@ -30,12 +32,7 @@ def fitted():
         mixing="linear",
         shift_scale=3.0,
     ).data
-    recipe = Recipe(latent_dim=3, noise_dim=0, hidden=(4,))
-    standardizer = make_standardizer(data, "feature")
-    model = build_model(recipe, data, standardizer)
-    x = jnp.asarray(standardizer.forward(data.x))
-    params = jax.jit(model.init)(KEY, x, jnp.asarray(data.labels[data.condition_index]))
-    return Fitted(model, params, standardizer, data, None, {}, recipe, [], seed=0)
+    return pdae_jax.fit(data, key=KEY, latent_dim=3, hidden=(4,), stop_step=0)
 
 
 def test_samples_come_in_the_users_units_with_names(fitted):
@@ -97,6 +94,23 @@ def test_an_unmeasured_perturbation_is_not_identified_and_predicted_by_its_ident
     np.testing.assert_allclose(samples[0], samples[1], atol=1e-4)
 
 
+def test_an_identified_label_is_predicted_as_it_is():
+    """The gain of a combination counts its doses: rounding must not add any."""
+    random = np.random.default_rng(0)
+    labels = np.concatenate([np.zeros((1, 30)), np.eye(30), random.integers(0, 2, (40, 30))]).astype(np.float32)
+    names = tuple(str(e) for e in range(len(labels)))
+    train = PerturbationData(
+        np.zeros((len(labels), 1), np.float32), np.arange(len(labels), dtype=np.int32), labels, names,
+        tuple(f"p{i}" for i in range(30)), ("x",), "0",
+    )  # fmt: skip
+    pair = np.zeros(30, np.float32)
+    pair[[3, 17]] = 1.0
+    np.testing.assert_array_equal(identified_part(train, pair), pair)
+    # the part of a label that is determined has no stray doses either
+    known = train.select([name for name in names if labels[int(name), 17] == 0])
+    assert np.count_nonzero(identified_part(known, pair)) == 1
+
+
 def test_support_is_full_at_training_labels_and_lost_far_away(fitted):
     near = pdae_jax.check_guarantee(fitted, "p0+p1")
     far = pdae_jax.check_guarantee(fitted, {"p0": 4.0, "p2": 4.0})
@@ -129,7 +143,9 @@ def test_additivity_is_untested_without_left_out_combinations(fitted):
 
 def test_latent_rank_counts_the_dimensions_that_are_shifted(fitted):
     assert pdae_jax.check_guarantee(fitted, "p0").latent_rank == 3
-    one = fitted.params | {"shift": {"matrix": jnp.outer(jnp.array([1.0, 2.0, 3.0, 0.0]), jnp.ones(3))}}
+    one = fitted.params | {
+        "shift": fitted.params["shift"] | {"matrix": jnp.outer(jnp.array([1.0, 2.0, 3.0, 0.0]), jnp.ones(3))}
+    }
     assert pdae_jax.check_guarantee(dataclasses.replace(fitted, params=one), "p0").latent_rank == 1
 
 
@@ -139,14 +155,23 @@ def test_nonnegative_predictions_are_exact_zeros_or_positive():
     counts = rng.poisson(0.3, size=(400, 120)).astype(np.float32)
     counts[0] = 1.0  # no feature is constant
     data = pdae_jax.from_arrays(counts, conditions=["ctrl"] * 200 + ["A"] * 200, control="ctrl")
-    recipe = Recipe(latent_dim=2, noise_dim=6, hidden=(4,), nonnegative=True)
-    standardizer = make_standardizer(data, "feature")
-    model = build_model(recipe, data, standardizer)
-    x = jnp.asarray(standardizer.forward(data.x))
-    params = jax.jit(model.init)(KEY, x, jnp.asarray(data.labels[data.condition_index]))
-    samples = predict_function(
-        Fitted(model, params, standardizer, data, None, {}, recipe, [], seed=0), "A", key=KEY
-    ).samples
+    options = {"key": KEY, "latent_dim": 2, "hidden": (4,), "stop_step": 0}
+    fitted = pdae_jax.fit(data, **options)
+    assert fitted.recipe.nonnegative
+    # a label far away, so that zeros are made and lost
+    samples = predict_function(fitted, {"A": 3.0}, key=KEY).samples
     assert samples.min() == 0.0
     positive = samples[samples > 0]
     assert positive.min() > 1e-6 and 0.01 < np.mean(samples == 0) < 0.9
+
+
+def test_predictions_beyond_the_measured_range_are_reported_and_warned_about(fitted, caplog):
+    usual = predict_function(fitted, "p0", key=KEY)
+    assert 0.5 < usual.reach < predict_module.MAX_REACH
+    low, high = fitted.train.x.min(axis=0), fitted.train.x.max(axis=0)
+    expected = np.abs(usual.samples - (low + high) / 2) / ((high - low) / 2)
+    np.testing.assert_allclose(usual.reach, expected.max(), rtol=1e-4)
+    with caplog.at_level("WARNING"):
+        far = predict_function(fitted, {"p0": 30.0}, key=KEY)
+    assert far.reach > predict_module.MAX_REACH
+    assert "p0:30" in caplog.text and "Such cells were never seen" in caplog.text

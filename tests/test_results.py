@@ -16,7 +16,7 @@ from pdae_jax.evaluate import METRIC_NAMES
 from pdae_jax.report import VERDICTS
 
 FILES = {"config.json", "environment.json", "metrics.jsonl", "report.md"}
-FILES |= {"evaluation.csv", "identification.csv", "predictions.h5ad"}
+FILES |= {"evaluation.csv", "identification.csv", "predictions.h5ad", "extremes.csv", "residual_laws.csv"}
 COLUMNS = ["condition", "split", "method", "metric", "value", "n_true", "n_pred", "seed"]
 COMMAND = "python experiments/run.py --config=experiments/configs/simulated.py:smoke"
 
