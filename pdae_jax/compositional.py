@@ -142,8 +142,6 @@ def fit_compositional(
         if not weight >= 0:
             raise ValueError(f"{name}={weight}, but it must be 0 or more: the sign is part of the objective.")
     recipe = (recipe or Recipe()).override(**options).override(noise="drawn", noise_dim=0, observed_effects=False)
-    if recipe.learning_rate is None:
-        recipe = recipe.override(learning_rate=LEARNING_RATE)
     check_training_data(train, validation)
     if recipe.patience is not None and validation is None:
         raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
@@ -153,7 +151,7 @@ def fit_compositional(
     networks, params, adversary = make_networks(key_decoder, key_adversary, parts, train, subtract_label)
     optimizer = make_optimizer(
         parts.num_steps,
-        learning_rate=recipe.learning_rate,
+        learning_rate=LEARNING_RATE if recipe.learning_rate is None else recipe.learning_rate,
         warmup_steps=recipe.warmup_steps,
         clip_norm=recipe.clip_norm,
     )

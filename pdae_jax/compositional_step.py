@@ -174,9 +174,8 @@ def make_networks(
 
     start = parts.unravel(parts.state.train.params)
     decoder = init_decoder(key_decoder)
-    if recipe.linear_skip:
-        skip = {name: jnp.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, d)]) for name, v in start["decoder"]["skip"].items()}
-        decoder = with_skip(decoder, **skip)
+    skip = {name: jnp.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, d)]) for name, v in start["decoder"]["skip"].items()}
+    decoder = with_skip(decoder, **skip)
     model = pdae._replace(decode=decode, translate=translate)
     params = {"encoder": start["encoder"], "shift": start["shift"], "decoder": decoder}
     return Networks(model, basal, distribution, classify), params, init_adversary(key_adversary)

@@ -52,7 +52,8 @@ class LinearModel(NamedTuple):
 
     def predict(self, label: Float[np.ndarray, "*batch perturbations"]) -> Float[np.ndarray, "*batch features"]:
         """Difference of the mean from the control's."""
-        return effective_label(label, self.saturation) @ self.effects + is_perturbed(label) * self.common
+        label = np.asarray(label, np.float64)
+        return np.asarray(effective_label(label, self.saturation) @ self.effects + is_perturbed(label) * self.common)
 
 
 def is_perturbed(label: Float[AnyArray, "*batch perturbations"]) -> Float[AnyArray, "*batch 1"]:

@@ -177,7 +177,7 @@ class Start(NamedTuple):
     shift_matrix: Float[AnyArray, "perturbations latent"]
     observed: Float[AnyArray, "perturbations features"]  # effects outside the latents' reach
     common: Float[AnyArray, " features"]  # of all perturbed conditions
-    saturation: float
+    saturation: float | Float[AnyArray, ""]
 
 
 def linear_start(

@@ -75,7 +75,7 @@ def prepare(
     """
     recipe = resolve_recipe(recipe, train)
     num_steps = recipe.num_steps
-    assert num_steps is not None
+    assert num_steps is not None and recipe.standardize is not None
     standardizer = make_standardizer(train, recipe.standardize)
     model = build_model(recipe, train, standardizer)
     x = standardizer.forward(train.x).astype(np.float32)
@@ -141,7 +141,7 @@ def _bandwidths(recipe: Recipe, x: Float[np.ndarray, "cells features"]) -> tuple
 
 @functools.lru_cache(maxsize=64)
 def _make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    assert recipe.num_steps is not None, "resolve_recipe comes first"
+    assert recipe.num_steps is not None and recipe.learning_rate is not None, "resolve_recipe comes first"
     return make_optimizer(
         recipe.num_steps,
         learning_rate=recipe.learning_rate,

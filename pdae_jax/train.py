@@ -43,14 +43,18 @@ def init_state(key: Array, params: dict, optimizer: optax.GradientTransformation
     return TrainState(jnp.zeros((), jnp.int32), key, vector, jnp.copy(vector), optimizer.init(vector))
 
 
-@functools.lru_cache(maxsize=64)
-def make_unravel(model: Model) -> Callable[[Float[Array, " parameters"]], dict]:
-    """The function from the vector of a `TrainState` to the parameters that the model takes."""
+def start_shapes(model: Model) -> Start:
+    """A `Start` of zeros, of the shapes that the model takes."""
     d, k, num = model.num_features, model.latent_dim, model.num_perturbations
     drawn = model.noise_dim if model.noise == "drawn" else 0
     sizes = ((d, k), (k,), (k + drawn, d), (d,), (num, k), (num, d), (d,), ())
-    start = Start(*(np.zeros(size, np.float32) for size in sizes))
-    return unraveller(jax.eval_shape(model.init, jax.random.key(0), start))[1]
+    return Start(*(np.zeros(size, np.float32) for size in sizes))
+
+
+@functools.lru_cache(maxsize=64)
+def make_unravel(model: Model) -> Callable[[Float[Array, " parameters"]], dict]:
+    """The function from the vector of a `TrainState` to the parameters that the model takes."""
+    return unraveller(jax.eval_shape(model.init, jax.random.key(0), start_shapes(model)))[1]
 
 
 def make_train_step(

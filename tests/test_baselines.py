@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from pdae_jax.baselines import BASELINES, additive_shift, principal_components
+from pdae_jax.baselines import BASELINES, additive_shift, linear_model, principal_components
 from pdae_jax.data.simulate import design, simulate
 from pdae_jax.types import PerturbationData
 
@@ -151,3 +151,18 @@ def test_same_key_same_samples_and_clipping_only_when_asked(name):
     assert samples.min() < 0
     np.testing.assert_array_equal(samples, BASELINES[name](KEY, data, "A+B", 50))
     np.testing.assert_array_equal(BASELINES[name](KEY, data, "A+B", 50, floor=0.0), np.maximum(samples, 0))
+
+
+def test_ridge_moves_cells_by_the_linear_model():
+    data = simulate(
+        jax.random.key(3), latent_dim=3, observed_dim=6, num_perturbations=4, cells_per_condition=60, mixing="linear"
+    ).data
+    train = data.select([name for name in data.conditions if name != "p0+p1"])
+    model = linear_model(train)
+    key = jax.random.key(0)
+    moved = BASELINES["ridge"](key, train, "p0+p1", 60, source="p0")
+    still = BASELINES["ridge"](key, train, "p0", 60, source="p0")
+    # the same cells, moved by the difference of two predicted means
+    expected = model.predict(train.label("p0+p1")) - model.predict(train.label("p0"))
+    np.testing.assert_allclose(moved - still, np.broadcast_to(expected, moved.shape), atol=1e-5)
+    np.testing.assert_allclose(np.sort(still, axis=0), np.sort(train.cells("p0"), axis=0), atol=1e-6)

@@ -54,7 +54,6 @@ CHUNK = 25
 NUM_CELLS = 2000  # control cells that are translated
 FAST = {
     "latent_dim": 4,
-    "noise_dim": 0,
     "hidden": [64, 64],
     "cells_per_source": 8,
     "cells_per_target": 32,
@@ -140,7 +139,7 @@ def measure(
 
 def make_ours(task: Task, recipe: Recipe) -> Contender:
     parts = prepare(jax.random.key(task.seed), task.train, None, recipe, chunk=CHUNK)
-    steps = make_train_steps(parts.step, CHUNK, parts.refit)
+    steps = make_train_steps(parts.step, CHUNK)
     state = parts.state.train
     move = jax.jit(parts.model.translate)
 

@@ -1,0 +1,45 @@
+"""The table of `never_worse.py`: who counts as worse; and its cases."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import cases, never_worse
+from pdae_jax import check_guarantee
+
+
+def rows(kind, name, noise, **values):
+    made = [
+        {"kind": kind, "name": name, "condition": c, "method": m, "metric": "energy_distance", "value": v,
+         "noise": noise, "reach": 1.1, "seconds": 2.0}
+        for m, pair in values.items() for c, v in zip("ab", pair, strict=True)
+    ]  # fmt: skip
+    return pd.DataFrame(made)
+
+
+def test_a_fit_is_worse_above_the_best_baseline_and_the_noise():
+    table = pd.concat(
+        [
+            rows("x", "1", 0.0, pdae=(0.1, 0.3), additive=(0.4, 0.4), ridge=(0.3, 0.1), control=(1.0, 1.0)),
+            rows("x", "2", 0.0, pdae=(0.3, 0.3), additive=(0.2, 0.3), ridge=(0.5, 0.5), control=(1.0, 1.0)),
+            rows("y", "1", 0.1, pdae=(0.3, 0.3), additive=(0.2, 0.3), ridge=(0.5, 0.5), control=(1.0, 1.0)),
+            rows("y", "2", 0.01, pdae=(0.0, 0.02), additive=(-0.01, -0.01), ridge=(0.5, 0.5), control=(0.01, 0.01)),
+        ]
+    )
+    found = never_worse.verdicts(table)
+    # the control is no baseline that has to be beaten
+    assert list(found["best_name"]) == ["ridge", "additive", "additive", "additive"]
+    assert list(found["worse"]) == [False, True, False, False]
+    np.testing.assert_allclose(found["limit"], [0.21, 0.2625, 0.3625, 0.01])
+    text = never_worse.summarise(table)
+    assert "1 of 4 fits are worse: x 2 (0.3 > 0.263)" in text
+
+
+@pytest.mark.parametrize("kind", list(cases.VARIANTS))
+def test_simulated_cases_hold_out_labels_in_the_span(kind):
+    case = cases.simulated(kind, 7)
+    assert not set(case.test.conditions) & set(case.train.conditions)
+    assert not set(case.validation.conditions) & set(case.train.conditions)
+    for condition in (*case.test.conditions, *case.validation.conditions):
+        assert check_guarantee(case.train, condition).identified
+    assert case.test.counts.min() == cases.TRUE_CELLS
