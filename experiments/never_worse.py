@@ -6,7 +6,7 @@ python experiments/never_worse.py --short                         a minute: two 
 
 Nothing is told: number of latents, steps, rates and weights are found from the data. A fit counts as worse where its
 mean energy distance over the held-out conditions is above 1.05 times that of the best baseline plus the noise of the
-evaluation (the standard deviation of that mean for an exact prediction). Rows go to --out as each case is finished;
+evaluation (the standard deviation of that mean for an exact prediction). Rows go to --table as each case is finished;
 the same command goes on where it was broken off. The summary lies beside them, as markdown.
 """
 
@@ -25,7 +25,7 @@ from pdae_jax.summary import COMPARED
 from pdae_jax.track import make_progress, write_text
 from pdae_jax.validate import null_variance
 
-OUT = flags.DEFINE_string("out", "experiments/results/never_worse.csv", "table")
+OUT = flags.DEFINE_string("table", "experiments/results/never_worse.csv", "where rows go")
 CASE_KINDS = flags.DEFINE_list("kinds", list(KINDS), "kinds of cases")
 FIRST_SEED = flags.DEFINE_integer("first_seed", 3000, "seed of the first world of each kind")
 NUMBER = flags.DEFINE_integer("number", 4, "worlds of each kind")

@@ -3,12 +3,15 @@ r"""The perturbation shift: labels to displacements, of the latents and of what 
 With :math:`\Delta\phi = \phi(a_t) - \phi(a_s)`, latents move by :math:`\Delta\phi W` and observations, after decoding,
 by :math:`\Delta\phi V`, and by `u` from the control to any perturbed condition. `V` starts as the part of the linear
 model's effects that the decoder's linear start cannot express, `u` as what all perturbed conditions have in common.
-Where cells lie on a surface that the latents parametrise there is neither, and no gain.
+The gain of combinations in `phi` is that of the linear model and stays: there are far more single perturbations to
+train on, and they know nothing of it. Where cells lie on a surface that the latents parametrise there is no `V`, no `u`
+and no gain.
 """
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from pdae_jax.linear import effective_label, is_perturbed
@@ -39,7 +42,7 @@ def make_shift(*, observed_effects: bool) -> Shift:
     def change(params, label_from, label_to):
         if not observed_effects:
             return label_to - label_from
-        saturation = params["saturation"]
+        saturation = jax.lax.stop_gradient(params["saturation"])
         return effective_label(label_to, saturation) - effective_label(label_from, saturation)
 
     def shift(params, label_from, label_to):
