@@ -1,4 +1,3 @@
-import importlib
 import inspect
 
 import jax
@@ -25,7 +24,14 @@ pytestmark = pytest.mark.slow  # they train
 
 KEY = jax.random.key(0)
 TRAINED = ["control", "p0", "p1", "p2", "p0+p1"]
-SMALL = {"latent_dim": 3, "hidden": (32,), "cells_per_target": 32, "log_every": 500, "progress": False}
+SMALL = {
+    "latent_dim": 3,
+    "hidden": (32,),
+    "cells_per_target": 32,
+    "log_every": 500,
+    "eval_every": 500,
+    "progress": False,
+}
 # From random starts: the linear start is right in a linear world without any training. At a rate of 1e-2 and in half
 # the steps the adversary is fooled, not beaten, in about half of such starts.
 PLAIN = {"key": jax.random.key(1), "learning_rate": 5e-3, "num_steps": 3000, **SMALL}
@@ -170,8 +176,8 @@ def test_the_key_decides_and_a_good_evaluation_is_kept(fits, data, monkeypatch):
         seen.append(jax.tree.map(np.array, params))
         return jnp.array([next(values)])
 
-    module = importlib.import_module("pdae_jax.compositional")
-    monkeypatch.setattr(module, "make_validator", lambda *_: Validator(errors, np.ones(1), ("p0+p2",), 0.25))
+    monkeypatch.setattr(compositional, "prepare", with_random_start)
+    monkeypatch.setattr(compositional, "make_validator", lambda *_: Validator(errors, np.ones(1), ("p0+p2",), 0.25))
     again = fit_compositional(data.select(TRAINED), disentangle="none", validation=data.select(["p0+p2"]), **PLAIN)
     jax.tree.map(np.testing.assert_array_equal, seen[-1], fits["none"].params)  # without validation: the last
     jax.tree.map(np.testing.assert_array_equal, seen[3], again.params)  # 0.3 is as good as 0.2, 0.4 is not

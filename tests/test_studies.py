@@ -91,7 +91,7 @@ def test_the_ceiling_is_low_where_effects_add_up_and_high_where_not(study):
         world = TINY.world | {"cells_per_condition": 2000, "interaction": interaction}
         simulation = simulate(jax.random.key(0), labels=[*TINY.train, *TINY.validation], **world)
         train, _ = hold_out(simulation.data, list(TINY.validation))
-        test = study.fresh_cells(jax.random.key(1), simulation, list(TINY.test))
+        test = study.fresh_cells(jax.random.key(1), simulation, list(TINY.test), study.SAMPLES)
         rows = study.ceiling(simulation, train, test, jax.random.key(2)).set_index("method")
         share[interaction] = (rows.energy_distance / rows.control_distance).groupby("method").max()
         assert share[interaction]["truth"] < 0.01
