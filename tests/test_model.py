@@ -37,6 +37,19 @@ def started(data, latent_dim=3, linear=None, **options):
     return model, jax.jit(model.init)(jax.random.key(1), start)
 
 
+def only_linear(params):
+    """The parameters without what the MLPs add to the linear maps; scales of the noise are one."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.zeros_like(leaf) if any(part.key == "out" for part in path) else leaf, params
+    )
+
+
+def some_linear_model():
+    """Effects of three perturbations on six features that fit no data: nothing in a test holds by accident."""
+    random = np.random.default_rng(0)
+    return LinearModel(random.normal(size=(3, 6)), random.normal(size=6), 0.4, 0.1, None, 0.0, 2)
+
+
 def test_linear_start_recovers_the_true_shift_in_a_linear_gaussian_world(linear_world):
     data, world, _ = linear_world
     start = start_of(data, 3)
@@ -79,19 +92,40 @@ def test_translation_to_the_own_label_is_the_identity(linear_world, observed_eff
     np.testing.assert_allclose(moved, x, atol=1e-4)
 
 
-def test_the_start_moves_every_cell_as_the_linear_model_does(linear_world):
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [([0, 0, 0], [1, 0, 2]), ([1, 0, 2], [0, 0, 0]), ([1, 0, 0], [1, 1, 0.5]), ([1, 1, 0], [0, 1, 1])],
+)
+def test_the_start_moves_every_cell_as_the_linear_model_does(linear_world, source, target):
     data, _, _ = linear_world
-    random = np.random.default_rng(0)
-    linear = LinearModel(random.normal(size=(3, 6)), random.normal(size=6), 0.4, 0.1, None, 0.0, 2)
+    linear = some_linear_model()
     model, params = started(data, 2, linear=linear)
-    x, source, target = jnp.asarray(data.x[:300]), data.labels[0], np.array([1, 0, 2], np.float32)
-    moved = model.translate(params, jax.random.key(2), x, source, target)
+    x, source, target = jnp.asarray(data.x[:300]), np.array(source, np.float32), np.array(target, np.float32)
     expected = x + linear.predict(target) - linear.predict(source)
-    # the networks beside the linear maps start near zero
-    np.testing.assert_allclose(moved, expected, atol=0.1)
-    # and back from there
-    back = model.translate(params, jax.random.key(3), moved, target, source)
-    np.testing.assert_allclose(back, x, atol=0.1)
+    for weights, tolerance in ((only_linear(params), 1e-4), (params, 0.1)):  # the MLPs start near zero
+        moved = model.translate(weights, jax.random.key(2), x, source, target)
+        np.testing.assert_allclose(moved, expected, atol=tolerance)
+        back = model.translate(weights, jax.random.key(3), moved, target, source)
+        np.testing.assert_allclose(back, x, atol=tolerance)
+
+
+def test_the_start_is_the_linear_model_cut_at_the_floor(linear_world):
+    data, _, _ = linear_world
+    linear, floor = some_linear_model(), np.array([0.0, -1.0, -2.0, 0.0, 0.5, -0.5], np.float32)
+    model, params = started(data, 2, linear=linear, floor=floor)
+    x, source, target = np.maximum(data.x[:300], floor), np.zeros(3, np.float32), np.array([1, 0, 2], np.float32)
+    moved = model.translate(only_linear(params), jax.random.key(2), jnp.asarray(x), source, target)
+    expected = x + linear.predict(target)
+    assert 0.1 < np.mean(expected < floor) < 0.9
+    np.testing.assert_allclose(moved, np.maximum(expected, floor), atol=1e-4)
+
+
+def test_latents_already_encoded_are_not_encoded_again(linear_world):
+    data, _, _ = linear_world
+    model, params = started(data, 2)
+    x, source, target = jnp.asarray(data.x[:50]), jnp.zeros(3), jnp.array([1.0, 1.0, 0.0])
+    moved = model.translate_latent(params, jax.random.key(2), x, model.encode(params, x), source, target)
+    np.testing.assert_array_equal(moved, model.translate(params, jax.random.key(2), x, source, target))
 
 
 def test_scale_is_bounded(linear_world):
@@ -99,13 +133,22 @@ def test_scale_is_bounded(linear_world):
     model, params = started(data, 2)
     wild = jax.tree.map(lambda leaf: 100.0 * jax.random.normal(jax.random.key(leaf.size), leaf.shape), params)
     params = {**params, "decoder": {**params["decoder"], "scale": wild["decoder"]["scale"]}}
-    x, target = jnp.asarray(data.x[:500]), jnp.array([1.0, 1.0, 1.0])
-    eps = model.abduct(params, x, model.encode(params, x))
-    centre = model.decode(params, jax.random.key(0), model.encode(params, x))
-    ratio = np.asarray(eps / (x - centre))[np.abs(x - centre) > 1e-3]
-    assert ratio.min() >= np.exp(-MAX_LOG_SCALE) - 1e-3 and ratio.max() <= np.exp(MAX_LOG_SCALE) + 1e-3
-    assert ratio.max() / ratio.min() > 2
-    assert np.all(np.isfinite(model.translate(params, jax.random.key(0), x, jnp.zeros(3), target)))
+    x, source, target = jnp.asarray(data.x[:500]), jnp.zeros(3), jnp.array([1.0, 1.0, 1.0])
+    z, key = model.encode(params, x), jax.random.key(0)
+    residual = np.asarray(x - model.decode(params, key, z))
+    large = np.abs(residual) > 1e-2
+    scale = (residual / np.asarray(model.abduct(params, x, z)))[large]
+    assert np.exp(-MAX_LOG_SCALE) - 1e-3 <= scale.min() and scale.max() <= np.exp(MAX_LOG_SCALE) + 1e-3
+    assert scale.max() / scale.min() > 2
+    # what a translation does to the noise of a cell: the scale there over the scale here
+    moved = model.translate(params, key, x, source, target)
+    centre = model.decode(params, key, z + model.shift(params, source, target))
+    effect = effective_label(target, params["shift"]["saturation"]) @ params["shift"]["observed"]
+    carried = np.asarray(moved - centre - effect - params["shift"]["common"])
+    ratio = (carried / residual)[large]
+    bound = np.exp(2 * MAX_LOG_SCALE)
+    assert 1 / bound - 1e-3 <= ratio.min() and ratio.max() <= bound + 1e-3
+    assert ratio.max() > np.exp(MAX_LOG_SCALE) or ratio.min() < np.exp(-MAX_LOG_SCALE)
 
 
 def test_drawn_noise_starts_with_the_spread_of_the_directions_left_out(linear_world):
@@ -120,8 +163,13 @@ def test_drawn_noise_starts_with_the_spread_of_the_directions_left_out(linear_wo
 
 def test_drawn_noise_is_the_papers_form(linear_world):
     data, _, _ = linear_world
-    model, params = started(data, 2, noise="drawn", noise_dim=2, observed_effects=False)
+    options = {"noise": "drawn", "noise_dim": 2, "observed_effects": False}
+    model, params = started(data, 2, linear=some_linear_model(), **options)
     assert set(params["shift"]) == {"matrix"} and "scale" not in params["decoder"]
+    # effects outside the latents and the gain of combinations are of abducted noise
+    start = start_of(data, 2, "drawn", 2, some_linear_model())
+    other = start._replace(observed=start.observed + 1.0, common=start.common + 1.0, saturation=0.9)
+    jax.tree.map(np.testing.assert_array_equal, model.init(jax.random.key(1), other), params)
     x, label, key = jnp.asarray(data.x[:100]), data.labels[0], jax.random.key(2)
     target = np.array([1, 1, 0], np.float32)
     moved = model.translate(params, key, x, label, target)
