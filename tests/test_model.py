@@ -169,7 +169,7 @@ def test_drawn_noise_is_the_papers_form(linear_world):
     # effects outside the latents and the gain of combinations are of abducted noise
     start = start_of(data, 2, "drawn", 2, some_linear_model())
     other = start._replace(observed=start.observed + 1.0, common=start.common + 1.0, saturation=0.9)
-    jax.tree.map(np.testing.assert_array_equal, model.init(jax.random.key(1), other), params)
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(model.init)(jax.random.key(1), other), params)
     x, label, key = jnp.asarray(data.x[:100]), data.labels[0], jax.random.key(2)
     target = np.array([1, 1, 0], np.float32)
     moved = model.translate(params, key, x, label, target)
