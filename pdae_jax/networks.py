@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pdae_jax.types import AnyArray
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": nn.relu,
     "gelu": nn.gelu,
@@ -49,7 +51,7 @@ def _spread(layer: str, near_zero: bool) -> float:
     return 2**0.5 if layer.startswith("hidden") else 1.0
 
 
-def with_skip(params: dict, kernel: Array, bias: Array) -> dict:
+def with_skip(params: dict, kernel: AnyArray, bias: AnyArray) -> dict:
     """The parameters of an `MLP`, its linear part set."""
     return {**params, "skip": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}
 
