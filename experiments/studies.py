@@ -117,6 +117,7 @@ def _ablation() -> Iterator[Variant]:
     yield variant("width 32", hidden=(32, 32))
     yield variant("contrast 0.1", contrast=0.1)
     yield variant("reconstruction 0", reconstruction=0.0)
+    yield variant("reconstruction 0.1", reconstruction=0.1)
     yield variant("beta 0.5", beta=0.5)
     yield variant("contrast 3", contrast=3.0)
     yield variant("contrast 10", contrast=10.0)

@@ -21,7 +21,7 @@ STUDY = flags.DEFINE_multi_enum("study", None, [*STUDIES, "verdict"], "which one
 RESULTS = flags.DEFINE_string("results", "experiments/results", "folder of the rows")
 FIGURES = flags.DEFINE_string("figures", "experiments/figures", "folder of the figures")
 
-BASELINES = ("additive", "linear_regression", "latent_additive", "pool_all", "pseudobulk")
+BASELINES = ("additive", "linear_regression", "latent_additive", "ridge", "pool_all", "pseudobulk")
 ORDER = ("trusted", "inconsistent", "imprecise", "untested", "refuted", "unsupported", "not identified")
 WRONG = 0.05  # share of the control's distance above which a trusted prediction counts as wrong
 

@@ -78,7 +78,7 @@ class Fitted:
     standardizer: Standardizer
     train: PerturbationData  # in the user's units
     validation: PerturbationData | None
-    validation_errors: dict[str, dict[str, float]]  # condition -> energy distances to its cells, "pdae" and "control"
+    validation_errors: dict[str, dict[str, float]]  # of a condition: "pdae", "start", "control"
     recipe: Recipe
     history: list[dict[str, Any]]  # the entries of metrics.jsonl
     seed: int  # of evaluations that are given no key; drawn from the key of the fit

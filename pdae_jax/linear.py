@@ -84,7 +84,7 @@ def fit_linear(
         means: of each condition; features on a common scale.
         labels: of the conditions; the control, a row of zeros, is one of them.
         counts: cells of each condition.
-        additive: combinations have gain 1.
+        additive: combinations have gain 1, and conditions nothing in common: what latents alone can express.
     """
     control = ~np.any(labels != 0, axis=1)
     y = (means[~control] - means[control].mean(axis=0, dtype=np.float64)).astype(np.float64)
@@ -93,9 +93,10 @@ def fit_linear(
     left, singular, directions = scipy.linalg.svd(y, full_matrices=False)
     keep = singular > 1e-9 * max(singular[0], 1e-300)
     scores, directions = (left * singular)[:, keep], directions[keep]
-    means_of = _Means(scores, labels, noise, float(np.mean(counts) / np.mean(counts[control])))
+    control_noise = 0.0 if additive else float(np.mean(counts) / np.mean(counts[control]))
+    means_of = _Means(scores, labels, noise, control_noise)
     tested = determined_by_others(labels) & (np.count_nonzero(labels, axis=1) > 1)
-    choice = _choose(means_of, tested, SATURATIONS[:1] if additive else SATURATIONS)
+    choice = _choose(means_of, tested, *((SATURATIONS[:1], COMMONS[:1]) if additive else (SATURATIONS, COMMONS)))
     design, inverse = means_of.design(choice), means_of.inverse(choice)
     weights = inverse @ scores
     coefficients = design.T @ weights
@@ -173,12 +174,14 @@ def _inverse(x: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
 
 def determined_by_others(labels: Float[np.ndarray, "conditions perturbations"]) -> Bool[np.ndarray, " conditions"]:
     """Whether the label of a condition lies in the span of the others': whether its leverage is below one."""
-    size = max(float(np.max(np.sum(labels.astype(np.float64) ** 2, axis=1))), 1e-300)
-    inverse = _inverse(labels.astype(np.float64) / size**0.5, np.full(len(labels), _DETERMINED))
+    largest = np.max(np.abs(labels.astype(np.float64)), axis=0)
+    # spans do not depend on the unit of a dose, which may be nM beside knockdowns of dose 1
+    scaled = labels / np.where(largest > 0, largest, 1.0)
+    inverse = _inverse(scaled, np.full(len(labels), _DETERMINED))
     return np.diag(inverse) * _DETERMINED > 1e-3
 
 
-def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...]) -> _Choice:
+def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...], commons: tuple[float, ...]) -> _Choice:
     """Ridge, gain and common part.
 
     The gain is 1 and nothing is common unless that is worse by more than the standard error over combinations.
@@ -191,7 +194,7 @@ def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...]) -> _Cho
 
     @functools.cache
     def errors(ridge: int, gain: int, common: int) -> np.ndarray:
-        return means.errors(_Choice(RIDGES[ridge] * unit, gains[gain], COMMONS[common] * unit), tested)
+        return means.errors(_Choice(RIDGES[ridge] * unit, gains[gain], commons[common] * unit), tested)
 
     @functools.cache
     def ridge_of(gain: int, common: int) -> int:
@@ -207,10 +210,10 @@ def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...]) -> _Cho
     gain = _valley(mean_error, gain, len(gains))
     if not _better(best(gain, 0), best(0, 0)):
         gain = 0
-    common = _valley(lambda c: float(np.mean(best(gain, c))), 0, len(COMMONS))
+    common = _valley(lambda c: float(np.mean(best(gain, c))), 0, len(commons))
     if not _better(best(gain, common), best(gain, 0)):
         common = 0
-    return _Choice(RIDGES[ridge_of(gain, common)] * unit, gains[gain], COMMONS[common] * unit)
+    return _Choice(RIDGES[ridge_of(gain, common)] * unit, gains[gain], commons[common] * unit)
 
 
 def _valley(value: Callable[[int], float], start: int, size: int) -> int:

@@ -16,7 +16,7 @@ from pdae_jax import folder
 from pdae_jax.data.sample import make_random
 from pdae_jax.data.split import hold_out
 from pdae_jax.data.store import fingerprint, load_data
-from pdae_jax.fitted import Fitted, check_training_data
+from pdae_jax.fitted import Fitted, check_training_data, resolve_recipe
 from pdae_jax.linear import determined_by_others
 from pdae_jax.prepare import LoopState, Parts, prepare, step_of
 from pdae_jax.recipe import Recipe
@@ -116,6 +116,7 @@ def with_stop(
         recipe = recipe.override(stop_step=json.loads(file.read_text())["identity"]["recipe"].get("stop_step"))
         if recipe.stop_step is not None:
             return recipe
+    recipe = resolve_recipe(recipe, train)  # the fit that chooses has the schedule of the fit proper
     rest, judged = hold_out(train, left_out)
     chosen = fit(rest, key=jax.random.fold_in(key, _CHOICE), validation=judged, recipe=recipe, progress=progress)
     start = np.mean([errors["start"] for errors in chosen.validation_errors.values()])

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 #: The baselines that use the label; the best of them is what a model has to beat.
 COMPARED = ("additive", "linear_regression", "latent_additive", "ridge")
@@ -71,16 +72,21 @@ def summary_table(table: Any, *, split: str = "test", num_resamples: int = 4000)
     summary["ratio"] = summary["energy_distance"] / summary.loc[best, "energy_distance"]
     summary["ratio_median"] = distances.median() / distances[compared].median().min()
     summary["num_worse"] = distances.gt(distances[compared].min(axis=1), axis=0).sum()
-    draws = np.random.default_rng(0).integers(cases, size=(num_resamples, cases))
     for method in methods if cases > 1 else ():
-        low, high = _ratio_interval(distances[method].to_numpy()[draws], distances[best].to_numpy()[draws])
+        low, high = ratio_interval(distances[method].to_numpy(), distances[best].to_numpy(), num_resamples)
         summary.loc[method, ["ratio_low", "ratio_high"]] = low, high
     return summary
 
 
-def _ratio_interval(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float]:
+def ratio_interval(
+    numerator: Float[np.ndarray, " conditions"],
+    denominator: Float[np.ndarray, " conditions"],
+    num_resamples: int = 4000,
+) -> tuple[float, float]:
+    """95 % interval of the ratio of two means: a paired bootstrap over conditions that always draws the same ones."""
+    draws = np.random.default_rng(0).integers(len(numerator), size=(num_resamples, len(numerator)))
     # U forms can be slightly negative: a ratio that is not positive counts as zero, log ratio minus infinity
-    ratios = np.maximum(numerator.mean(axis=1), 0.0) / denominator.mean(axis=1)
+    ratios = np.maximum(numerator[draws].mean(axis=1), 0.0) / denominator[draws].mean(axis=1)
     # quantiles commute with the logarithm, up to interpolation between neighbours
     low, high = np.quantile(ratios, [0.025, 0.975], method="nearest")
     return float(low), float(high)

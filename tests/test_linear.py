@@ -127,11 +127,10 @@ def test_effects_of_low_rank_are_shrunk_to_it(monkeypatch):
     monkeypatch.setattr(linear, "RANKS", ())
     full = fit_linear(means, labels, counts)
     assert full.rank is None and full.ridge == model.ridge and full.saturation == model.saturation
-    # on pairs that were never seen; the noise of the control's mean is common to all
+    # on pairs that were never seen
     new = np.array([np.eye(30)[i] + np.eye(30)[j] for i, j in itertools.combinations(range(30), 2)])
     new = new[~np.any(np.all(new[:, None] == labels, axis=-1), axis=1)]
-    shared = means[0] - 0.0
-    error, of_full = (np.sum((m.predict(new) + shared - new @ effects) ** 2) for m in (model, full))
+    error, of_full = (np.sum((means[0] + m.predict(new) - new @ effects) ** 2) for m in (model, full))
     assert error < 0.7 * of_full
 
 
@@ -154,3 +153,21 @@ def test_effective_labels_are_the_same_in_jax():
     np.testing.assert_allclose(here[:2], labels[:2])
     np.testing.assert_allclose(here[2:], labels[2:] / np.sqrt([[2], [3]]), rtol=1e-6)
     np.testing.assert_allclose(effective_label(jnp.asarray(labels), jnp.float32(0.5)), here, rtol=1e-6)
+
+
+def test_without_a_common_part_effects_carry_what_conditions_share():
+    """A start whose model has no common part must not count on one."""
+    labels = design(pairs=16)
+    means, _ = means_of(labels, noise=0.1, common=3.0)
+    model = fit_linear(means, labels, np.full(len(labels), 100), additive=True)
+    assert model.saturation == 0.0 and not np.any(model.common)
+    left = np.linalg.lstsq(labels.astype(np.float64), means - means[0], rcond=None)[0]
+    of_least_squares = np.sum((labels @ left - (means - means[0])) ** 2)
+    assert np.sum((model.predict(labels) - (means - means[0])) ** 2) < 1.3 * of_least_squares
+
+
+def test_determined_by_others_does_not_depend_on_units():
+    labels = np.array([[1000, 0], [1000, 1], [0, 0]], np.float32)
+    np.testing.assert_array_equal(determined_by_others(labels), [False, False, True])
+    labels = np.array([[1000, 0], [1000, 1], [0, 2]], np.float32)
+    np.testing.assert_array_equal(determined_by_others(labels), [True, True, True])

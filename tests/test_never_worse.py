@@ -35,6 +35,23 @@ def test_a_fit_is_worse_above_the_best_baseline_and_the_noise():
     assert "1 of 4 fits are worse: x 2 (0.3 > 0.263)" in text
 
 
+def test_ratios_are_to_the_best_baseline_of_the_kind():
+    exact = {"additive": (0.0, -0.01), "ridge": (0.01, 0.0), "control": (1.0, 1.0)}
+    table = pd.concat(
+        [
+            rows("x", "1", 0.0, pdae=(0.1, 0.3), additive=(0.2, 0.6), ridge=(0.9, 0.9), control=(1.0, 1.0)),
+            rows("x", "2", 0.0, pdae=(0.2, 0.4), additive=(0.4, 0.8), ridge=(0.1, 0.3), control=(1.0, 1.0)),
+            rows("y", "1", 0.1, pdae=(-0.01, 0.0), **exact),
+        ]
+    )
+    # the four conditions have one ratio to `additive`, so the interval is a point; fit 2 has a best of its own
+    assert list(never_worse.against_best(table, never_worse.verdicts(table))) == [
+        ["x", "additive", "0.50 (0.50 to 0.50)", "1.50 (2)"],
+        ["y", "additive", "-", "-"],
+    ]
+    assert "| x | additive | 0.50 (0.50 to 0.50) | 1.50 (2) |" in never_worse.summarise(table)
+
+
 @pytest.mark.parametrize("kind", list(cases.VARIANTS))
 def test_simulated_cases_hold_out_labels_in_the_span(kind):
     case = cases.simulated(kind, 7)

@@ -11,7 +11,7 @@ from pdae_jax import plots
 RANDOM = np.random.default_rng(0)
 HISTORY = [
     {
-        "step": 10 * i, "total": 2.0 / i, "translation": 1.5 / i, "reconstruction": 0.5 / i, "cycle": 0.0,
+        "step": 10 * i, "total": 2.0 / i, "translation": 1.5 / i, "reconstruction": 0.5 / i, "contrast": 0.0,
         "gradient_norm": 1.0, "steps_per_second": 100.0, **({"validation_energy_distance": 1 / i} if i % 2 else {}),
     }
     for i in range(1, 20)
@@ -45,7 +45,7 @@ def test_loss_curves_show_what_was_computed():
     figure = plots.loss_curves(HISTORY)
     losses, validation = figure.axes
     lines = {line.get_label(): line for line in losses.lines}
-    assert set(lines) == {"total", "translation", "reconstruction"}  # cycle was never computed
+    assert set(lines) == {"total", "translation", "reconstruction"}  # contrast was never computed
     np.testing.assert_allclose(
         lines["translation"].get_xydata().T, [[e["step"] for e in HISTORY], [e["translation"] for e in HISTORY]]
     )

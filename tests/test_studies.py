@@ -81,7 +81,7 @@ def test_rows_of_a_world(study, replicas):
     assert table[table.method != "pdae"].rejected.isna().all()
     control = table[table.method == "control"].set_index("condition").energy_distance
     np.testing.assert_allclose(table.control_distance, control[table.condition], rtol=1e-6)
-    assert {"additive", "linear_regression", "latent_additive", "oracle_half"} <= set(table.method)
+    assert {"additive", "linear_regression", "latent_additive", "ridge", "oracle_half"} <= set(table.method)
 
 
 @pytest.mark.slow
