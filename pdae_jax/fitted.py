@@ -25,7 +25,7 @@ MIN_ZEROS = 0.05  # of all values, for data to be counts or their logarithms
 
 # What a fit does depends on one property of the cells: whether they lie on a surface of k dimensions, as the theory
 # has it, or spread around one. On a surface the residual must vanish, and latents have a density. Around one the
-# residual is the cell's own noise, which to reconstruct would only be learned by rote, and training is gentle.
+# residual is the cell's own noise: to reconstruct it is to memorise it, and training is gentle.
 ON_SURFACE: dict[str, Any] = {
     "observed_effects": False,
     "reconstruction": 0.5,
@@ -45,7 +45,7 @@ WITH_NOISE: dict[str, Any] = {
 DRAWN = {"observed_effects": False, "reconstruction": 1.0}  # what is not decoded of the latent and drawn noise is lost
 
 MAX_STEPS = 4000
-# A fit learns few cells by rote: with 100 cells a condition 4,000 steps are 640 passes, and leave over twice the error
+# A fit memorises small data sets: with 100 cells a condition 4,000 steps are 640 passes, and leave over twice the error
 # of 50 to 80, the best on six development worlds; with 300 cells 50 and 107 were the best (experiments/RESULTS.md).
 PASSES = 50
 MIN_STEPS = 300
