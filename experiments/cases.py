@@ -77,16 +77,27 @@ VARIANTS: dict[str, Callable[[int], studies.Variant]] = {
 
 
 def norman(seed: int, *, cells: int = 100, share: float = 1.0) -> Case:
-    """One split of the semi-real pairs; `share` of the training pairs is kept."""
+    """One split of the semi-real pairs; a random `share` of the training pairs is kept."""
     data, law = norman_pairs(cells_per_condition=cells), Law()
     held_out, judged = split_pairs(seed)
     train, validation = hold_out(hold_out(data, held_out)[0], judged)
     pairs = [name for name in train.conditions if "+" in name]
-    kept = pairs[: round(share * len(pairs))]
-    train = train.select([name for name in train.conditions if name in kept or name not in pairs])
-    name = f"split {seed}" + (f", {cells} cells" if cells != 100 else "")
-    name += f", {share:.0%} of the pairs" if share != 1.0 else ""
-    return Case("norman_pairs", name, train, validation, law.true_cells(train, held_out), {})
+    order = np.random.default_rng(seed).permutation(len(pairs))
+    left_out = {pairs[i] for i in order[round(share * len(pairs)) :]}
+    train = train.select([name for name in train.conditions if name not in left_out])
+    return Case(
+        "norman_pairs",
+        norman_name(seed, cells=cells, share=share),
+        train,
+        validation,
+        law.true_cells(train, held_out),
+        {},
+    )
+
+
+def norman_name(seed: int, *, cells: int = 100, share: float = 1.0) -> str:
+    """``split 1``, ``split 1, 30 cells``, ``split 1, 50% of the pairs``."""
+    return f"split {seed}" + f", {cells} cells" * (cells != 100) + f", {share:.0%} of the pairs" * (share != 1.0)
 
 
 def norman_devel() -> Iterator[Callable[[], Case]]:

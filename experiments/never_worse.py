@@ -2,6 +2,7 @@
 
 python experiments/never_worse.py                                 24 worlds, 4 data sets; one to two hours on 2 cores
 python experiments/never_worse.py --kinds=counts,wide --number=2  some kinds, two worlds of each
+python experiments/never_worse.py --sweep --table=runs/sweep.csv  Norman pairs: fewer pairs, other numbers of cells
 python experiments/never_worse.py --short                         a minute: two small worlds, few steps
 
 Nothing is told: number of latents, steps, rates and weights are found from the data. A fit is worse where its
@@ -10,18 +11,21 @@ evaluation (the standard deviation of that mean for an exact prediction). Rows g
 the same command goes on where it was broken off. The summary lies beside them, as markdown.
 """
 
+import functools
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
 from absl import app, flags, logging
+from matplotlib.figure import Figure
 
-from experiments.cases import KINDS, Case, all_cases, norman
+from experiments.cases import KINDS, Case, all_cases, norman, norman_name
 from pdae_jax import evaluate, fit
+from pdae_jax.panels import BLUE, GREEN, GREY, ORANGE, clean
 from pdae_jax.summary import COMPARED, ratio_interval
 from pdae_jax.track import make_progress, write_text
 from pdae_jax.validate import null_variance
@@ -60,15 +64,49 @@ def main(_):
     table = pd.read_csv(path, dtype={"name": str})
     text = summarise(table)
     write_text(path.with_suffix(".md"), text)
+    if SWEEP.value:
+        plot_sweep(table).savefig(path.with_suffix(".png"), dpi=200)
     print(text)
 
 
-def norman_sweep() -> Any:
-    """The first split of the pairs with other numbers of cells, and with fewer training pairs."""
-    for cells in (30, 300):
-        yield "norman_pairs", f"split 1, {cells} cells", lambda cells=cells: norman(1, cells=cells)
-    for share in (0.0, 0.25, 0.5):
-        yield "norman_pairs", f"split 1, {share:.0%} of the pairs", lambda share=share: norman(1, share=share)
+SWEEP_SPLITS = (1, 2, 3)
+SWEEP_CELLS = (30, 300)
+SWEEP_SHARES = (0.0, 0.25, 0.5, 1.0)
+
+
+def norman_sweep() -> Iterator[tuple[str, str, Callable[[], Case]]]:
+    """Three splits of the pairs with fewer training pairs, and with other numbers of cells."""
+    for split in SWEEP_SPLITS:
+        for share in SWEEP_SHARES:
+            yield "norman_pairs", norman_name(split, share=share), functools.partial(norman, split, share=share)
+        for cells in SWEEP_CELLS:
+            yield "norman_pairs", norman_name(split, cells=cells), functools.partial(norman, split, cells=cells)
+
+
+def plot_sweep(table: Any) -> Figure:
+    """Error against the share of the training pairs, and against the cells of a condition; means over the splits."""
+    rows = table[table["metric"] == "energy_distance"]
+    means = rows.groupby(["name", "method"])["value"].mean().unstack("method")
+    axes_of: dict[str, list[tuple[float, list[str]]]] = {
+        "training pairs, share": [(s, [norman_name(n, share=s) for n in SWEEP_SPLITS]) for s in SWEEP_SHARES],
+        "cells a condition": [
+            (c, [norman_name(n, cells=c) for n in SWEEP_SPLITS]) for c in sorted((*SWEEP_CELLS, 100))
+        ],
+    }
+    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    shown = {"pdae": BLUE, "ridge": GREEN, "latent_additive": ORANGE, "additive": GREY}
+    for axes, (title, points) in zip(panels, axes_of.items(), strict=True):
+        for method, colour in shown.items():
+            x = [value for value, _ in points]
+            y = [means.loc[names, method].mean() for _, names in points]
+            axes.plot(x, y, color=colour, marker="o", ms=3, lw=1.6, label=method.replace("_", " "))
+        axes.set(xlabel=title, ylim=(0, None))
+        clean(axes)
+    panels[1].set_xscale("log")
+    panels[0].set_ylabel("held-out energy distance")
+    panels[0].legend(frameon=False, fontsize="small")
+    return figure
 
 
 def run_case(case: Case, **options: Any) -> Any:
