@@ -16,8 +16,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from pdae_jax import PerturbationData, build, check_guarantee
-from pdae_jax.ensemble import load_model
-from pdae_jax.guarantee import Verdict
+from pdae_jax.prediction.verdict import Verdict
+from pdae_jax.training.restore import load_model
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "an experiment: path[:arg]")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a run")

@@ -11,7 +11,8 @@ import pathlib
 
 from absl import app, flags, logging
 
-from pdae_jax import folder, results
+from pdae_jax.reporting import results
+from pdae_jax.runs import folder
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "cells predicted per condition; default as in the run")

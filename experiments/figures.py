@@ -7,7 +7,7 @@ import pathlib
 
 from absl import app, flags, logging
 
-from pdae_jax import results
+from pdae_jax.reporting import results
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
 

@@ -25,12 +25,15 @@ from jaxtyping import Array, Float
 from ml_collections import config_flags
 
 from experiments.configs.bodenmiller import Fold, folds, order_of_pairs, source_of
-from pdae_jax import build, evaluate, fit, fit_ensemble, hold_out, plots
-from pdae_jax.baselines import additive_shift, condition_means
-from pdae_jax.ensemble import Ensemble
-from pdae_jax.fitted import Fitted
-from pdae_jax.track import make_progress, write_text
-from pdae_jax.types import LabelLike, PerturbationData
+from pdae_jax import build, evaluate, fit, fit_ensemble, hold_out
+from pdae_jax.evaluation.baselines import additive_shift, condition_means
+from pdae_jax.labels import LabelLike
+from pdae_jax.model.ensemble import Ensemble
+from pdae_jax.model.fitted import Fitted
+from pdae_jax.reporting import plots
+from pdae_jax.runs.files import write_text
+from pdae_jax.runs.track import make_progress
+from pdae_jax.types import PerturbationData
 
 CONFIG = config_flags.DEFINE_config_file("config", "experiments/configs/bodenmiller.py", "data and recipe: path[:arg]")
 WORKDIR = flags.DEFINE_string("workdir", "runs/leave_pair_out", "folder of the results")

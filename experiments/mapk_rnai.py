@@ -27,13 +27,14 @@ import pandas as pd
 from absl import app, flags, logging
 from jaxtyping import Float
 
-from pdae_jax import folder, load_run
-from pdae_jax.baselines import additive_shift, condition_means
+from pdae_jax import load_run
 from pdae_jax.data.datasets import mapk_rnai
-from pdae_jax.data.store import load_data
-from pdae_jax.fitted import Fitted
-from pdae_jax.predict import predict_batches
-from pdae_jax.track import make_progress
+from pdae_jax.evaluation.baselines import additive_shift, condition_means
+from pdae_jax.model.fitted import Fitted
+from pdae_jax.prediction.samples import predict_batches
+from pdae_jax.runs import folder
+from pdae_jax.runs.store import load_data
+from pdae_jax.runs.track import make_progress
 from pdae_jax.types import PerturbationData
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of a finished run of configs/mapk_rnai.py", required=True)

@@ -25,10 +25,11 @@ from matplotlib.figure import Figure
 
 from experiments.cases import KINDS, Case, all_cases, norman, norman_name
 from pdae_jax import evaluate, fit
-from pdae_jax.panels import BLUE, GREEN, GREY, ORANGE, clean
-from pdae_jax.summary import COMPARED, ratio_interval
-from pdae_jax.track import make_progress, write_text
-from pdae_jax.validate import null_variance
+from pdae_jax.evaluation.summary import COMPARED, ratio_interval
+from pdae_jax.reporting.panels import BLUE, GREEN, GREY, ORANGE, clean
+from pdae_jax.runs.files import write_text
+from pdae_jax.runs.track import make_progress
+from pdae_jax.training.validate import null_variance
 
 OUT = flags.DEFINE_string("table", "experiments/results/never_worse.csv", "where rows go")
 CASE_KINDS = flags.DEFINE_list("kinds", list(KINDS), "kinds of cases")

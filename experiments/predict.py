@@ -12,7 +12,7 @@ import jax
 from absl import app, flags, logging
 
 from pdae_jax import predict, to_anndata
-from pdae_jax.ensemble import load_model
+from pdae_jax.training.restore import load_model
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
 LABEL = flags.DEFINE_multi_string("label", None, "A+B, or with doses A:0.5+B; repeat it for more", required=True)

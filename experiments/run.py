@@ -11,7 +11,11 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pdae_jax import build, ensemble, folder, identification, loop, results
+from pdae_jax import build
+from pdae_jax.evaluation import identification
+from pdae_jax.reporting import results
+from pdae_jax.runs import folder
+from pdae_jax.training import ensemble, loop
 
 CONFIG = config_flags.DEFINE_config_file("config", "experiments/configs/simulated.py", "what to run: path[:arg]")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the config>")

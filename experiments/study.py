@@ -23,13 +23,13 @@ from jaxtyping import Float
 
 from experiments.studies import STUDIES, Variant, fresh_cells
 from pdae_jax import Recipe, evaluate, fit, fit_ensemble, hold_out, simulate, two_sample_tests
-from pdae_jax.compositional import COMPARATORS, fit_comparators
 from pdae_jax.data.simulate import Simulation
-from pdae_jax.fitted import Fitted
+from pdae_jax.evaluation.compositional import COMPARATORS, fit_comparators
 from pdae_jax.losses import energy_distance
-from pdae_jax.predict import predict
+from pdae_jax.model.fitted import Fitted
+from pdae_jax.prediction.samples import predict
+from pdae_jax.training.validate import MAX_CELLS, make_validator
 from pdae_jax.types import PerturbationData
-from pdae_jax.validate import MAX_CELLS, make_validator
 
 STUDY = flags.DEFINE_enum("study", None, list(STUDIES), "which one", required=True)
 VARIANTS = flags.DEFINE_list("variants", None, "names of variants; default all")

@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from experiments.studies import STUDIES
-from pdae_jax.compositional import COMPARATORS
-from pdae_jax.guarantee import MAX_OUTSIDE, SPAN_TOLERANCE, Verdict
-from pdae_jax.panels import BLACK, GREY, PALETTE, clean
+from pdae_jax.evaluation.compositional import COMPARATORS
+from pdae_jax.prediction.span import SPAN_TOLERANCE
+from pdae_jax.prediction.verdict import MAX_OUTSIDE, Verdict
+from pdae_jax.reporting.panels import BLACK, GREY, PALETTE, clean
 
 STUDY = flags.DEFINE_multi_enum("study", None, [*STUDIES, "verdict"], "which ones; default all that have rows")
 RESULTS = flags.DEFINE_string("results", "experiments/results", "folder of the rows")

@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 
 import pdae_jax
-from pdae_jax import plots
-from pdae_jax.identification import measure_identification, truth_of
+from pdae_jax.evaluation.identification import measure_identification, truth_of
+from pdae_jax.reporting import plots
 
 RECIPE = {"latent_dim": 2, "hidden": (64, 64), "num_steps": 1500, "cells_per_source": 8, "cells_per_target": 32}
 WORLD = {

@@ -27,8 +27,8 @@ import jax
 import numpy as np
 
 import pdae_jax
-from pdae_jax import plots
-from pdae_jax.summary import format_table
+from pdae_jax.evaluation.summary import format_table
+from pdae_jax.reporting import plots
 
 # %% [markdown]
 # ## Invented cells

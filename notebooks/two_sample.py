@@ -27,10 +27,10 @@ from scipy.spatial.distance import cdist, pdist
 from pdae_jax import kernels
 from pdae_jax.linear_time import incomplete_statistic, sliced_energy_distance
 from pdae_jax.losses import energy_distance, mmd2, two_sample_statistic
-from pdae_jax.mmdagg import aggregated_test
-from pdae_jax.one_dimensional import energy_distance_by_feature
-from pdae_jax.panels import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
-from pdae_jax.two_sample_test import two_sample_test, two_sample_tests
+from pdae_jax.reporting.panels import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
+from pdae_jax.two_sample.aggregated import aggregated_test
+from pdae_jax.two_sample.one_dimensional import energy_distance_by_feature
+from pdae_jax.two_sample.permutation import two_sample_test, two_sample_tests
 
 plt.rcParams.update(
     {

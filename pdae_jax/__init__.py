@@ -1,18 +1,21 @@
 """pdae_jax: predict the distribution of measurements under combinations of perturbations nobody has measured."""
 
 from pdae_jax import kernels, losses
-from pdae_jax.data.load import from_anndata, from_arrays, from_frame, to_anndata
+from pdae_jax.data.load import from_anndata, from_arrays, from_frame
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out, hold_out_cells
-from pdae_jax.ensemble import Ensemble, fit_ensemble, load_ensemble
-from pdae_jax.evaluate import evaluate
-from pdae_jax.guarantee import check_guarantee
-from pdae_jax.loop import fit, load_run
-from pdae_jax.mmdagg import aggregated_test
-from pdae_jax.model import make_model
-from pdae_jax.predict import predict, predict_batches
+from pdae_jax.evaluation.table import evaluate
+from pdae_jax.model.ensemble import Ensemble
+from pdae_jax.model.model import make_model
+from pdae_jax.prediction.export import to_anndata
+from pdae_jax.prediction.guarantee import check_guarantee
+from pdae_jax.prediction.samples import predict, predict_batches
 from pdae_jax.recipe import Recipe
-from pdae_jax.two_sample_test import benjamini_hochberg, two_sample_test, two_sample_tests
+from pdae_jax.training.ensemble import fit_ensemble
+from pdae_jax.training.loop import fit
+from pdae_jax.training.restore import load_ensemble, load_run
+from pdae_jax.two_sample.aggregated import aggregated_test
+from pdae_jax.two_sample.permutation import benjamini_hochberg, two_sample_test, two_sample_tests
 from pdae_jax.types import PerturbationData
 
 __all__ = [

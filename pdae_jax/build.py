@@ -11,12 +11,12 @@ import jax
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
-from pdae_jax.compositional import COMPARATORS
 from pdae_jax.data import datasets
 from pdae_jax.data.norman_pairs import norman_pairs
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out
-from pdae_jax.identification import Truth, truth_of
+from pdae_jax.evaluation.compositional import COMPARATORS
+from pdae_jax.evaluation.identification import Truth, truth_of
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
 

@@ -1,260 +1,31 @@
-r"""Kernels of two-sample statistics, written as dissimilarities: functions of distances.
-
-A two-sample statistic needs only :math:`h(x, y) = k(0) - k(x, y)` of a kernel `k` (the constant cancels), and for
-the distance-induced kernel :math:`h(x, y) = \|x - y\|^\beta`. With `h` in hand the energy distance and the MMD are
-one formula, :math:`2 E h(X, Y) - E h(X, X') - E h(Y, Y')` (Sejdinovic et al., Annals of Statistics 2013), and so
-are the energy score and the kernel score.
-
-| kernel | :math:`h`, with :math:`r = \|x - y\|` | |
-|---|---|---|
-| `energy` | :math:`r^\beta` | characteristic, no bandwidth |
-| `gaussian` | :math:`1 - e^{-r^2 / 2 s^2}` | |
-| `laplace` | :math:`1 - e^{-r / s}` | Euclidean or Manhattan distance |
-| `inverse_multiquadric` | :math:`1 - (1 + r^2 / s^2)^{-1/2}` | heavy tails |
-| `matern` | :math:`1 - p_\nu(u) e^{-u},\ u = \sqrt{2 \nu}\, r / s` | :math:`\nu` = 1/2, 3/2, 5/2 |
-
-A kernel of your own is one function, from squared Euclidean distances to `h`; every statistic takes it as it is.
-"""
-
-import dataclasses
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Literal
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
-from jaxtyping import Array, Float
-
-from pdae_jax.distances import manhattan_distances, squared_distances
-from pdae_jax.types import AnyArray
-
-Metric = Literal["squared_euclidean", "manhattan"]
-Numbers = float | Sequence[float] | Float[AnyArray, " parameters"] | Float[AnyArray, ""]
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=["parameters"], meta_fields=["profile", "metric"])
-@dataclasses.dataclass(frozen=True, eq=False)
-class Kernel:
-    """A dissimilarity `h`, the mean of ``profile(distances, parameter)`` over the parameters.
-
-    A pytree: it passes through `jit`, `vmap` and `grad` as an argument, its parameters (bandwidths) as arrays.
-    """
-
-    profile: Callable[[Array, Array], Array]  # (distances, parameter) -> h >= 0, elementwise; h(0) = 0
-    parameters: Any  # [parameters]; JAX also fills a pytree with things that are no arrays
-    metric: Metric = "squared_euclidean"  # what `profile` takes as distances
-
-    def __call__(self, distances: AnyArray) -> Array:
-        """`h` of an array of distances, elementwise."""
-        distances = jnp.asarray(distances)
-        parameters = jnp.asarray(self.parameters, distances.dtype)
-        total = sum((self.profile(distances, p) for p in parameters), start=jnp.zeros((), distances.dtype))
-        return total / len(parameters)
-
-
-#: What statistics take: a `Kernel`, or a plain function from squared Euclidean distances to `h`.
-KernelLike = Kernel | Callable[[Array], Array]
-
-
-def as_kernel(kernel: KernelLike) -> Kernel:
-    """A plain function of squared Euclidean distances as a `Kernel`; a `Kernel` as it is."""
-    return kernel if isinstance(kernel, Kernel) else Kernel(_Plain(kernel), np.ones(1, np.float32))
-
-
-def energy(beta: float = 1.0) -> Kernel:
-    r"""Distance-induced kernel, :math:`h = \|x - y\|^\beta` with `beta` in (0, 2).
-
-    Raises:
-        ValueError: `beta` outside (0, 2).
-    """
-    if not 0 < beta < 2:
-        raise ValueError(
-            f"beta={beta}, but the energy distance needs 0 < beta < 2 (beta = 2 compares means only). Pass beta=1."
-        )
-    return Kernel(_root if beta == 1 else _power, np.array([beta], np.float64))
-
-
-def gaussian(bandwidths: Numbers) -> Kernel:
-    r"""Gaussian kernel, :math:`h = 1 - \exp(-\|x-y\|^2 / 2 s^2)`, averaged over the bandwidths `s`.
-
-    Raises:
-        ValueError: a bandwidth that is not positive and finite.
-    """
-    return Kernel(_gaussian, _bandwidths(bandwidths))
-
-
-def laplace(bandwidths: Numbers, *, norm: Literal["l1", "l2"] = "l2") -> Kernel:
-    r"""Laplace kernel, :math:`h = 1 - \exp(-\|x-y\| / s)`, averaged over the bandwidths `s`.
-
-    Args:
-        bandwidths: `s`, one or several.
-        norm: ``l2`` for the Euclidean, ``l1`` for the Manhattan distance (a product over features; no matrix product
-            computes it, so it is slower for many features).
-
-    Raises:
-        ValueError: a bandwidth that is not positive and finite, or an unknown norm.
-    """
-    if norm not in ("l1", "l2"):
-        raise ValueError(f"norm={norm!r} is not known; pass 'l1' or 'l2'.")
-    if norm == "l1":
-        return Kernel(_exponential, _bandwidths(bandwidths), "manhattan")
-    return Kernel(_laplace, _bandwidths(bandwidths))
-
-
-def inverse_multiquadric(bandwidths: Numbers) -> Kernel:
-    r"""Inverse multiquadric, :math:`h = 1 - (1 + \|x-y\|^2 / s^2)^{-1/2}`, averaged over the bandwidths `s`.
-
-    Raises:
-        ValueError: a bandwidth that is not positive and finite.
-    """
-    return Kernel(_inverse_multiquadric, _bandwidths(bandwidths))
-
-
-def matern(nu: float, bandwidths: Numbers) -> Kernel:
-    r"""Matern kernel of smoothness `nu`, averaged over the bandwidths `s`; with :math:`u = \sqrt{2\nu} \|x-y\| / s`,
-
-    .. math:: h = 1 - e^{-u}, \quad 1 - (1 + u) e^{-u}, \quad 1 - (1 + u + u^2 / 3) e^{-u}
-
-    for `nu` = 1/2 (the Laplace kernel), 3/2, 5/2 (Rasmussen & Williams 2006, section 4.2).
-
-    Raises:
-        ValueError: another `nu`, or a bandwidth that is not positive and finite.
-    """
-    profiles = {0.5: _laplace, 1.5: _matern_three_halves, 2.5: _matern_five_halves}
-    if nu not in profiles:
-        raise ValueError(
-            f"nu={nu}, but the Matern kernel has a closed form here for 0.5, 1.5 and 2.5. Pass one of them."
-        )
-    return Kernel(profiles[nu], _bandwidths(bandwidths))
-
-
-# --- profiles: (distances, parameter) -> h; functions of the module, so that equal kernels share compilations ---------
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plain:
-    function: Callable[[Array], Array]
-
-    def __call__(self, sq: Array, _: Array) -> Array:
-        return self.function(sq)
-
-
-def _root(sq: Array, _: Array | None = None) -> Array:
-    # sqrt'(0) is inf: identical cells would give NaN gradients, so the root never sees a zero
-    positive = sq > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, sq, 1.0)), 0.0)
-
-
-def _power(sq: Array, beta: Array) -> Array:
-    positive = sq > 0
-    # exp(log) has a derivative that shares its exponential; a power of arrays has none and is 3 times slower
-    return jnp.where(positive, jnp.exp(0.5 * beta * jnp.log(jnp.where(positive, sq, 1.0))), 0.0)
-
-
-def _gaussian(sq: Array, s: Array) -> Array:
-    return -jnp.expm1(-0.5 * sq / s**2)
-
-
-def _exponential(distance: Array, s: Array) -> Array:
-    return -jnp.expm1(-distance / s)
-
-
-def _laplace(sq: Array, s: Array) -> Array:
-    return _exponential(_root(sq), s)
-
-
-def _inverse_multiquadric(sq: Array, s: Array) -> Array:
-    # 1 - 1/r without the cancellation where r is near 1
-    t = sq / s**2
-    r = jnp.sqrt(1.0 + t)
-    return t / ((1.0 + r) * r)
-
-
-def _matern_three_halves(sq: Array, s: Array) -> Array:
-    u = math.sqrt(3.0) * _root(sq) / s
-    return -jnp.expm1(-u) - u * jnp.exp(-u)
-
-
-def _matern_five_halves(sq: Array, s: Array) -> Array:
-    u = math.sqrt(5.0) * _root(sq) / s
-    return -jnp.expm1(-u) - u * (1.0 + u / 3.0) * jnp.exp(-u)
-
-
-def _bandwidths(bandwidths: Numbers) -> Array | np.ndarray:
-    if isinstance(bandwidths, Tracer):
-        return jnp.atleast_1d(bandwidths)
-    values = np.atleast_1d(np.asarray(bandwidths, dtype=np.float64))
-    bad = values[~(np.isfinite(values) & (values > 0))]
-    if values.ndim != 1 or len(values) == 0 or len(bad):
-        found = f"the value {bad[0]}" if len(bad) else f"shape {values.shape}"
-        raise ValueError(
-            f"bandwidths has {found}, but they must be positive and finite, one or several. "
-            f"`median_bandwidth` gives one; it is 0 where most cells are identical."
-        )
-    return values
-
-
-# --- of all pairs, of rows --------------------------------------------------------------------------------------------
-
-
-def dissimilarity_matrix(
-    kernel: KernelLike, x: Float[AnyArray, "*batch n d"], y: Float[AnyArray, "*batch m d"] | None = None
-) -> Float[Array, "*batch n m"]:
-    """`h` of all pairs as one matrix; within `x` when there is no `y`, a cell to itself exactly 0."""
-    kernel = as_kernel(kernel)
-    if kernel.metric == "squared_euclidean":
-        return kernel(squared_distances(x, y))
-    return kernel(manhattan_distances(x, x if y is None else y))
-
-
-def dissimilarity(
-    kernel: KernelLike, x: Float[AnyArray, "*batch d"], y: Float[AnyArray, "*batch d"]
-) -> Float[Array, "*batch"]:
-    """`h` of each cell of `x` to the same row of `y`."""
-    kernel = as_kernel(kernel)
-    difference = jnp.asarray(x) - jnp.asarray(y)
-    return kernel(jnp.sum(jnp.abs(difference) if kernel.metric == "manhattan" else difference**2, axis=-1))
-
-
-# --- bandwidths ------------------------------------------------------------------------------------------------------
-
-
-def median_bandwidth(
-    key: Array, x: Float[AnyArray, "n d"], *, max_cells: int = 1000, metric: Metric = "squared_euclidean"
-) -> Float[Array, ""]:
-    """Median distance between distinct cells: exact up to `max_cells`, that of a random subsample above.
-
-    Args:
-        key: of the subsample.
-        x: cells, both samples pooled for a two-sample statistic.
-        max_cells: bounds time and memory by its square.
-        metric: Euclidean distance (not squared), or ``manhattan`` for the l1 Laplace kernel.
-    """
-    return jnp.median(_distinct_distances(key, x, max_cells, metric))
-
-
-def mean_bandwidth(
-    key: Array, x: Float[AnyArray, "n d"], *, max_cells: int = 1000, metric: Metric = "squared_euclidean"
-) -> Float[Array, ""]:
-    """Mean distance between distinct cells; arguments and subsample as in `median_bandwidth`.
-
-    Positive unless all cells are identical, which the median is not for sparse counts.
-    """
-    return jnp.mean(_distinct_distances(key, x, max_cells, metric))
-
-
-def _distinct_distances(key: Array, x: AnyArray, max_cells: int, metric: Metric) -> Float[Array, " pairs"]:
-    if max_cells < 2 or x.shape[0] < 2:
-        raise ValueError(
-            f"A bandwidth needs two cells, but x has shape {tuple(x.shape)} and max_cells={max_cells}. Pass more cells."
-        )
-    x = jnp.asarray(x)
-    if x.shape[0] > max_cells:
-        x = jax.random.choice(key, x, (max_cells,), replace=False)
-    rows, columns = np.triu_indices(x.shape[0], k=1)
-    if metric == "manhattan":
-        return manhattan_distances(x, x)[rows, columns]
-    return jnp.sqrt(squared_distances(x, x)[rows, columns])
+"""Kernels of two-sample statistics: the public names of `two_sample.kernels`."""
+
+from pdae_jax.two_sample.kernels import (
+    Kernel,
+    KernelLike,
+    as_kernel,
+    dissimilarity,
+    dissimilarity_matrix,
+    energy,
+    gaussian,
+    inverse_multiquadric,
+    laplace,
+    matern,
+    mean_bandwidth,
+    median_bandwidth,
+)
+
+__all__ = [
+    "Kernel",
+    "KernelLike",
+    "as_kernel",
+    "dissimilarity",
+    "dissimilarity_matrix",
+    "energy",
+    "gaussian",
+    "inverse_multiquadric",
+    "laplace",
+    "matern",
+    "mean_bandwidth",
+    "median_bandwidth",
+]

@@ -2,10 +2,17 @@
 
 import dataclasses
 import difflib
-from typing import Any
+from typing import Any, NamedTuple
 
-from pdae_jax.decoder import NOISES
-from pdae_jax.objective import LossWeights
+NOISES = ("abducted", "drawn")  # where the noise of a translated cell comes from
+
+
+class LossWeights(NamedTuple):
+    """Weight of each term beside the translation score, which has weight 1; a term with weight 0 is not computed."""
+
+    reconstruction: float
+    contrast: float
+    likelihood: float
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ from absl import app, flags, logging
 
 from experiments.cases import Case, norman
 from pdae_jax import fit, losses, predict
-from pdae_jax.baselines import BASELINES
-from pdae_jax.compositional import fit_compositional
+from pdae_jax.evaluation.baselines import BASELINES
+from pdae_jax.evaluation.compositional import fit_compositional
 
 SPLIT = flags.DEFINE_integer("split", 1, "of the pairs, 1 to 5")
 METHODS = flags.DEFINE_list("methods", ["pdae", "compositional", *BASELINES], "which ones")

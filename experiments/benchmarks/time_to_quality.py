@@ -41,13 +41,14 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from experiments.configs import simulated
-from pdae_jax import baselines, build, losses
-from pdae_jax.data.store import load_data, save_data
-from pdae_jax.fitted import make_standardizer
-from pdae_jax.panels import BLUE, GREY, ORANGE, VERMILION, clean
-from pdae_jax.prepare import prepare
+from pdae_jax import build, losses
+from pdae_jax.data.units import make_standardizer
+from pdae_jax.evaluation import baselines
 from pdae_jax.recipe import Recipe
-from pdae_jax.train import make_train_steps
+from pdae_jax.reporting.panels import BLUE, GREY, ORANGE, VERMILION, clean
+from pdae_jax.runs.store import load_data, save_data
+from pdae_jax.training.prepare import prepare
+from pdae_jax.training.step import make_train_steps
 from pdae_jax.types import PerturbationData
 
 CHUNK = 25

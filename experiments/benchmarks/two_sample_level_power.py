@@ -25,8 +25,8 @@ import scipy.stats
 from absl import app, flags
 
 from pdae_jax import kernels
-from pdae_jax.mmdagg import aggregated_test
-from pdae_jax.two_sample_test import two_sample_test, two_sample_tests
+from pdae_jax.two_sample.aggregated import aggregated_test
+from pdae_jax.two_sample.permutation import two_sample_test, two_sample_tests
 
 PARTS = flags.DEFINE_list("parts", ["level", "power", "time"], "of level, power, time")
 TESTS = flags.DEFINE_list("tests", [], "names of tests; all by default")

@@ -15,7 +15,7 @@ compositional autoencoders trained on the same cells.
 
 from experiments import studies
 from experiments.configs import base
-from pdae_jax.compositional import COMPARATORS
+from pdae_jax.evaluation.compositional import COMPARATORS
 
 VARIANTS = {
     variant.name.replace(",", "").replace(":", "").replace(" ", "_"): variant

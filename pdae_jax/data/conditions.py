@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from pdae_jax.types import format_label, nearest_names
+from pdae_jax.labels import format_label
+from pdae_jax.spelling import nearest_names
 
 
 class Conditions(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from absl import logging
 
-from pdae_jax.types import nearest_names
+from pdae_jax.spelling import nearest_names
 
 _RAW = "https://raw.githubusercontent.com"
 

@@ -15,7 +15,8 @@ from pdae_jax.data.conditions import (
     distinct_names,
     make_conditions,
 )
-from pdae_jax.types import first_names, nearest_names, parse_label
+from pdae_jax.labels import parse_label
+from pdae_jax.spelling import first_names, nearest_names
 
 
 def read_names(

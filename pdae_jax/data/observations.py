@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float
 
-from pdae_jax.types import first_names
+from pdae_jax.spelling import first_names
 
 #: Rows made dense at a time, so that a sparse or float64 source is never dense as a whole beside the result.
 BLOCK_ROWS = 4096

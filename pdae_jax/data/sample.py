@@ -40,11 +40,6 @@ def bootstrap_rows(key: Array, data: DeviceData) -> Int[Array, " cells"]:
     return data.start[condition] + jax.random.randint(key, condition.shape, 0, data.count[condition])
 
 
-def make_random(key: Array) -> np.random.Generator:
-    """NumPy's generator, seeded by a typed PRNG key: for draws on the host, where there is nothing to compile."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
-
-
 def balanced_rows(random: np.random.Generator, data: PerturbationData, cells: int) -> Int[np.ndarray, " rows"]:
     """Rows of `cells` cells of each condition, drawn with replacement."""
     by_condition, counts = np.argsort(data.condition_index, kind="stable"), data.counts

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pdae_jax.types import LabelLike, PerturbationData, format_label, parse_label
+from pdae_jax.labels import LabelLike, format_label, parse_label
+from pdae_jax.types import PerturbationData
 
 BASES = ("gaussian", "correlated", "mixture")
 MIXINGS = ("linear", "complex_exponential", "network")

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from pdae_jax.types import LabelLike, PerturbationData, first_names, format_label
+from pdae_jax.labels import LabelLike, format_label
+from pdae_jax.spelling import first_names
+from pdae_jax.types import PerturbationData
 
 
 def hold_out(

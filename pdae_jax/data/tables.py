@@ -10,7 +10,7 @@ import numpy as np
 
 from pdae_jax.data.conditions import Conditions
 from pdae_jax.data.notation import read_names, read_names_and_doses
-from pdae_jax.types import first_names, nearest_names
+from pdae_jax.spelling import first_names, nearest_names
 
 
 class Table(NamedTuple):

@@ -1,0 +1,1 @@
+"""Baselines, metrics, and the table that compares."""

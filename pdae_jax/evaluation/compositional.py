@@ -1,0 +1,272 @@
+r"""A compositional perturbation autoencoder (CPA; Lotfollahi et al., Mol Syst Biol 2023), to compare with.
+
+.. math:: z = g(x), \quad x \mid z, a \sim N\big(\mu(z + a E), \operatorname{diag}\, \sigma^2(z + a E)\big)
+
+Reconstruction by the Gaussian likelihood; the basal state `z` is meant to carry nothing of the label `a`: either an
+adversary that guesses the condition from it is to fail, or the basal states of every condition are to follow
+`N(0, I)`. Everything else is that of `fit`: networks, linear start, batches, optimiser, averaged parameters.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from pdae_jax.data.checks import check_same_columns, check_training_data
+from pdae_jax.data.sample import DeviceData, make_sampler
+from pdae_jax.data.units import Standardizer
+from pdae_jax.evaluation.baselines import _draw
+from pdae_jax.evaluation.compositional_step import (
+    Networks,
+    State,
+    Terms,
+    Weights,
+    make_compositional_step,
+    make_networks,
+)
+from pdae_jax.labels import LabelLike
+from pdae_jax.prediction.samples import BATCH, generator
+from pdae_jax.recipe import Recipe
+from pdae_jax.runs.track import make_progress
+from pdae_jax.training.compiler import RUNS_OFTEN, compiler_options
+from pdae_jax.training.optimizer import make_optimizer
+from pdae_jax.training.prepare import Parts, prepare
+from pdae_jax.training.validate import Validator, make_validator, worth_keeping
+from pdae_jax.types import PerturbationData
+
+LEARNING_RATE = 5e-3  # where the recipe has none
+DISENTANGLE = ("adversarial", "prior", "none")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Compositional:
+    """What `fit_compositional` returns; `samples` is a method for `evaluate`."""
+
+    networks: Networks
+    params: dict  # averaged over steps; those that were kept where there is a validation set
+    standardizer: Standardizer
+    train: PerturbationData  # in the user's units
+    recipe: Recipe
+    history: list[dict[str, Any]]
+
+    def basal(self, x: Float[np.ndarray, "cells features"], label: LabelLike) -> Float[np.ndarray, "cells latent"]:
+        """Basal states of cells of one condition, in the user's units."""
+        z = self.networks.basal(
+            self.params, jnp.asarray(self.standardizer.forward(x), jnp.float32), jnp.asarray(self.train.label(label))
+        )
+        return np.asarray(z)
+
+    def samples(
+        self,
+        key: Array,
+        train: PerturbationData,
+        label: LabelLike,
+        num_samples: int,
+        *,
+        source: str | None = None,
+        floor: float | None = None,
+    ) -> Float[np.ndarray, "num_samples features"]:
+        """Source cells encoded, given the embedding of the target label, and drawn from the decoder's Gaussian.
+
+        Args:
+            key: the same source cells as a baseline draws with it, and the decoder's noise.
+            train: whose cells are moved; the features and perturbations of the fit.
+            label: target.
+            num_samples: cells to return.
+            source: condition whose cells are moved; None: the control.
+            floor: clip below.
+        """
+        check_same_columns(train, self.train, "given")
+        if num_samples < 1:
+            raise ValueError(f"num_samples={num_samples}, but at least 1 sample must be asked for.")
+        start = source or train.control
+        cells = train.cells(start)
+        x = self.standardizer.forward(cells[_draw(generator(key), len(cells), num_samples)]).astype(np.float32)
+        labels = jnp.asarray(train.label(start)), jnp.asarray(train.label(label))
+        moved = [
+            _translate(self.networks.model, self.params, jax.random.fold_in(key, i), x[i : i + BATCH], *labels)
+            for i in range(0, num_samples, BATCH)
+        ]
+        samples = self.standardizer.backward(np.concatenate([np.asarray(block) for block in moved]))
+        samples = samples.astype(train.x.dtype)
+        return samples if floor is None else np.maximum(samples, floor)
+
+
+_translate = jax.jit(
+    lambda model, params, key, x, label_from, label_to: model.translate(params, key, x, label_from, label_to),
+    static_argnums=0,
+)
+
+
+def fit_compositional(
+    train: PerturbationData,
+    *,
+    key: Array,
+    recipe: Recipe | None = None,
+    disentangle: str = "adversarial",
+    adversary_weight: float = 5.0,
+    prior_weight: float = 5.0,
+    subtract_label: bool = False,
+    validation: PerturbationData | None = None,
+    progress: bool | None = None,
+    **options: Any,
+) -> Compositional:
+    """Train a compositional perturbation autoencoder with the means of a pdae `Recipe`.
+
+    The adversary classifies the CONDITION. A classifier of each perturbation by itself passes over doses and over
+    basal states that differ between combinations only; the cross-entropy over conditions is at chance exactly where
+    the basal state is independent of the label, whatever labels are.
+
+    Args:
+        train: training conditions, the control among them.
+        key: typed PRNG key.
+        recipe: hyperparameters, those of the objective and `noise_dim` excepted; `num_steps` is found as for `fit`. A
+            batch has `num_sources` conditions and as many cells of each as `fit` draws for a source and a target
+            together.
+        disentangle: ``adversarial``, ``prior``, or ``none`` (an autoencoder with an embedding that it need not use).
+        adversary_weight: times the adversary's cross-entropy, beside the likelihood per feature.
+        prior_weight: times the energy distance to N(0, I).
+        subtract_label: the basal state is `g(x) - a E` with the cell's own label, as in pdae. False, as in CPA: it is
+            `g(x)`, and the encoder must take out of a cell what the perturbation did without knowing which it was;
+            where conditions overlap, it can only discard what the label tells something about.
+        validation: conditions that are never trained on; parameters are kept by the same rule as in `fit`.
+        progress: show a bar on stderr; None: if it is a terminal.
+        **options: single fields of the recipe.
+
+    Raises:
+        ValueError: unusable data, an unknown way to disentangle, a negative weight.
+        TypeError: an option the recipe does not have.
+        FloatingPointError: the loss became NaN or infinite; names the steps.
+    """
+    if disentangle not in DISENTANGLE:
+        raise ValueError(f"disentangle={disentangle!r} is not known; pass one of {', '.join(DISENTANGLE)}.")
+    for name, weight in (("adversary_weight", adversary_weight), ("prior_weight", prior_weight)):
+        if not weight >= 0:
+            raise ValueError(f"{name}={weight}, but it must be 0 or more: the sign is part of the objective.")
+    recipe = (recipe or Recipe()).override(**options).override(noise="drawn", noise_dim=0, observed_effects=False)
+    check_training_data(train, validation)
+    if recipe.patience is not None and validation is None:
+        raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
+    key_start, key_decoder, key_adversary, key_steps, key_validate = jax.random.split(key, 5)
+    parts = prepare(key_start, train, None, recipe)
+    parts = parts._replace(recipe=parts.recipe.override(patience=recipe.patience))
+    networks, params, adversary = make_networks(key_decoder, key_adversary, parts, train, subtract_label)
+    optimizer = make_optimizer(
+        parts.num_steps,
+        learning_rate=LEARNING_RATE if recipe.learning_rate is None else recipe.learning_rate,
+        warmup_steps=recipe.warmup_steps,
+        clip_norm=recipe.clip_norm,
+    )
+    optimizer = optax.flatten(optimizer)  # on one vector, as the model's is
+    weights = Weights(
+        adversary=adversary_weight if disentangle == "adversarial" else 0.0,
+        prior=prior_weight if disentangle == "prior" else 0.0,
+    )
+    step = make_compositional_step(
+        networks, optimizer, _make_sampler(parts.recipe, train), weights, recipe, train.num_conditions
+    )
+    state = State(
+        jnp.zeros((), jnp.int32),
+        key_steps,
+        params,
+        jax.tree.map(jnp.copy, params),  # the steps donate both
+        adversary,
+        optimizer.init(params),
+        optimizer.init(adversary),
+    )
+    validator = None
+    if validation:
+        validator = make_validator(key_validate, networks.model, parts.standardizer, train, validation)
+    params, history = _train(step, state, parts, validator, progress)
+    return Compositional(networks, params, parts.standardizer, train, parts.recipe, history)
+
+
+COMPARATORS = {"compositional": False, "compositional_told": True}  # name -> `subtract_label`
+
+
+def fit_comparators(
+    names: Sequence[str],
+    train: PerturbationData,
+    *,
+    key: Array,
+    validation: PerturbationData | None = None,
+    recipe: Recipe | None = None,
+    progress: bool | None = None,
+) -> dict[str, Callable]:
+    """Trained methods to compare with, for ``evaluate(methods=)``.
+
+    Args:
+        names: ``compositional``, as published, and ``compositional_told``, told the label of each source cell.
+        train: training conditions.
+        key: typed PRNG key.
+        validation: as in `fit_compositional`.
+        recipe: that of the model they are compared with.
+        progress: show a bar on stderr; None: if it is a terminal.
+
+    Raises:
+        ValueError: a name that is not known.
+    """
+    for name in names:
+        if name not in COMPARATORS:
+            raise ValueError(f"Unknown comparator {name!r}; known are {', '.join(COMPARATORS)}.")
+    if recipe is not None and validation is None:
+        recipe = recipe.override(patience=None)
+    options: dict[str, Any] = {"key": key, "validation": validation, "recipe": recipe, "progress": progress}
+    return {name: fit_compositional(train, subtract_label=COMPARATORS[name], **options).samples for name in names}
+
+
+def _make_sampler(recipe: Recipe, train: PerturbationData) -> Callable:
+    """As many cells a step as `fit` draws for sources and targets together."""
+    return make_sampler(
+        train.num_conditions,
+        num_sources=recipe.num_sources,
+        cells_per_source=recipe.cells_per_source + recipe.cells_per_target,
+        num_targets=1,
+        cells_per_target=1,
+    )
+
+
+def _train(
+    step: Callable, state: State, parts: Parts, validator: Validator | None, show: bool | None
+) -> tuple[dict, list[dict[str, Any]]]:
+    """Chunks of scanned steps; averaged parameters of the last step, or of the evaluation that is kept."""
+    recipe, history, progress = parts.recipe, [], make_progress(show, "fit_compositional")
+    kept, lowest, since_lowest, done = None, math.inf, 0, 0
+    progress.update(0, parts.num_steps, math.nan)
+    while done < parts.num_steps and (recipe.patience is None or since_lowest < recipe.patience):
+        length = min(recipe.log_every, parts.num_steps - done)
+        state, terms = _make_steps(step, length)(state, parts.data)
+        entry = {name: float(value) for name, value in jax.device_get(terms)._asdict().items()}
+        if not all(map(math.isfinite, entry.values())):
+            raise FloatingPointError(
+                f"Between steps {done} and {done + length} the loss became NaN or infinite: {entry}. "
+                f"Lower learning_rate or adversary_weight, or look for extreme values in the data."
+            )
+        done += length
+        if validator and (done % recipe.eval_every == 0 or done == parts.num_steps):
+            value = entry["validation_energy_distance"] = float(jnp.mean(validator.errors(state.average)))
+            if worth_keeping(value, lowest, validator.noise):
+                kept = jax.tree.map(jnp.copy, state.average)
+            lowest, since_lowest = (value, 0) if value < lowest else (lowest, since_lowest + 1)
+        history.append({"step": done, **entry})
+        progress.update(done, parts.num_steps, entry["total"])
+    progress.close()
+    return kept or state.average, history
+
+
+@functools.lru_cache(maxsize=32)
+def _make_steps(step: Callable, num_steps: int) -> Callable[[State, DeviceData], tuple[State, Terms]]:
+    """`num_steps` steps in one compiled scan; terms are means over the steps."""
+
+    def steps(state: State, data: DeviceData) -> tuple[State, Terms]:
+        state, terms = jax.lax.scan(lambda carry, _: step(carry, data), state, None, length=num_steps)
+        return state, jax.tree.map(jnp.mean, terms)
+
+    return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options(RUNS_OFTEN))

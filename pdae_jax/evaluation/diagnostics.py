@@ -1,0 +1,92 @@
+r"""Do the model's assumptions hold, and are its predictions such cells as were measured? Tables, one row a thing."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from pdae_jax.model.fitted import Fitted
+from pdae_jax.prediction.samples import Prediction, reach_of
+from pdae_jax.two_sample.permutation import two_sample_tests
+from pdae_jax.types import PerturbationData
+
+QUANTILES = (0.01, 0.5, 0.99)
+MAX_TESTED_CELLS = 300  # of each law of residuals
+_ENCODED = 2000  # cells of a condition, at most
+
+
+def residuals(fitted: Fitted, condition: str) -> Float[np.ndarray, "cells features"]:
+    r"""The noise :math:`(x - \mu(z)) / s(z)` of a training condition's cells (2,000 at most), in the model's units.
+
+    Raises:
+        ValueError: a model whose noise is drawn; it has none of its own.
+    """
+    if fitted.model.noise != "abducted":
+        raise ValueError(
+            f"noise={fitted.model.noise!r}: cells have no noise of their own. Fit with noise='abducted', the default."
+        )
+    cells = fitted.train.cells(condition)
+    rows = np.random.default_rng(fitted.seed).permutation(len(cells))[:_ENCODED]
+    x = jnp.asarray(fitted.standardizer.forward(cells[rows]), jnp.float32)
+    z = fitted.model.encode(fitted.params, x)
+    return np.asarray(fitted.model.abduct(fitted.params, x, z))
+
+
+def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199) -> Any:
+    """Whether the noise is independent of the perturbation: residuals of each training condition against the control's.
+
+    The model carries a cell's noise to every label. That is right where the noise has the same law under all labels.
+    A condition whose residuals have a law of their own changes cells in a way that the latents do not see; translations
+    from and to it keep the wrong noise.
+
+    Args:
+        fitted: a model with abducted noise.
+        key: of the permutation tests.
+        num_permutations: of each test.
+
+    Returns:
+        DataFrame indexed by condition: ``energy_distance`` (U form, between residuals, in the model's units),
+        ``spread`` (root mean square of the residuals over that of the control's), ``p_value``, ``p_adjusted``
+        (Benjamini-Hochberg over conditions).
+    """
+    import pandas as pd
+
+    train = fitted.train
+    of_control = residuals(fitted, train.control)
+    others = {c: residuals(fitted, c) for c in train.conditions if c != train.control}
+    found = two_sample_tests(
+        {c: (eps, of_control) for c, eps in others.items()},
+        key=key,
+        num_permutations=num_permutations,
+        max_cells=MAX_TESTED_CELLS,
+    )
+    spread = [float(np.sqrt(np.mean(eps**2) / np.mean(of_control**2))) for eps in others.values()]
+    return pd.DataFrame(
+        {
+            "energy_distance": found.statistic,
+            "spread": spread,
+            "p_value": found.p_value,
+            "p_adjusted": found.p_adjusted,
+        },
+        index=pd.Index(list(others), name="condition"),
+    )
+
+
+def extremes(prediction: Prediction, train: PerturbationData) -> Any:
+    """Quantiles and extremes of predicted values beside those of all measured training cells, per feature.
+
+    Returns:
+        DataFrame indexed by feature: ``predicted_1%``, ``predicted_50%``, ``predicted_99%``, ``predicted_min``,
+        ``predicted_max``, the same with ``measured_``, and ``reach`` (`predict.reach_of`), the farthest first.
+    """
+    import pandas as pd
+
+    columns = {}
+    for name, cells in (("predicted", prediction.samples), ("measured", train.x)):
+        for level, row in zip(QUANTILES, np.quantile(cells, QUANTILES, axis=0), strict=True):
+            columns[f"{name}_{level:.0%}"] = row
+        columns |= {f"{name}_min": cells.min(axis=0), f"{name}_max": cells.max(axis=0)}
+    table = pd.DataFrame(columns, index=pd.Index(train.features, name="feature"))
+    table["reach"] = reach_of(prediction.samples, train)
+    return table.sort_values("reach", ascending=False)

@@ -1,0 +1,302 @@
+"""One call, one long table: the model, the baselines and the ceiling, on conditions with their true cells.
+
+Every number is a row; `summary_table` and `format_table`, and all figures, are made from the table alone.
+"""
+
+import math
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from pdae_jax.data.checks import check_same_columns
+from pdae_jax.evaluation.baselines import BASELINES, condition_means
+from pdae_jax.evaluation.metrics import METRICS, Context, median_distance
+from pdae_jax.model.ensemble import Ensemble
+from pdae_jax.model.fitted import Fitted
+from pdae_jax.prediction.samples import generator, predict
+from pdae_jax.prediction.source import resolve_source
+from pdae_jax.prediction.verdict import Verdict
+from pdae_jax.runs.track import make_progress
+from pdae_jax.spelling import nearest_names
+from pdae_jax.two_sample.permutation import two_sample_test
+from pdae_jax.types import PerturbationData
+
+MODEL, CEILING = "pdae", "oracle_half"
+METRIC_NAMES = (*METRICS, "p_value")
+SPLITS = ("train", "validation", "test")
+P_VALUE_CELLS = 500  # per sample: a p-value depends on the sample size, so that is the same everywhere
+CEILING_REPEATS, CEILING_ENOUGH = 10, 1000  # repeated halving where a condition has fewer cells than this
+
+
+class Case(NamedTuple):
+    """One condition to be predicted."""
+
+    split: str
+    condition: str
+    label: Float[np.ndarray, " perturbations"]
+    cells: Float[np.ndarray, "n features"]
+
+
+class Request(NamedTuple):
+    """What is asked for, the same for every condition."""
+
+    num_samples: int
+    source: str | Mapping[str, str]
+    methods: Mapping[str, Callable]  # baselines and further ones
+    metrics: tuple[str, ...]
+
+
+class KnownMeans(NamedTuple):
+    """All perturbed conditions of an evaluation: what a prediction could be mistaken for."""
+
+    labels: Float[np.ndarray, "conditions perturbations"]
+    means: Float[np.ndarray, "conditions features"]
+
+
+class Result(NamedTuple):
+    """Metrics of one method on one condition, and the numbers of cells they were computed from."""
+
+    method: str
+    values: dict[str, float]
+    n_true: int
+    n_pred: int
+
+
+def evaluate(
+    fitted: Fitted | Ensemble,
+    test: PerturbationData,
+    *,
+    key: Array | None = None,
+    num_samples: int = 2000,
+    source: str | Mapping[str, str] = "control",
+    baselines: Sequence[str] | None = None,
+    metrics: Sequence[str] | None = None,
+    splits: Sequence[str] = ("test",),
+    methods: Mapping[str, Callable] | None = None,
+    progress: bool | None = None,
+) -> Any:
+    """Compare predicted with true distributions: the model (``pdae``), baselines, and the ceiling ``oracle_half``.
+
+    The ceiling scores one random half of the true cells against the other, repeated where cells are few. Samples of
+    a condition depend on the key and the condition's name, not on which other conditions are evaluated. Where the
+    recipe declares non-negative data, baselines are clipped at zero as the model is.
+
+    Args:
+        fitted: what `fit`, `fit_ensemble` or `load_run` returned; baselines see its training conditions only.
+        test: conditions with true cells. The control is skipped.
+        key: typed PRNG key; default made of ``fitted.seed``.
+        num_samples: cells predicted by every method, at most as many as its source has; also the most true cells
+            used per condition.
+        source: whose cells the model translates, see `predict`; or a mapping from condition to source, the control
+            where it has none. Baselines that move cells move the same ones (control cells for ``"all"``).
+        baselines: names of `baselines.BASELINES`; default all.
+        metrics: names of `METRIC_NAMES`; default all.
+        splits: of ``test``, ``validation`` (the fit's validation conditions, if any) and ``train`` (in-sample).
+        methods: further methods by name, each a function like those of `baselines.BASELINES`; called and tabled as
+            baselines are, with the same keys. ``{"compositional": fit_compositional(train, key=key).samples}``.
+        progress: show a bar on stderr; None: if it is a terminal.
+
+    Returns:
+        A pandas DataFrame, one row per condition, method and metric: ``condition, split, method, metric, value,
+        n_true, n_pred, seed``, then ``order`` (number of perturbations), ``in_training`` (the label was trained on),
+        ``source``, ``reach`` (of the model's samples beyond the measured range, see `predict.reach_of`), ``bandwidth``
+        (of the MMD kernel, on its rows), and the verdict on the model's prediction:
+        ``verdict, identified, supported, tested`` as text, ``residual, outside, tested_error, expected_error,
+        source_disagreement, replica_disagreement`` as numbers.
+
+    Raises:
+        ValueError: test data with other features or perturbations, without a perturbed condition, or with fewer
+            than two cells in one; an unknown name of a baseline, metric or split; a method with the name of another;
+            `num_samples` below 2.
+    """
+    import pandas as pd
+
+    request = Request(
+        num_samples=num_samples,
+        source=source,
+        methods=_methods(_known_names("baseline", baselines, tuple(BASELINES)), methods or {}),
+        metrics=_known_names("metric", metrics, METRIC_NAMES),
+    )
+    splits = _known_names("split", splits, SPLITS)
+    if num_samples < 2:
+        raise ValueError(f"num_samples={num_samples}, but distances need at least 2 samples.")
+    check_same_columns(test, fitted.train, "test")
+    if key is None:
+        key = jax.random.fold_in(jax.random.key(fitted.seed), zlib.crc32(b"evaluate"))
+    parts = {"test": test, "validation": fitted.validation, "train": fitted.train}
+    cases = [case for split, data in parts.items() if data and split in splits for case in _cases(split, data)]
+    if not isinstance(source, str):
+        names = [case.condition for split, data in parts.items() if data for case in _cases(split, data)]
+        for name in source:
+            if name not in names:
+                raise KeyError(f"source names {name!r}, no condition of this evaluation; {nearest_names(name, names)}.")
+    known = _known_means(parts)
+    rows, bar = [], make_progress(progress, "evaluate", "condition")
+    bar.update(0, len(cases), math.nan)
+    for number, case in enumerate(cases, 1):
+        case_key = jax.random.fold_in(key, zlib.crc32(case.condition.encode()))
+        rows += _rows(case_key, fitted, case, known, request)
+        bar.update(number, len(cases), math.nan)
+    bar.close()
+    return pd.DataFrame(rows)
+
+
+def _cases(split: str, data: PerturbationData) -> Iterator[Case]:
+    """The perturbed conditions of a split."""
+    if not np.any(data.labels):
+        raise ValueError(
+            f"The {split} data have no perturbed condition to evaluate; their conditions are "
+            f"{list(data.conditions[:5])}. Pass conditions that pdae_jax.hold_out held out."
+        )
+    for condition, label in zip(data.conditions, data.labels, strict=True):
+        cells = data.cells(condition)
+        if np.any(label) and len(cells) < 2:
+            raise ValueError(
+                f"Condition {condition!r} of the {split} data has {len(cells)} cells; a distribution needs at least 2. "
+                f"Leave it out with data.select."
+            )
+        if np.any(label):
+            yield Case(split, condition, label, cells)
+
+
+def _rows(
+    key: Array, fitted: Fitted | Ensemble, case: Case, known: KnownMeans, request: Request
+) -> list[dict[str, Any]]:
+    """All rows of one condition."""
+    key_true, key_model, key_baselines, key_ceiling, key_test = jax.random.split(key, 5)
+    shuffled = case.cells[generator(key_true).permutation(len(case.cells))]
+    true = shuffled[: request.num_samples]
+    context = _context(fitted, case, known, true)
+    source = request.source if isinstance(request.source, str) else request.source.get(case.condition, "control")
+    source = resolve_source(fitted, case.label, source)
+    # no cell is moved twice: copies would pass for distinct cells in U forms and permutation tests
+    number = min(request.num_samples, _available(fitted.train, source))
+    prediction = predict(fitted, case.label, key=key_model, num_samples=number, source=source)
+    samples = {MODEL: prediction.samples}
+    for name, method in request.methods.items():
+        # one key for all: the methods move the same control cells, which makes the comparison a paired one
+        samples[name] = method(
+            key_baselines,
+            fitted.train,
+            case.label,
+            min(request.num_samples, _available(fitted.train, _start(name, source))),
+            source=None if source == "all" else source,
+            floor=0.0 if fitted.recipe.nonnegative else None,
+        )
+    results = [
+        Result(name, _values(key_test, x, true, context, request.metrics), len(true), len(x))
+        for name, x in samples.items()
+    ]
+    results.append(_ceiling(key_ceiling, shuffled[: 2 * request.num_samples], context, request.metrics))
+    about = {
+        "seed": fitted.seed,
+        "order": int(np.count_nonzero(case.label)),
+        "in_training": bool(np.isclose(fitted.train.labels, case.label).all(axis=1).any()),
+        "source": source,
+        "reach": prediction.reach,
+        **_verdict_columns(prediction.verdict),
+    }
+    return [row for result in results for row in _result_rows(case, result, about, context.bandwidth)]
+
+
+def _start(method: str, source: str) -> str:
+    """Whose cells a baseline or a further method takes."""
+    if method in ("pool_all", "pseudobulk"):
+        return "all"
+    return "control" if method == "control" or source == "all" else source
+
+
+def _available(train: PerturbationData, source: str) -> int:
+    if source == "all":
+        return train.num_cells
+    return int(train.counts[train.index(train.control if source == "control" else source)])
+
+
+def _result_rows(case: Case, result: Result, about: dict[str, Any], bandwidth: float) -> Iterator[dict[str, Any]]:
+    for metric, value in result.values.items():
+        most = P_VALUE_CELLS if metric == "p_value" else max(result.n_true, result.n_pred)
+        yield {
+            "condition": case.condition,
+            "split": case.split,
+            "method": result.method,
+            "metric": metric,
+            "value": value,
+            "n_true": min(result.n_true, most),
+            "n_pred": min(result.n_pred, most),
+            **about,
+            "bandwidth": bandwidth if metric == "mmd" else float("nan"),
+        }
+
+
+def _context(fitted: Fitted | Ensemble, case: Case, known: KnownMeans, true: np.ndarray) -> Context:
+    train, means = fitted.train, condition_means(fitted.train)
+    return Context(
+        control_mean=means[train.index(train.control)],
+        centroid=means[np.any(train.labels, axis=1)].mean(axis=0),
+        other_means=known.means[~np.isclose(known.labels, case.label).all(axis=1)],
+        bandwidth=median_distance(true),
+    )
+
+
+def _values(
+    key: Array, predicted: np.ndarray, true: np.ndarray, context: Context, metrics: Sequence[str]
+) -> dict[str, float]:
+    values = {name: METRICS[name](predicted, true, context) for name in metrics if name in METRICS}
+    if "p_value" in metrics:
+        values["p_value"] = two_sample_test(predicted, true, key=key, max_cells=P_VALUE_CELLS).p_value
+    return values
+
+
+def _ceiling(key: Array, cells: np.ndarray, context: Context, metrics: Sequence[str]) -> Result:
+    """One half of the true cells against the other, mean over random halvings."""
+    half = len(cells) // 2
+    if half < 2:
+        return Result(CEILING, dict.fromkeys(metrics, float("nan")), half, half)
+    random = generator(key)
+    values = []
+    for number in range(1 if len(cells) >= CEILING_ENOUGH else CEILING_REPEATS):
+        shuffled = cells[random.permutation(len(cells))]
+        first, second = shuffled[:half], shuffled[half : 2 * half]
+        values.append(_values(jax.random.fold_in(key, number), first, second, context, metrics))
+    return Result(CEILING, {name: float(np.mean([v[name] for v in values])) for name in metrics}, half, half)
+
+
+def _verdict_columns(verdict: Verdict) -> dict[str, Any]:
+    word = {True: "yes", False: "no", None: "unknown"}
+    return {
+        "verdict": verdict.level,
+        "identified": word[verdict.identified],
+        "supported": word[verdict.supported],
+        "tested": word[verdict.assumption_tested],
+        "residual": verdict.residual,
+        **{
+            name: float("nan") if getattr(verdict, name) is None else getattr(verdict, name)
+            for name in ("outside", "tested_error", "expected_error", "source_disagreement", "replica_disagreement")
+        },
+    }
+
+
+def _known_means(parts: Mapping[str, PerturbationData | None]) -> KnownMeans:
+    cases = [case for split, data in parts.items() if data for case in _cases(split, data)]
+    means = [case.cells.mean(axis=0, dtype=np.float64) for case in cases]
+    return KnownMeans(np.stack([case.label for case in cases]), np.stack(means))
+
+
+def _methods(baselines: Sequence[str], further: Mapping[str, Callable]) -> dict[str, Callable]:
+    for name in further:
+        if name in (MODEL, CEILING, *BASELINES):
+            raise ValueError(f"methods names {name!r}, which the table has already. Give the method another name.")
+    return {**{name: BASELINES[name] for name in baselines}, **further}
+
+
+def _known_names(what: str, names: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    if isinstance(names, str):
+        raise TypeError(f"{what}s={names!r} is a string. Pass a list of names, [{names!r}].")
+    for name in names or ():
+        if name not in known:
+            raise ValueError(f"Unknown {what} {name!r}. Pass some of {', '.join(known)}.")
+    return known if names is None else tuple(names)

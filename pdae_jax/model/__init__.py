@@ -1,0 +1,1 @@
+"""Pure functions of parameters: encoder, shift, decoder, and what joins them."""

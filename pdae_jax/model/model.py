@@ -1,0 +1,231 @@
+r"""The model in one sentence: encode a cell, shift its latent by the difference of two labels, decode with its noise.
+
+With `mu` the deterministic decoder, `g` the encoder and `s > 0` a scale per feature,
+
+.. math::
+    z = g(x), \quad \epsilon = (x - \mu(z)) / s(z), \quad z' = z + \Delta\phi W
+
+    y = \mu(z') + s(z') \epsilon + \Delta\phi V + (1_{a_t \ne 0} - 1_{a_s \ne 0}) u, \quad
+    \Delta\phi = \phi(a_t) - \phi(a_s)
+
+and `y` is cut at the floor where data are non-negative. What the latents do not explain of a cell is abducted from it
+and carried along (a location-scale noise model). With :math:`a_t = a_s` translation is the identity. With `mu` linear
+and `s` constant it is the additive model, which is the start: encoder and decoder begin as a PCA map and its inverse,
+`W`, `V` and `u` as the best linear model of the condition means (`linear`), split into what the latents reach and what
+they do not. For cells without noise on an invertible surface the residual vanishes, and what is left is the
+perturbation distribution autoencoder of arXiv 2504.18522; there `V`, `u` and the gain are left out
+(``observed_effects=False``). The paper's own form, without any of them and with the noise drawn, is ``noise="drawn"``.
+
+What is identified. The span check of `guarantee` holds as it stands: shift and displacement are both linear in
+`phi`. Latents and `W` are identified up to an orthogonal map where `V` and the residual vanish; elsewhere they are the
+low-dimensional part of the effects that depends on the state of the cell. The gain of combinations is determined by
+training combinations only, else it is 1.
+
+What is assumed beyond that: the noise is independent of the perturbation, given the latent. A cell whose noise is
+:math:`\epsilon` under one label would have had the same :math:`\epsilon` under another. It fails where a perturbation
+changes the spread or the correlation of features in a way that the latents do not see. The residuals of training
+conditions then have laws that differ by condition: `diagnostics.residual_laws`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float
+
+from pdae_jax.model.decoder import make_decoder
+from pdae_jax.model.encoder import make_encoder
+from pdae_jax.model.linear import LinearModel, effective_label
+from pdae_jax.model.shift import make_shift
+from pdae_jax.recipe import NOISES
+from pdae_jax.types import AnyArray
+
+
+class Model(NamedTuple):
+    """Pure functions of explicit parameters, and the sizes that fix their shapes."""
+
+    init: Callable  # (key, Start) -> params
+    encode: Callable  # (params, x [..., features]) -> z [..., latent]
+    shift: Callable  # (params, label_from [..., perturbations], label_to [..., perturbations]) -> [..., latent]
+    decode: Callable  # (params, key, z [..., latent]) -> x [..., features]; with abducted noise the centre `mu`
+    translate: Callable  # (params, key, x [..., features], label_from, label_to) -> x_new [..., features]
+    translate_latent: Callable  # (params, key, x, z, label_from, label_to) -> x_new, of cells already encoded
+    abduct: Callable  # (params, x, z) -> eps [..., features], the noise of cells; of abducted noise only
+    num_features: int
+    num_perturbations: int
+    latent_dim: int
+    noise: str
+    noise_dim: int
+    observed_effects: bool
+
+
+def make_model(
+    num_features: int,
+    num_perturbations: int,
+    *,
+    latent_dim: int,
+    noise: str = "abducted",
+    noise_dim: int = 0,
+    observed_effects: bool = True,
+    hidden: Sequence[int] = (128, 128, 128),
+    activation: str = "silu",
+    floor: np.ndarray | None = None,
+) -> Model:
+    """Encoder, shift and decoder, joined.
+
+    Args:
+        num_features: d.
+        num_perturbations: K.
+        latent_dim: k.
+        noise: ``abducted`` from the source cell, or ``drawn``.
+        noise_dim: dimension of drawn noise, 0 for a deterministic decoder; of no effect on abducted noise.
+        observed_effects: whether effects have a part outside the latents, and combinations a gain; of abducted noise.
+        hidden: widths of the encoder; the decoder mirrors them.
+        activation: a key of `networks.ACTIVATIONS`.
+        floor: smallest value per feature, ``[features]``, in the units the model sees; None for no floor.
+
+    Raises:
+        ValueError: a size that is not positive, an unknown activation or noise, observed effects with drawn noise.
+    """
+    sizes = {"num_features": num_features, "num_perturbations": num_perturbations, "latent_dim": latent_dim}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}={size}, but it must be at least 1.")
+    if noise_dim < 0:
+        raise ValueError(f"noise_dim={noise_dim}, but it must be 0 (deterministic decoder) or more.")
+    if noise not in NOISES:
+        raise ValueError(f"noise={noise!r} is not known; pass one of {', '.join(NOISES)}.")
+    if noise == "drawn" and observed_effects:
+        raise ValueError("observed_effects move the cell's own noise; with noise='drawn' pass observed_effects=False.")
+    encoder = make_encoder(num_features, latent_dim, hidden=hidden, activation=activation)
+    decoder = make_decoder(
+        latent_dim,
+        num_features,
+        noise=noise,
+        noise_dim=noise_dim,
+        hidden=tuple(reversed(hidden)),
+        activation=activation,
+    )
+    shift = make_shift(observed_effects=observed_effects)
+
+    def init(key, start):
+        key_encoder, key_decoder = jax.random.split(key)
+        return {
+            "encoder": encoder.init(key_encoder, start.encoder_kernel, start.encoder_bias),
+            "shift": shift.init(start.shift_matrix, start.observed, start.common, start.saturation),
+            "decoder": decoder.init(key_decoder, start.decoder_kernel, start.decoder_bias),
+        }
+
+    def encode(params, x):
+        return encoder.encode(params["encoder"], x)
+
+    def apply_shift(params, label_from, label_to):
+        return shift.shift(params["shift"], label_from, label_to)
+
+    def above_floor(x):
+        return x if floor is None else jnp.maximum(x, floor)
+
+    def decode(params, key, z):
+        centre = decoder.decode(params["decoder"], key, z)
+        # with abducted noise the centre is no cell: the floor comes after the noise
+        return centre if noise == "abducted" else above_floor(centre)
+
+    def translate_latent(params, key, x, z, label_from, label_to):
+        moved = z + apply_shift(params, label_from, label_to)
+        if noise == "drawn":
+            return decode(params, key, moved)
+        y = with_noise(params, moved, abduct(params, x, z))
+        return above_floor(y + shift.displace(params["shift"], label_from, label_to))
+
+    def abduct(params, x, z):
+        weights = params["decoder"]
+        return (x - decoder.decode(weights, None, z)) / decoder.scale(weights, z)
+
+    def with_noise(params, z, eps):
+        weights = params["decoder"]
+        return decoder.decode(weights, None, z) + decoder.scale(weights, z) * eps
+
+    def translate(params, key, x, label_from, label_to):
+        return translate_latent(params, key, x, encode(params, x), label_from, label_to)
+
+    return Model(
+        init=init,
+        encode=encode,
+        shift=apply_shift,
+        decode=decode,
+        translate=translate,
+        translate_latent=translate_latent,
+        abduct=abduct,
+        num_features=num_features,
+        num_perturbations=num_perturbations,
+        latent_dim=latent_dim,
+        noise=noise,
+        noise_dim=noise_dim,
+        observed_effects=observed_effects,
+    )
+
+
+class Start(NamedTuple):
+    """The linear model as parameters: what every fit starts from."""
+
+    encoder_kernel: Float[AnyArray, "features latent"]
+    encoder_bias: Float[AnyArray, " latent"]
+    decoder_kernel: Float[AnyArray, "latent_and_noise features"]
+    decoder_bias: Float[AnyArray, " features"]
+    shift_matrix: Float[AnyArray, "perturbations latent"]
+    observed: Float[AnyArray, "perturbations features"]  # effects outside the latents' reach
+    common: Float[AnyArray, " features"]  # of all perturbed conditions
+    saturation: float | Float[AnyArray, ""]
+
+
+def linear_start(
+    x: Float[np.ndarray, "cells features"],
+    label: Float[np.ndarray, "cells perturbations"],
+    linear: LinearModel,
+    latent_dim: int,
+    *,
+    noise: str,
+    noise_dim: int,
+) -> Start:
+    """PCA of the cells, whitened within conditions; the linear model's effects split into `W` and `V`.
+
+    Base latents, shifts taken off, start with mean zero and identity covariance, as the theory has them. Principal
+    directions beyond the latent ones start as drawn noise, at their own spread. Pass a
+    sample with equally many cells of each condition, else large conditions dominate.
+    """
+    # SciPy's keeps single precision, where NumPy's would compute in double: twice as fast for a thousand features
+    x = np.asarray(x, np.result_type(x, np.float32))
+    if noise == "abducted":
+        noise_dim = 0
+    mean = x.mean(axis=0)
+    _, spread, directions = scipy.linalg.svd(x - mean, full_matrices=False)
+    missing = max(0, latent_dim + noise_dim - directions.shape[0])
+    # latents or noise beyond the number of features start switched off
+    directions = np.pad(directions, ((0, missing), (0, 0)))
+    spread = np.pad(spread, (0, missing)) / len(x) ** 0.5
+    basis, drawn = directions[:latent_dim], directions[latent_dim : latent_dim + noise_dim]
+    scores = (x - mean) @ basis.T
+    effects = linear.effects.astype(x.dtype)
+    moved = effective_label(label, linear.saturation).astype(x.dtype) @ effects @ basis.T
+    centre = np.mean(scores - moved, axis=0)
+    whiten, colour = _whitening(scores - moved - centre)
+    return Start(
+        encoder_kernel=basis.T @ whiten,
+        encoder_bias=-(mean @ basis.T + centre) @ whiten,
+        decoder_kernel=np.concatenate([colour @ basis, drawn * spread[latent_dim : latent_dim + noise_dim, None]]),
+        decoder_bias=mean + centre @ basis,
+        shift_matrix=effects @ basis.T @ whiten,
+        observed=effects - effects @ basis.T @ basis,
+        common=linear.common.astype(x.dtype),
+        saturation=linear.saturation,
+    )
+
+
+def _whitening(residual: Float[np.ndarray, "cells latent"]) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric maps to and from identity covariance; directions without spread stay as they are."""
+    values, vectors = np.linalg.eigh(residual.T @ residual / len(residual))
+    scale = np.sqrt(np.where(values > 1e-8 * np.max(values), values, 1.0)).astype(values.dtype)
+    return (vectors / scale) @ vectors.T, (vectors * scale) @ vectors.T

@@ -1,0 +1,1 @@
+"""Samples of any label, and what may be claimed about them."""

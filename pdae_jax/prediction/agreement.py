@@ -1,0 +1,105 @@
+r"""How far predictions of one label differ that ought to be the same: from different sources, by different replicas.
+
+Whatever the law under a label is, the cells of every condition must be translated to the same one, and every replica
+must predict the same one. What they differ by is known without a single cell of the label, and is error: of charts that
+bend, effects that do not add up, cells that are too few. All of it shares the training data, so it is a lower bound.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from pdae_jax.model.fitted import Fitted
+from pdae_jax.model.model import Model
+from pdae_jax.two_sample.statistics import two_sample_matrix
+from pdae_jax.types import PerturbationData
+
+_CELLS = 400  # of each law compared
+_MAX_SOURCES = 8
+_MIN_CELLS = 20  # of a condition, to be a source
+
+
+class Disagreement(NamedTuple):
+    """Of laws that ought to be the same."""
+
+    share: float  # mean energy distance between them, in shares of their distance from the control; NaN: unknown
+    effect: float  # their mean energy distance from the control
+
+
+def source_disagreement(
+    fitted: Fitted, label: Float[np.ndarray, " perturbations"], from_condition: str
+) -> Disagreement:
+    r"""Mean energy distance between the laws :math:`P_{s \to a}` of different sources `s`.
+
+    In shares of the distance between the control and :math:`P_{s \to a}`, `s` being `from_condition`; NaN where no
+    other condition has enough cells.
+
+    Args:
+        fitted: a model.
+        label: `a`.
+        from_condition: one of the sources; the others are the training conditions with most cells, at most seven, but
+            not the label itself.
+    """
+    train = fitted.train
+    counts = train.counts
+    others = [
+        e
+        for e in np.argsort(-counts, kind="stable")
+        if counts[e] >= _MIN_CELLS and train.conditions[e] != from_condition and not np.allclose(train.labels[e], label)
+    ]
+    sources = [from_condition, *(train.conditions[e] for e in others[: _MAX_SOURCES - 1])]
+    return _disagreement([fitted] * len(sources), label, sources)
+
+
+def replica_disagreement(
+    members: Sequence[Fitted], label: Float[np.ndarray, " perturbations"], from_condition: str
+) -> float:
+    """Mean energy distance between the laws that replicas predict of a label, in shares as in `source_disagreement`."""
+    return _disagreement(members, label, [from_condition] * len(members)).share
+
+
+def _disagreement(models: Sequence[Fitted], label: np.ndarray, sources: Sequence[str]) -> Disagreement:
+    """Of the laws that each model predicts from its source."""
+    train, waste = models[0].train, len(models) + 1
+    cells, group = _some_cells(train, train.control, 0)
+    x, groups = [cells], [np.where(group, 0, waste)]
+    for number, (model, source) in enumerate(zip(models, sources, strict=True), 1):
+        cells, real = _some_cells(train, source, number)
+        x.append(_law(model, cells, train.labels[train.index(source)], label, number))
+        groups.append(np.where(real, number, waste))
+    matrix = np.asarray(_matrix(jnp.asarray(np.concatenate(x)), jnp.asarray(np.concatenate(groups)), waste + 1))
+    between = matrix[1:waste, 1:waste][~np.eye(len(models), dtype=bool)]
+    effect = float(np.mean(matrix[0, 1:waste]))
+    known = len(models) > 1 and effect > 0
+    # U forms can be slightly negative
+    return Disagreement(max(float(np.mean(between)), 0.0) / effect if known else float("nan"), max(effect, 0.0))
+
+
+def _some_cells(train: PerturbationData, condition: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A fixed number of rows, so that one compiled shape serves all; and which of them are distinct cells."""
+    cells = train.cells(condition)
+    rows = np.random.default_rng(seed).permutation(len(cells))
+    return cells[np.resize(rows, _CELLS)], np.arange(_CELLS) < len(cells)
+
+
+def _law(fitted: Fitted, cells: np.ndarray, label_from: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
+    x = jnp.asarray(fitted.standardizer.forward(cells), jnp.float32)
+    moved = _translate(
+        fitted.model, fitted.params, jax.random.key(seed), x, jnp.asarray(label_from), jnp.asarray(label)
+    )
+    return fitted.standardizer.backward(np.asarray(moved))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _translate(model: Model, params: dict, key: Array, x: Array, label_from: Array, label_to: Array) -> Array:
+    return model.translate(params, key, x, label_from, label_to)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _matrix(x: Array, group: Array, num_groups: int) -> Array:
+    return two_sample_matrix(x, group, num_groups=num_groups)

@@ -1,0 +1,93 @@
+"""Predictions and data as AnnData."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pdae_jax.spelling import first_names
+from pdae_jax.types import PerturbationData
+
+
+def to_anndata(source: Any) -> Any:
+    """AnnData of predicted samples, or of data: ready for ``write_h5ad`` and for scanpy.
+
+    ``obs`` has the categorical columns ``condition`` and ``source``. ``uns["predictions"]`` is a dict of columns with
+    one entry per prediction (``condition``, ``source``, ``identified``, ``supported``, ``assumption_tested``,
+    ``level``, ``summary`` as strings, the numbers of the verdict as floats): ``pandas.DataFrame`` makes it a table.
+    ``uns["labels"]`` holds their labels. For data, ``uns["perturbation_data"]`` holds conditions and labels.
+
+    Args:
+        source: a prediction, a list of predictions, or `PerturbationData`.
+
+    Raises:
+        ValueError: no prediction, or predictions of different features.
+        TypeError: something else.
+    """
+    import anndata
+    import pandas as pd
+
+    if isinstance(source, PerturbationData):
+        x, features = source.x, source.features
+        names = np.array(source.conditions, dtype=object)[source.condition_index]
+        origins = np.full(len(names), "data", dtype=object)
+        uns: dict[str, Any] = {
+            "perturbation_data": {
+                "conditions": np.array(source.conditions, dtype=object),
+                "labels": source.labels,
+                "perturbations": np.array(source.perturbations, dtype=object),
+                "control": source.control,
+                "separator": source.separator,
+            }
+        }
+    else:
+        predictions = _check_predictions([source] if hasattr(source, "samples") else source)
+        x, features = np.concatenate([each.samples for each in predictions]), predictions[0].features
+        lengths = [len(each.samples) for each in predictions]
+        names = np.repeat(np.array([each.condition for each in predictions], dtype=object), lengths)
+        origins = np.repeat(np.array([str(each.source) for each in predictions], dtype=object), lengths)
+        rows = pd.DataFrame([_describe(each) for each in predictions])
+        uns = {
+            "predictions": {str(name): rows[name].to_numpy() for name in rows},
+            "labels": np.stack([np.asarray(each.label, dtype=np.float32) for each in predictions]),
+        }
+    return anndata.AnnData(
+        X=np.asarray(x, dtype=np.float32),
+        obs=pd.DataFrame(
+            {"condition": pd.Categorical(names), "source": pd.Categorical(origins)},
+            index=pd.Index([str(row) for row in range(len(names))]),
+        ),
+        var=pd.DataFrame(index=pd.Index([str(name) for name in features])),
+        uns=uns,
+    )
+
+
+def _check_predictions(predictions: Any) -> Sequence[Any]:
+    if not isinstance(predictions, list | tuple):
+        raise TypeError(f"source is a {type(predictions).__name__}. Pass what predict returned, or PerturbationData.")
+    if not predictions:
+        raise ValueError("No prediction to write: the list is empty. Pass what predict returned.")
+    for each in predictions:
+        if not all(hasattr(each, name) for name in ("samples", "features", "condition", "label", "source")):
+            raise TypeError(f"{type(each).__name__} is no prediction. Pass what predict returned, or PerturbationData.")
+        if tuple(each.features) != tuple(predictions[0].features):
+            raise ValueError(
+                f"Predictions of {predictions[0].condition!r} and {each.condition!r} have different features: "
+                f"{first_names(predictions[0].features)} and {first_names(each.features)}. Write them one by one."
+            )
+    return predictions
+
+
+def _describe(prediction: Any) -> dict[str, str | float]:
+    """The verdict of one prediction in strings and floats, which every h5ad reader can hold."""
+    verdict: Any = getattr(prediction, "verdict", None)
+    row: dict[str, str | float] = {"condition": prediction.condition, "source": str(prediction.source)}
+    for name in ("identified", "supported", "assumption_tested", "level", "summary"):
+        value = getattr(verdict, name, None)
+        value = value() if callable(value) else value
+        row[name] = "unknown" if value is None else str(value)
+    values = verdict._asdict() if hasattr(verdict, "_asdict") else getattr(verdict, "__dict__", {})
+    for name, value in values.items():
+        if name not in row and isinstance(value, int | float | np.number) and not isinstance(value, bool):
+            row[name] = float(value)
+    return row

@@ -1,0 +1,185 @@
+"""Predicted samples of any label, with a verdict on what they are worth."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jaxtyping import Array, Float, Int
+
+from pdae_jax.data.units import zero_floor
+from pdae_jax.labels import LabelLike, format_label
+from pdae_jax.model.ensemble import Ensemble
+from pdae_jax.model.fitted import Fitted
+from pdae_jax.prediction.guarantee import check_guarantee
+from pdae_jax.prediction.source import resolve_source, source_rows
+from pdae_jax.prediction.span import identified_part
+from pdae_jax.prediction.verdict import Verdict
+from pdae_jax.types import PerturbationData
+
+MAX_REACH = 1.5  # above it a prediction is warned about, see `reach_of`
+_ROUNDING = 1e-5  # in the model's units: a zero that was carried along comes back as one
+BATCH = 4096  # cells translated at once: fixes the memory, and one compiled shape serves every number of samples
+
+
+class Prediction(NamedTuple):
+    """Samples of the law of observations under a label. Not reconstructions: no cell of the label was seen."""
+
+    samples: Float[np.ndarray, "samples features"]  # in the user's units
+    features: tuple[str, ...]
+    condition: str  # the label in words
+    label: Float[np.ndarray, " perturbations"]
+    source: str  # whose cells were translated
+    verdict: Verdict
+    replica: Int[np.ndarray, " samples"] | None = None  # of an ensemble: which of its members made each sample
+    reach: float = math.nan  # how far samples go beyond the measured cells, see `reach_of`; 1: not beyond
+
+
+def predict(
+    fitted: Fitted | Ensemble,
+    label: LabelLike,
+    *,
+    key: Array,
+    num_samples: int | None = None,
+    source: str = "control",
+) -> Prediction:
+    """Predict the distribution of observations under a label, seen or unseen.
+
+    Args:
+        fitted: what `fit` or `load_run` returned; of an ensemble, the mixture of its members' laws is predicted, each
+            translating cells of its own, and the verdict says how far they differ.
+        label: ``"A+B"``, ``{"A": 1.0, "B": 0.5}``, or a vector ``[perturbations]``.
+        key: typed PRNG key: choice of source cells and decoder noise.
+        num_samples: number of samples; default one per source cell.
+        source: whose cells are translated: ``"control"``, the name of a training condition, ``"all"`` training
+            cells, or ``"nearest"``, the training condition with the smallest latent shift to the label.
+
+    Returns:
+        Samples with feature names, and the verdict. A label that is not identified is predicted by its identified
+        part, and the verdict says so.
+
+    Raises:
+        KeyError: an unknown perturbation or source.
+        ValueError: a label of the wrong length, or `num_samples` below 1.
+    """
+    train = fitted.train
+    vector = train.label(label)
+    source = resolve_source(fitted, vector, source)
+    name = label if isinstance(label, str) else _name(train, vector)
+    from_condition = train.control if source == "all" else source
+    verdict = check_guarantee(fitted, label, from_condition=from_condition)
+    rows = source_rows(train, source)
+    number = len(rows) if num_samples is None else num_samples
+    if number < 1:
+        raise ValueError(f"num_samples={number}, but at least 1 sample must be asked for.")
+    members = fitted.members if isinstance(fitted, Ensemble) else (fitted,)
+    shares = _shares(key, rows, number, len(members))
+    samples, made_by = [], []
+    for m, (member, (own, size)) in enumerate(zip(members, shares, strict=True)):
+        key_member = jax.random.fold_in(key, m) if len(members) > 1 else key
+        samples += list(_batches(member, vector, key_member, size, own)) if size else []
+        made_by.append(np.full(size, m))
+    prediction = Prediction(np.concatenate(samples), train.features, name, vector, source, verdict)
+    prediction = prediction._replace(reach=_checked_reach(prediction, train))
+    if len(members) == 1:
+        return prediction
+    order = generator(key).permutation(number)  # so that any part of the samples is of the mixture too
+    return prediction._replace(samples=prediction.samples[order], replica=np.concatenate(made_by)[order])
+
+
+def reach_of(samples: Float[np.ndarray, "samples features"], train: PerturbationData) -> Float[np.ndarray, " features"]:
+    """How far samples go beyond the measured cells, per feature.
+
+    The largest distance of a sample from the middle of the measured range, in halves of the range: 1 is the smallest or
+    largest value ever measured. Features that are constant in the training cells are 1 where samples are as well.
+    """
+    lowest, highest = train.x.min(axis=0).astype(np.float64), train.x.max(axis=0).astype(np.float64)
+    middle, half = (lowest + highest) / 2, (highest - lowest) / 2
+    far = np.max(np.abs(samples - middle), axis=0)
+    size = np.where(half > 0, half, np.maximum(np.abs(middle), 1.0))
+    return np.where(half > 0, far / size, 1.0 + far / size)
+
+
+def _checked_reach(prediction: Prediction, train: PerturbationData) -> float:
+    reach = reach_of(prediction.samples, train)
+    worst = int(np.argmax(reach))
+    if reach[worst] > MAX_REACH:
+        value = prediction.samples[np.argmax(np.abs(prediction.samples[:, worst] - train.x[:, worst].mean())), worst]
+        logging.warning(
+            "%s: predicted values of %s reach %.4g, and measured ones lie between %.4g and %.4g. Such cells were never "
+            "seen; look at the verdict before using them.",
+            *(prediction.condition, train.features[worst], value, train.x[:, worst].min(), train.x[:, worst].max()),
+        )
+    return float(reach[worst])
+
+
+def _shares(key: Array, rows: np.ndarray, number: int, num_members: int) -> list[tuple[np.ndarray, int]]:
+    """Disjoint source cells for each member, as long as there are enough, and its number of samples."""
+    if num_members == 1:
+        return [(rows, number)]
+    shuffled = generator(jax.random.fold_in(key, num_members)).permutation(rows)
+    parts = [shuffled[m::num_members] for m in range(num_members)]
+    return [(p if len(p) else rows, len(range(m, number, num_members))) for m, p in enumerate(parts)]
+
+
+def predict_batches(
+    fitted: Fitted, label: LabelLike, *, key: Array, num_samples: int, source: str = "control"
+) -> Iterator[Float[np.ndarray, "batch features"]]:
+    """The samples of `predict`, a batch at a time: for more of them than memory holds.
+
+    Every source cell is used once before any is used again.
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples={num_samples}, but at least 1 sample must be asked for.")
+    vector = fitted.train.label(label)
+    rows = source_rows(fitted.train, resolve_source(fitted, vector, source))
+    return _batches(fitted, vector, key, num_samples, rows)
+
+
+def _batches(
+    fitted: Fitted, vector: np.ndarray, key: Array, num_samples: int, rows: np.ndarray
+) -> Iterator[Float[np.ndarray, "batch features"]]:
+    """Translated cells of the given rows."""
+    train = fitted.train
+    target = jnp.asarray(identified_part(train, vector))
+    key_rows, key_noise = jax.random.split(key)
+    rng = generator(key_rows)
+    queue = rng.permutation(rows)
+    for number, first in enumerate(range(0, num_samples, BATCH)):
+        size = min(BATCH, num_samples - first)
+        # always a full batch on the device, so that it compiles once; the surplus is cut off
+        while len(queue) < BATCH:
+            queue = np.concatenate([queue, rng.permutation(rows)])
+        chosen, queue = queue[:BATCH], queue[size:]
+        x = fitted.standardizer.forward(train.x[chosen]).astype(np.float32)
+        label_from = train.labels[train.condition_index[chosen]]
+        moved = _translate(
+            fitted.model, fitted.params, jax.random.fold_in(key_noise, number), x, label_from, target[None, :]
+        )
+        yield _in_units(fitted, np.asarray(moved)[:size])
+
+
+_translate = jax.jit(
+    lambda model, params, key, x, label_from, label_to: model.translate(params, key, x, label_from, label_to),
+    static_argnums=0,
+)
+
+
+def _in_units(fitted: Fitted, x: np.ndarray) -> np.ndarray:
+    """The user's units. The decoder's floor is zero there, which the way back must not miss by rounding."""
+    samples = fitted.standardizer.backward(x)
+    if not fitted.recipe.nonnegative:
+        return samples
+    return np.where(x <= zero_floor(fitted.standardizer) + _ROUNDING, np.float32(0), np.maximum(samples, 0))
+
+
+def _name(train: PerturbationData, vector: np.ndarray) -> str:
+    return format_label(vector, train.perturbations, control=train.control, separator=train.separator)
+
+
+def generator(key: Array) -> np.random.Generator:
+    """NumPy generator that starts from a typed JAX key: draws of any size without a compilation each."""
+    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())

@@ -1,0 +1,104 @@
+"""The verdict on a prediction: what is known about it, and the level that follows."""
+
+import dataclasses
+
+# A trusted prediction is to be within 5 % of the control's energy distance. Left-out combinations must have been within
+# half of that (the others are harder now and then), and predictions that ought to be the same within all of it.
+MAX_OUTSIDE = 0.25  # share of latents outside the support above which a prediction counts as unsupported
+MAX_TESTED_ERROR = 0.025  # energy distance of left-out combinations, in shares of the control's, that passes the test
+MAX_EXPECTED_ERROR = 0.05  # of left-out combinations, in shares of the distance that the label is predicted to go
+MAX_DISAGREEMENT = 0.05  # of predictions that ought to be the same, in shares of the distance from the control
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What is known about the prediction of one label; None where it was not asked."""
+
+    condition: str
+    identified: bool  # the label lies in the span of the training labels
+    residual: float  # rho: share of the label's length outside that span, 0 = inside
+    weights: dict[str, float]  # minimum-norm combination of training conditions that gives the label
+    leverage: float  # squared norm of the weights: how much the noise of their estimates is amplified
+    latent_rank: int | None = None  # rank of the training conditions' latent shifts, W A
+    latent_dim: int | None = None  # k; the theory asks for latent_rank = k
+    outside: float | None = None  # share of translated latents outside the training latents' support; 0.05 is usual
+    supported: bool | None = None  # outside <= MAX_OUTSIDE
+    tested: tuple[str, ...] = ()  # combinations that were left out of training and predicted
+    tested_error: float | None = None  # their energy distance, in shares of the control's
+    expected_error: float | None = None  # the same distance, in shares of the one this label is predicted to go
+    # how far predictions that ought to be the same differ, in shares of their distance from the control
+    source_disagreement: float | None = None
+    replica_disagreement: float | None = None  # of an ensemble
+
+    @property
+    def assumption_tested(self) -> bool:
+        """Was any combination with an effect left out and predicted?"""
+        return self.tested_error is not None
+
+    @property
+    def level(self) -> str:
+        """The first of these that applies, else ``trusted``.
+
+        ``not identified``, ``unsupported``, ``untested``, ``refuted``, ``imprecise``, ``inconsistent``.
+        """
+        if not self.identified:
+            return "not identified"
+        if self.supported is False:
+            return "unsupported"
+        if not self.assumption_tested:
+            return "untested"
+        if self.tested_error is not None and self.tested_error > MAX_TESTED_ERROR:
+            return "refuted"
+        if self.expected_error is not None and self.expected_error > MAX_EXPECTED_ERROR:
+            return "imprecise"
+        if self.disagreement > MAX_DISAGREEMENT:
+            return "inconsistent"
+        return "trusted"
+
+    @property
+    def disagreement(self) -> float:
+        """The larger of the two disagreements that are known; 0 if none is."""
+        known = [d for d in (self.source_disagreement, self.replica_disagreement) if d is not None and d == d]
+        return max(known, default=0.0)
+
+    def summary(self) -> str:
+        """The verdict in sentences."""
+        lines = [f"{self.condition}: {self.level}."]
+        if self.identified:
+            parts = " ".join(f"{weight:+.2g} ({name})" for name, weight in _largest(self.weights))
+            lines.append(f"Identified: the label is a combination of training labels, {parts or 'the control'}.")
+        else:
+            lines.append(
+                f"Not identified: {self.residual:.0%} of the label lies outside the span of the training labels; "
+                f"samples show the identified part only."
+            )
+        if self.latent_rank is not None and self.latent_dim is not None and self.latent_rank < self.latent_dim:
+            lines.append(
+                f"The training shifts span {self.latent_rank} of {self.latent_dim} latent dimensions; the theory asks "
+                f"for all."
+            )
+        if self.outside is not None:
+            word = "Supported" if self.supported else "Not supported"
+            lines.append(f"{word}: {self.outside:.0%} of the translated latents lie outside the training latents.")
+        if self.tested_error is not None:
+            lines.append(
+                f"Assumption tested on {len(self.tested)} left-out combinations, which also chose the step: energy "
+                f"distance {self.tested_error:.1%} of the control's."
+            )
+            if self.level == "imprecise":
+                lines.append(
+                    f"Of the distance that this label is predicted to go that is {self.expected_error:.0%}: its effect "
+                    f"is too small beside the error."
+                )
+        else:
+            lines.append("Additivity untested: no combination was left out of training and predicted.")
+        if self.source_disagreement is not None and self.source_disagreement == self.source_disagreement:
+            lines.append(
+                f"Predictions from different sources differ by {self.source_disagreement:.1%} of the control's distance"
+                f"{'' if self.replica_disagreement is None else f', replicas by {self.replica_disagreement:.1%}'}."
+            )
+        return " ".join(lines)
+
+
+def _largest(weights: dict[str, float], most: int = 4) -> list[tuple[str, float]]:
+    return sorted(weights.items(), key=lambda item: -abs(item[1]))[:most]

@@ -1,0 +1,58 @@
+"""Extremes and laws of residuals, as markdown."""
+
+from typing import Any
+
+from pdae_jax.prediction.samples import MAX_REACH
+
+
+def format_extremes(table: Any) -> str:
+    """The rows of ``extremes.csv`` as markdown, with a warning where a prediction reaches too far."""
+    worst = float(table["reach"].max())
+    lines = [
+        "Per held-out condition the feature where predictions reach farthest beyond the measured training cells, by "
+        "`reach`: the distance from the middle of the measured range in halves of the range; 1 is not beyond.",
+        "\n".join(
+            [
+                "| condition | feature | reach | predicted 1 %, 99 %, max | measured 1 %, 99 %, max |",
+                "|---|---|---|---|---|",
+                *(
+                    f"| {row['condition']} | {row['feature']} | {row['reach']:.2f} | {_three(row, 'predicted')} "
+                    f"| {_three(row, 'measured')} |".replace("\n", " ")
+                    for _, row in table.iterrows()
+                ),
+            ]
+        ),
+    ]
+    if worst > MAX_REACH:
+        lines.insert(
+            0, f"**Warning: predictions reach {worst:.2f} times the measured range; usual is up to {MAX_REACH}.**"
+        )
+    return "\n\n".join(lines)
+
+
+def _three(row: Any, name: str) -> str:
+    return ", ".join(f"{row[f'{name}_{which}']:.3g}" for which in ("1%", "99%", "max"))
+
+
+def format_residual_laws(table: Any, level: float = 0.05) -> str:
+    """``residual_laws.csv`` in a few lines of markdown: how many conditions differ, and the ten that differ most."""
+    differ = table[table["p_adjusted"] <= level]
+    most = table.sort_values("energy_distance", ascending=False).head(10)
+    return "\n\n".join(
+        [
+            "The model carries what the latents do not explain of a cell, its noise, from label to label. That assumes "
+            f"the same law of the noise under every label. It differs from the control's in {len(differ)} of "
+            f"{len(table)} training conditions (permutation tests, false discovery rate {level:.0%}). The ten largest:",
+            "\n".join(
+                [
+                    "| condition | energy distance of residuals | spread over the control's | adjusted p |",
+                    "|---|---|---|---|",
+                    *(
+                        f"| {row['condition']} | {row['energy_distance']:.3g} | {row['spread']:.2f} "
+                        f"| {row['p_adjusted']:.3g} |"
+                        for _, row in most.iterrows()
+                    ),
+                ]
+            ),
+        ]
+    )

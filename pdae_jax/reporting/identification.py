@@ -1,0 +1,53 @@
+"""How far the latents of a simulated world were identified, as markdown."""
+
+from typing import Any
+
+import numpy as np
+
+from pdae_jax.evaluation.identification import MAP_CLASSES
+
+
+def format_identification(table: Any) -> str:
+    """The table as markdown, for reports: one line per class of maps, one per perturbation.
+
+    Args:
+        table: of `identification_table`, or ``identification.csv`` read back.
+    """
+    values = {(row.quantity, str(row.perturbation_or_latent)): row.value for row in table.itertuples()}
+    quantities = ("r2", "residual", "r2_unseen", "residual_unseen", "shift_matrix_error", "gram_error")
+    latents = [
+        [_MAP_TITLES[name], *(_number(values.get((f"{name}_{quantity}", "all"))) for quantity in quantities)]
+        for name in MAP_CLASSES
+    ]
+    perturbations = [name for quantity, name in values if quantity == "orthogonal_shift_cosine"]
+    shifts = [
+        [name.replace("|", "\\|")]
+        + [_number(values[f"orthogonal_shift_{quantity}", name]) for quantity in ("cosine", "length_error", "error")]
+        for name in perturbations
+    ]
+    spread = ", ".join(_number(value) for (quantity, _), value in values.items() if quantity == "base_sd")
+    parts = [
+        f"True latents: {values['latent_dim', 'all']:.0f}, learned: {values['learned_latent_dim', 'all']:.0f}. "
+        f"Principal standard deviations of the learned base latents: {spread} (1 are the units of the theory).",
+        _markdown(
+            ["learned to true latents", "R2", "residual", "R2, unseen", "residual, unseen", "error of W", "of W W^T"],
+            latents,
+        ),
+        "Maps are fitted on half of the cells of the training conditions and judged on the other half, and on the "
+        "conditions not trained on (unseen). Residuals are in standard deviations of the base latents; errors of `W` "
+        "are relative Frobenius norms under the same maps. Theory: orthogonal where the base latents are standard "
+        "Gaussian in truth and model, else affine.",
+        _markdown(["perturbation, orthogonal map", "cosine", "length error", "error"], shifts),
+    ]
+    return "\n\n".join(parts)
+
+
+_MAP_TITLES = {"affine": "affine", "whitened": "orthogonal, after whitening", "orthogonal": "orthogonal"}
+
+
+def _markdown(headings: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows))
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or np.isnan(value) else f"{value:z.3f}"  # no minus before zero

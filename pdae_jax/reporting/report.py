@@ -1,0 +1,158 @@
+"""The page people read after a run: what was run, what came out, what it is worth, how to get it again."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pdae_jax.evaluation.summary import COMPARED, format_table, summary_table
+from pdae_jax.prediction.verdict import MAX_DISAGREEMENT, MAX_EXPECTED_ERROR, MAX_OUTSIDE, MAX_TESTED_ERROR
+from pdae_jax.reporting.diagnostics import format_extremes, format_residual_laws
+from pdae_jax.reporting.identification import format_identification
+from pdae_jax.runs.files import write_text
+
+REPORT_FILE = "report.md"
+VERDICTS = {
+    "trusted": "identified and supported, and left-out combinations were predicted to "
+    f"{MAX_TESTED_ERROR:.1%} of the control's energy distance or better.",
+    "refuted": "identified and supported, but left-out combinations were missed by more than "
+    f"{MAX_TESTED_ERROR:.1%} of the control's energy distance: effects do not add up in this latent space, or training "
+    "fell short.",
+    "imprecise": "identified and supported, and left-out combinations were predicted well, but what they were off by "
+    f"is more than {MAX_EXPECTED_ERROR:.0%} of the distance from the control that this label is predicted to go: its "
+    "effect is too small beside the error.",
+    "inconsistent": "identified and supported, and left-out combinations were predicted well, but this label is "
+    f"predicted differently from different sources or by different replicas, by more than {MAX_DISAGREEMENT:.0%} of "
+    "the distance from the control.",
+    "untested": "identified and supported, but no combination was left out of training and predicted, so that nothing "
+    "tests whether effects add up.",
+    "unsupported": f"identified, but more than {MAX_OUTSIDE:.0%} of the translated latents lie outside the training "
+    "latents, where the decoder extrapolates.",
+    "not identified": "part of the label lies outside the span of the training labels: no data determine that part, "
+    "and it was left out of the prediction.",
+}
+
+
+def write_report(folder: pathlib.Path, **contents: Any) -> pathlib.Path:
+    """Write ``report.md`` into a run folder; `contents` are the arguments of `render_report`."""
+    path = pathlib.Path(folder) / REPORT_FILE
+    write_text(path, render_report(**contents))
+    return path
+
+
+def render_report(
+    *,
+    title: str,
+    table: Any,
+    command: str,
+    config: str = "",
+    environment: Mapping[str, Any] | None = None,
+    figures: Mapping[str, str] | None = None,
+    identification: Any = None,
+    extremes: Any = None,
+    residual_laws: Any = None,
+) -> str:
+    """The report as markdown.
+
+    Args:
+        title: of the page.
+        table: DataFrame of `evaluate`.
+        command: what to type to get the same numbers.
+        config: name or path of the config.
+        environment: contents of ``environment.json``.
+        figures: caption -> path relative to the report.
+        identification: DataFrame of `identification_table`, for simulated worlds.
+        extremes: rows of ``extremes.csv``.
+        residual_laws: rows of ``residual_laws.csv``.
+    """
+    seeds = ", ".join(str(seed) for seed in sorted(set(table["seed"])))
+    facts = {"Config": f"`{config}`" if config else "", "Seed of the evaluation": seeds, **_machine(environment or {})}
+    splits = [split for split in ("test", "validation", "train") if split in set(table["split"])]
+    parts = [
+        f"# {title}",
+        "\n".join(f"- {name}: {value}" for name, value in facts.items() if value),
+        *(part for split in splits for part in _split_section(table, split)),
+        "## What the verdicts mean",
+        "A verdict is about the model's prediction, from training data and held-out combinations only; the true cells "
+        "of the condition play no part in it.",
+        "\n".join(f"- **{level}**: {meaning}" for level, meaning in VERDICTS.items()),
+        *(["## Identification", format_identification(identification)] if identification is not None else []),
+        *(["## Predicted and measured extremes", format_extremes(extremes)] if extremes is not None else []),
+        *(["## The noise of cells", format_residual_laws(residual_laws)] if residual_laws is not None else []),
+        *(["## Figures"] if figures else []),
+        *(f"![{caption}]({path})\n\n*{caption}*" for caption, path in (figures or {}).items()),
+        "## How to get this again",
+        f"```\n{command}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _machine(environment: Mapping[str, Any]) -> dict[str, str]:
+    packages = {"Python": environment.get("python"), **(environment.get("packages") or {})}
+    shown = [name for name in ("Python", "pdae_jax", "jax", "flax", "optax", "numpy") if packages.get(name)]
+    return {
+        "Device": str(environment.get("device", "")),
+        "Versions": ", ".join(f"{name} {packages[name]}" for name in shown),
+    }
+
+
+def _split_section(table: Any, split: str) -> list[str]:
+    headings = {
+        "test": "Held-out conditions",
+        "validation": "Validation conditions (never trained on; they chose the step)",
+        "train": "Training conditions (in-sample)",
+    }
+    summary = summary_table(table, split=split)
+    sections = [f"## {headings[split]}", f"```text\n{format_table(summary)}\n```"]
+    if "energy_distance" in summary and "pdae" in summary.index:
+        sections[1:1] = [_headline(summary)]
+        sections.append(_condition_table(table[table["split"] == split]))
+    return sections
+
+
+def _headline(summary: Any) -> str:
+    model, best = summary.loc["pdae"], summary.attrs["best_baseline"]
+    text = f"Mean energy distance of the predictions: **{model['energy_distance']:.3g}**"
+    if best:
+        text += f", {model['ratio']:.3g} of that of the best baseline, {best}"
+    if best and np.isfinite(model["ratio_low"]):
+        text += f" (95 % interval over conditions {model['ratio_low']:.3g} to {model['ratio_high']:.3g})"
+    if best:
+        text += (
+            f"; worse than the best baseline in {model['num_worse']:.0f} of {model['num_conditions']:.0f} conditions"
+        )
+    if "oracle_half" in summary.index:
+        text += f". Half of the true cells against the other half: {summary.loc['oracle_half', 'energy_distance']:.2g}"
+    return text + "."
+
+
+def _condition_table(rows: Any) -> str:
+    """One line per condition: energy distances, and the verdict."""
+    distances = rows[rows["metric"] == "energy_distance"].pivot_table(
+        index="condition", columns="method", values="value", aggfunc="mean", sort=False
+    )
+    about = rows.drop_duplicates("condition").set_index("condition")
+    compared = [name for name in COMPARED if name in distances]
+    lines = ["| condition | pdae | best baseline | control | oracle half | verdict | outside |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for condition, row in distances.iterrows():
+        best = row[compared].astype(float).idxmin() if compared else None
+        cells = [
+            str(condition).replace("|", "\\|"),
+            _number(row["pdae"]),
+            f"{_number(row[best])} ({best})" if best else "-",
+            _number(row.get("control", np.nan)),
+            _number(row.get("oracle_half", np.nan)),
+            str(about.loc[condition].get("verdict", "-")),
+            f"{about.loc[condition].get('outside', np.nan):.0%}".replace("nan%", "-"),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    note = (
+        "Energy distances (U form); *outside*: share of translated latents outside the training latents, 5 % is usual."
+    )
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def _number(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:#.3g}"

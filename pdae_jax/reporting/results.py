@@ -1,0 +1,292 @@
+"""From a run folder to what people read: evaluation, predictions, figures, report, all from the folder alone."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from pdae_jax.evaluation.baselines import BASELINES
+from pdae_jax.evaluation.compositional import fit_comparators
+from pdae_jax.evaluation.diagnostics import extremes, residual_laws
+from pdae_jax.evaluation.identification import identification_table, load_truth, measure_identification
+from pdae_jax.evaluation.summary import COMPARED, format_table, summary_table
+from pdae_jax.evaluation.table import MODEL, SPLITS, evaluate
+from pdae_jax.model.ensemble import Ensemble
+from pdae_jax.model.fitted import Fitted
+from pdae_jax.prediction.export import to_anndata
+from pdae_jax.prediction.samples import Prediction, predict
+from pdae_jax.reporting import plots
+from pdae_jax.reporting.report import write_report
+from pdae_jax.runs import folder
+from pdae_jax.runs.files import write_text
+from pdae_jax.runs.store import fingerprint, load_data, save_data
+from pdae_jax.training.restore import load_model
+from pdae_jax.types import PerturbationData
+
+EVALUATION_FILE = "evaluation.csv"
+IDENTIFICATION_FILE = "identification.csv"
+EXTREMES_FILE = "extremes.csv"
+RESIDUALS_FILE = "residual_laws.csv"
+PREDICTIONS_FILE = "predictions.h5ad"
+FIGURE_FOLDER = "figures"
+CAPTION_FILE = "captions.json"  # caption -> figure, in the order of the report
+
+MOST_DETAILED = 3  # test conditions that get pictures of their own
+MOST_CONDITIONS = 40  # of a figure; of more, some evenly spaced
+_SHOWN_CELLS = 2000
+
+
+def save_test(workdir: str | pathlib.Path, test: PerturbationData) -> None:
+    """Keep held-out conditions with a run that was fitted without them; other ones there are not replaced."""
+    path = pathlib.Path(workdir) / folder.TEST_FILE
+    if path.exists() and fingerprint(load_data(path)) != fingerprint(test):
+        raise ValueError(
+            f"The folder {str(workdir)!r} holds other test conditions, {list(load_data(path).conditions)}. "
+            f"Nothing was changed; pass another workdir."
+        )
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_data(path, test)
+
+
+def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: Any) -> str:
+    """Evaluation, predictions, figures and report of a run; returns the summary table as text.
+
+    Args:
+        workdir: folder of a finished or interrupted fit that was given test conditions, or `save_test` them.
+        command: that reproduces the run, for the report.
+        **options: of `write_evaluation`.
+
+    Raises:
+        FileNotFoundError: no run, no checkpoint or no test data in the folder.
+    """
+    path = pathlib.Path(workdir)
+    fitted, test = load_model(path), load_data(path / folder.TEST_FILE)
+    write_evaluation(path, fitted, test, **options)
+    table = read_evaluation(path)  # as the report does: pandas may change the last bit of a number
+    write_predictions(path, fitted, test, sources_of(table))
+    write_identification(path, first_member(fitted))
+    write_diagnostics(path, fitted, test, sources_of(table))
+    draw_figures(path)
+    render(path, command)
+    return format_table(table)
+
+
+def first_member(fitted: Fitted | Ensemble) -> Fitted:
+    """The model itself; of an ensemble one member, for what can only be shown of one."""
+    return fitted.members[0] if isinstance(fitted, Ensemble) else fitted
+
+
+def write_identification(path: pathlib.Path, fitted: Fitted) -> None:
+    """``identification.csv``, where the folder holds the truth of a simulated world."""
+    if (path / folder.TRUTH_FILE).exists():
+        found = measure_identification(fitted, load_truth(path / folder.TRUTH_FILE))
+        write_text(path / IDENTIFICATION_FILE, identification_table(found).to_csv(index=False))
+
+
+def write_diagnostics(
+    path: pathlib.Path, fitted: Fitted | Ensemble, test: PerturbationData, sources: dict[str, str]
+) -> None:
+    """``extremes.csv``: where predictions reach farthest; ``residual_laws.csv``: whether the noise keeps its law."""
+    import pandas as pd
+
+    rows = [
+        extremes(prediction, fitted.train).head(1).reset_index().assign(condition=prediction.condition)
+        for prediction in held_out_predictions(fitted, test, sources)
+    ]
+    write_text(path / EXTREMES_FILE, pd.concat(rows).to_csv(index=False))
+    model = first_member(fitted)
+    if model.model.noise == "abducted":
+        found = residual_laws(model, key=jax.random.key(fitted.seed))
+        write_text(path / RESIDUALS_FILE, found.reset_index().to_csv(index=False))
+
+
+def _read_table(path: pathlib.Path) -> Any:
+    """A table of the run, or None where there is none; names stay text."""
+    import pandas as pd
+
+    names: Any = {"condition": str, "feature": str}
+    return pd.read_csv(path, dtype=names, keep_default_na=False) if path.exists() else None
+
+
+def read_identification(workdir: str | pathlib.Path) -> Any:
+    """``identification.csv``, or None where there is none."""
+    import pandas as pd
+
+    path = pathlib.Path(workdir) / IDENTIFICATION_FILE
+    names: Any = {"quantity": str, "perturbation_or_latent": str}
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values={"value": [""]}) if path.exists() else None
+
+
+def write_evaluation(
+    path: pathlib.Path,
+    fitted: Fitted | Ensemble,
+    test: PerturbationData,
+    comparators: Sequence[str] = (),
+    **options: Any,
+) -> Any:
+    """``evaluation.csv``: every method on the test and validation conditions, and on the training ones.
+
+    Args:
+        path: folder of the run.
+        fitted: its model.
+        test: held-out conditions.
+        comparators: methods that are trained for the comparison, on what the model was trained on with its recipe;
+            names of `compositional.COMPARATORS`.
+        **options: of `evaluate`.
+    """
+    options = {"splits": SPLITS, "progress": True, **options}
+    key = jax.random.key(fitted.seed)
+    further = fit_comparators(
+        comparators,
+        fitted.train,
+        key=key,
+        validation=fitted.validation,
+        recipe=fitted.recipe,
+        progress=options["progress"],
+    )
+    table = evaluate(fitted, test, methods=further, **options)
+    temporary = path / f".{EVALUATION_FILE}.partial"
+    table.to_csv(temporary, index=False)
+    temporary.replace(path / EVALUATION_FILE)
+    return table
+
+
+def read_evaluation(workdir: str | pathlib.Path) -> Any:
+    """``evaluation.csv`` as `evaluate` made it: conditions may be called "None" or "1" and stay text."""
+    import pandas as pd
+
+    names: Any = dict.fromkeys(("condition", "split", "method", "metric", "source", "verdict"), str)
+    numbers: Any = {
+        name: [""]
+        for name in (
+            "value",
+            "residual",
+            "outside",
+            "tested_error",
+            "expected_error",
+            "source_disagreement",
+            "replica_disagreement",
+            "reach",
+            "bandwidth",
+        )
+    }
+    path = pathlib.Path(workdir) / EVALUATION_FILE
+    return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=numbers)
+
+
+def sources_of(table: Any) -> dict[str, str]:
+    """Condition -> whose cells were translated to it in an evaluation, so that pictures show what was judged."""
+    return dict(zip(table["condition"], table["source"], strict=True))
+
+
+def write_predictions(
+    path: pathlib.Path, fitted: Fitted | Ensemble, test: PerturbationData, sources: dict[str, str]
+) -> None:
+    """``predictions.h5ad``: as many predicted cells of each test condition as were measured."""
+    temporary = path / f".partial.{PREDICTIONS_FILE}"
+    to_anndata(held_out_predictions(fitted, test, sources)).write_h5ad(temporary)
+    temporary.replace(path / PREDICTIONS_FILE)
+
+
+def held_out_predictions(
+    fitted: Fitted | Ensemble, test: PerturbationData, sources: dict[str, str]
+) -> list[Prediction]:
+    """The prediction of every test condition, under its own name."""
+    key = jax.random.key(fitted.seed)
+    names = [name for name, label in zip(test.conditions, test.labels, strict=True) if np.any(label)]
+    return [
+        predict(
+            fitted,
+            test.label(name),
+            key=jax.random.fold_in(key, number),
+            num_samples=int(test.counts[test.index(name)]),
+            source=sources.get(name, "control"),
+        )._replace(condition=name)
+        for number, name in enumerate(names)
+    ]
+
+
+def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
+    """``figures/*.png`` and their captions from what the folder holds; returns caption -> path in the folder."""
+    path = pathlib.Path(workdir)
+    fitted, test = load_model(path), load_data(path / folder.TEST_FILE)
+    table = read_evaluation(path)
+    figures = {
+        "energy_distance": plots.condition_bars(_some_conditions(table)),
+        "loss": plots.loss_curves(first_member(fitted).history),
+        "latent": _latent_figure(first_member(fitted)),
+    }
+    captions = dict(_CAPTIONS)
+    best = summary_table(table).attrs["best_baseline"] or COMPARED[0]
+    for number, prediction in enumerate(held_out_predictions(fitted, test, sources_of(table))[:MOST_DETAILED]):
+        samples = {"pdae": prediction.samples[:_SHOWN_CELLS]}
+        key = jax.random.key(fitted.seed)
+        source = None if prediction.source == "all" else prediction.source
+        floor = 0.0 if fitted.recipe.nonnegative else None
+        number_shown = min(_SHOWN_CELLS, len(prediction.samples))
+        samples[best] = BASELINES[best](key, fitted.train, prediction.label, number_shown, source=source, floor=floor)
+        true = test.cells(prediction.condition)[:_SHOWN_CELLS]
+        titled = {"features": test.features, "title": prediction.condition}
+        figures |= {
+            f"density_{number}": plots.densities_2d(true, samples, **titled),
+            f"marginals_{number}": plots.marginals(true, samples, **titled),
+        }
+        captions[f"density_{number}"] = f"{prediction.condition}: true and predicted densities"
+        captions[f"marginals_{number}"] = f"{prediction.condition}: true and predicted marginals"
+    (path / FIGURE_FOLDER).mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(path / FIGURE_FOLDER / f"{name}.png", dpi=120)
+    shown = {captions[name]: f"{FIGURE_FOLDER}/{name}.png" for name in figures}
+    write_text(path / FIGURE_FOLDER / CAPTION_FILE, json.dumps(shown, indent=2) + "\n")
+    return shown
+
+
+_CAPTIONS = {
+    "energy_distance": "Energy distance to the true cells of held-out conditions: model, baselines, ceiling",
+    "loss": "Loss terms, and the energy distance on validation conditions, while training",
+    "latent": "Training cells in latent space",
+}
+
+
+def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
+    """``report.md`` from what the folder holds."""
+    path = pathlib.Path(workdir)
+    config = json.loads((path / folder.CONFIG_FILE).read_text())["config"]
+    captions = path / FIGURE_FOLDER / CAPTION_FILE
+    table = read_evaluation(path)
+    return write_report(
+        path,
+        title=f"Run {path.name}",
+        table=table,
+        command=command or config.get("command", "pdae_jax.fit(train, key=key, workdir=...)"),
+        config=config.get("file", ""),
+        environment=json.loads((path / folder.ENVIRONMENT_FILE).read_text()),
+        figures=json.loads(captions.read_text()) if captions.exists() else {},
+        identification=read_identification(path),
+        extremes=_read_table(path / EXTREMES_FILE),
+        residual_laws=_read_table(path / RESIDUALS_FILE),
+    )
+
+
+def _some_conditions(table: Any) -> Any:
+    """The table with at most `MOST_CONDITIONS` test conditions, from those predicted best to those predicted worst."""
+    ranked = table[(table["split"] == "test") & (table["method"] == MODEL) & (table["metric"] == "energy_distance")]
+    names = [str(name) for name in ranked.sort_values("value")["condition"].unique()]
+    return table[table["condition"].isin(_evenly_spaced(names))]
+
+
+def _evenly_spaced(names: Sequence[str]) -> list[str]:
+    """At most `MOST_CONDITIONS` of the names, with the first and the last."""
+    rows = np.linspace(0, len(names) - 1, min(len(names), MOST_CONDITIONS)).astype(int)
+    return [str(names[row]) for row in rows]
+
+
+def _latent_figure(fitted: Fitted) -> Any:
+    train = fitted.train.select(_evenly_spaced(fitted.train.conditions))
+    latents = fitted.encode(train.x)
+    centres = np.stack([latents[train.condition_index == e].mean(axis=0) for e in range(train.num_conditions)])
+    return plots.latent_space(latents, train.condition_index, train.conditions, centres=centres)

@@ -1,0 +1,137 @@
+"""What a recipe leaves open, found from the data."""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from pdae_jax.data.sample import balanced_rows
+from pdae_jax.data.units import Standardizer, has_zero_floor, make_standardizer, zero_floor
+from pdae_jax.model.linear import effective_label, fit_means
+from pdae_jax.model.model import Model, linear_start, make_model
+from pdae_jax.recipe import Recipe
+from pdae_jax.training.density import has_density
+from pdae_jax.types import PerturbationData
+
+# Of the largest latent shift: a direction shifted less is taken for curvature or noise. In 15 simulated worlds this
+# found the true number of latents 12 times and one too many 3 times; validation conditions settle doubtful cases.
+RELEVANT_SHIFT = 0.2
+
+
+# What a fit does depends on one property of the cells: whether they lie on a surface of k dimensions, as the theory
+# has it, or spread around one. On a surface the residual must vanish, and latents have a density. Around one the
+# residual is the cell's own noise: to reconstruct it is to memorise it, and training is gentle.
+ON_SURFACE: dict[str, Any] = {
+    "observed_effects": False,
+    "reconstruction": 0.5,
+    "contrast": 1.0,
+    "likelihood": 0.3,
+    "learning_rate": 5e-3,
+    "patience": None,
+}
+
+
+WITH_NOISE: dict[str, Any] = {
+    "observed_effects": True,
+    "reconstruction": 0.1,
+    "contrast": 0.0,
+    "likelihood": 0.0,
+    "learning_rate": 1e-3,
+    "patience": 5,
+}
+
+
+DRAWN = {"observed_effects": False, "reconstruction": 1.0}  # what is not decoded of the latent and drawn noise is lost
+MAX_STEPS = 4000
+
+
+# A fit memorises small data sets: with 100 cells a condition 4,000 steps are 640 passes, and leave over twice the error
+# of 50 to 80, the best on six development worlds; with 300 cells 50 and 107 were the best (experiments/RESULTS.md).
+PASSES = 50
+MIN_STEPS = 300
+_PAIRED = 2048  # cells whose distances from each other are looked at
+
+
+def resolve_recipe(recipe: Recipe, train: PerturbationData) -> Recipe:
+    """The recipe with what depends on the data filled in: floor, scale, steps, number of latents."""
+    if recipe.nonnegative is None:
+        recipe = recipe.override(nonnegative=has_zero_floor(train.x))
+    if recipe.standardize is None:
+        recipe = recipe.override(standardize="global" if recipe.nonnegative else "feature")
+    standardizer = make_standardizer(train, str(recipe.standardize))
+    if recipe.latent_dim is None:
+        recipe = recipe.override(latent_dim=effective_rank(train, standardizer))
+    if any(getattr(recipe, name) is None for name in ON_SURFACE):
+        on_surface = lies_on_surface(train, standardizer, int(recipe.latent_dim or 1))
+        found = (ON_SURFACE if on_surface else WITH_NOISE) | (DRAWN if recipe.noise == "drawn" else {})
+        recipe = recipe.override(**{name: v for name, v in found.items() if getattr(recipe, name) is None})
+    if recipe.num_steps is None:
+        recipe = recipe.override(num_steps=default_steps(recipe, train))
+    return recipe
+
+
+def lies_on_surface(train: PerturbationData, standardizer: "Standardizer", latent_dim: int) -> bool:
+    """Whether cells have a density along a surface of `latent_dim` dimensions, `has_density` of some of them."""
+    random = np.random.default_rng(0)
+    rows = balanced_rows(random, train, -(-_PAIRED // train.num_conditions))
+    # drawn with replacement: a cell must not be its own neighbour
+    rows = random.permutation(np.unique(rows))[:_PAIRED]
+    return has_density(standardizer.forward(train.x[rows]), latent_dim)
+
+
+def default_steps(recipe: Recipe, train: PerturbationData) -> int:
+    """`MAX_STEPS`, or as many as take each cell for a source `PASSES` times where those are fewer; then whole chunks.
+
+    Conditions are drawn equally often, whatever their size: counted are the cells of the median condition.
+    """
+    cells_a_step = min(recipe.num_sources, train.num_conditions) * recipe.cells_per_source
+    steps = PASSES * train.num_conditions * float(np.median(train.counts)) / cells_a_step
+    whole = max(1, int(max(steps, MIN_STEPS) // recipe.log_every)) * recipe.log_every
+    return min(whole, MAX_STEPS)
+
+
+def effective_rank(train: PerturbationData, standardizer: "Standardizer") -> int:
+    """How many latent dimensions the training conditions shift, seen through the linear start.
+
+    The theory asks for `rank(W A) = k`: latents that no condition shifts cannot be identified, and with more latents
+    than the truth has, shifts lead off the cells' manifold. Counted are the singular values of the linear start's
+    `W A`, in standard deviations within conditions, above `RELEVANT_SHIFT` of the largest.
+    """
+    labels = train.labels.astype(np.float64)
+    differences = labels - labels[train.index(train.control)]
+    most = max(1, min(int(np.linalg.matrix_rank(differences)), train.num_features))
+    rows = balanced_rows(np.random.default_rng(0), train, int(np.clip(8192 // train.num_conditions, 8, 500)))
+    x = standardizer.forward(train.x).astype(np.float32)
+    start = linear_start(
+        x[rows],
+        train.labels[train.condition_index[rows]],
+        fit_means(train, x),
+        most,
+        noise="abducted",
+        noise_dim=0,
+    )
+    moved = effective_label(differences, start.saturation) @ start.shift_matrix
+    singular = np.linalg.svd(moved, compute_uv=False)
+    return max(1, int(np.sum(singular > RELEVANT_SHIFT * singular[0])))
+
+
+def build_model(recipe: Recipe, train: PerturbationData, standardizer: Standardizer) -> Model:
+    """The model of a resolved recipe. Fits of one shape share it, and with it what is compiled for it."""
+    floor = tuple(zero_floor(standardizer).tolist()) if recipe.nonnegative else None
+    return _build_model(recipe, train.num_features, train.num_perturbations, floor)
+
+
+@functools.lru_cache(maxsize=64)
+def _build_model(recipe: Recipe, num_features: int, num_perturbations: int, floor: tuple[float, ...] | None) -> Model:
+    assert recipe.latent_dim is not None, "resolve_recipe comes first"
+    return make_model(
+        num_features,
+        num_perturbations,
+        latent_dim=recipe.latent_dim,
+        noise=recipe.noise,
+        noise_dim=recipe.noise_dim,
+        observed_effects=bool(recipe.observed_effects),
+        hidden=recipe.hidden,
+        activation=recipe.activation,
+        floor=None if floor is None else np.asarray(floor, np.float32),
+    )

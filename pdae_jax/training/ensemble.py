@@ -1,0 +1,125 @@
+r"""Replicas of one fit, trained together; bad ones found without test data and dropped; predictions with uncertainty.
+
+Replicas differ in their random numbers, and with `bootstrap` in the cells they see: each draws as many cells of every
+condition as there are, with replacement. Their spread is then an estimate of the error that comes from finite cells.
+A replica in a bad optimum fits the training conditions like the others. Two things give it away: the conditions that
+were left out of training, and its latents, which no orthogonal map takes to those of the others; with a Gaussian base
+the theory leaves nothing else free (arXiv 2504.18522).
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from pdae_jax.data.sample import bootstrap_rows
+from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
+from pdae_jax.recipe import Recipe
+from pdae_jax.training.loop import check_request, fitted_of, key_data, replica_of, run_training, with_stop
+from pdae_jax.training.prepare import LoopState, Parts, prepare
+from pdae_jax.training.step import replicate
+from pdae_jax.training.validate import make_validator
+from pdae_jax.types import PerturbationData
+
+_BOOTSTRAP = 3  # folded into the key of a replica; `prepare` splits it into three, which are those of 0, 1 and 2
+
+
+def fit_ensemble(
+    train: PerturbationData,
+    *,
+    key: Array,
+    num_replicas: int = 5,
+    bootstrap: bool = False,
+    validation: PerturbationData | None = None,
+    test: PerturbationData | None = None,
+    source: Mapping[str, str] | None = None,
+    recipe: Recipe | None = None,
+    workdir: str | pathlib.Path | None = None,
+    progress: bool | None = None,
+    config: dict[str, Any] | None = None,
+    **options: Any,
+) -> Ensemble:
+    """Train several replicas in one compiled program, and drop those that landed in a bad optimum.
+
+    Args:
+        train: training conditions, the control among them.
+        key: typed PRNG key; replica `r` starts from ``fold_in(key, r)``.
+        num_replicas: how many.
+        bootstrap: each replica sees cells resampled with replacement within conditions. Their spread then says more,
+            and each of them is worse: fewer distinct cells.
+        validation: conditions never trained on; they choose each replica's step, and show bad replicas.
+        test: kept in the workdir, see `fit`.
+        source: as in `fit`.
+        recipe: hyperparameters; default `Recipe()`.
+        workdir: folder of the run; an interrupted fit resumes there. `load_ensemble` reads it.
+        progress: show a bar on stderr; None: if it is a terminal.
+        config: further provenance.
+        **options: single fields of the recipe.
+
+    Raises:
+        ValueError: fewer than two replicas, unusable data, or a workdir that holds a different run.
+        TypeError: an option the recipe does not have.
+        FloatingPointError: the loss of a replica became NaN or infinite; names the steps.
+    """
+    if num_replicas < 2:
+        raise ValueError(f"num_replicas={num_replicas}, but an ensemble needs at least 2. For one model call fit.")
+    recipe = (recipe or Recipe()).override(**options)
+    source = check_request(train, validation, source, recipe)
+    recipe = with_stop(train, validation, key, recipe, workdir, progress)
+    parts = prepare_replicas(key, train, validation, recipe, source, num_replicas, bootstrap)
+    identity = {
+        "recipe": parts.recipe.to_dict(),
+        "key": key_data(key),
+        "source": source,
+        "num_replicas": num_replicas,
+        "bootstrap": bootstrap,
+    }
+    held_out = {"validation": validation, "test": test}
+    state, history, path = run_training(parts, identity, train, held_out, workdir, progress, config or {})
+    return ensemble_of(key, parts, state, train, validation, history, path)
+
+
+def prepare_replicas(
+    key: Array,
+    train: PerturbationData,
+    validation: PerturbationData | None,
+    recipe: Recipe,
+    source: Mapping[str, str] | None,
+    num_replicas: int,
+    bootstrap: bool,
+) -> Parts:
+    """As `prepare`; every leaf of the state has a leading axis of replicas, and the step takes them all at once."""
+    keys = [jax.random.fold_in(key, r) for r in range(num_replicas)]
+    first, *others = [prepare(k, train, validation if k is keys[0] else None, recipe, source) for k in keys]
+    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), first.state, *(parts.state for parts in others))
+    data = first.data
+    if bootstrap:
+        data = data._replace(rows=jnp.stack([bootstrap_rows(jax.random.fold_in(k, _BOOTSTRAP), data) for k in keys]))
+    step = replicate(first.step, bootstrap=bootstrap)
+    return first._replace(data=data, step=step, state=state)
+
+
+def ensemble_of(
+    key: Array,
+    parts: Parts,
+    state: LoopState,
+    train: PerturbationData,
+    validation: PerturbationData | None,
+    history: list[dict[str, Any]],
+    path: pathlib.Path | None,
+) -> Ensemble:
+    """The replicas of a finished loop, the bad ones marked."""
+    replicas = tuple(
+        fitted_of(parts, replica_of(state, r), train, validation, history, path, r) for r in range(len(state.lowest))
+    )
+    validator = parts.validator
+    if validator is None:
+        # nothing was left out: how well the training conditions themselves are met from the control
+        perturbed = train.select([c for c, a in zip(train.conditions, train.labels, strict=True) if np.any(a)])
+        validator = make_validator(key, parts.model, parts.standardizer, train, perturbed)
+    errors = [float(np.sum(validator.errors(replica.params)) / np.sum(validator.control)) for replica in replicas]
+    return Ensemble(replicas, find_bad(np.maximum(errors, 0.0), pairwise_alignment(replicas)), path)

@@ -1,0 +1,290 @@
+"""`fit` and `load_run`: the only loop. Files, progress and logging happen here or in what is called from here."""
+
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jaxtyping import Array
+
+from pdae_jax.data.checks import check_training_data
+from pdae_jax.data.split import hold_out
+from pdae_jax.model.fitted import Fitted
+from pdae_jax.model.linear import determined_by_others
+from pdae_jax.randomness import make_random
+from pdae_jax.recipe import Recipe
+from pdae_jax.runs import folder
+from pdae_jax.runs.store import fingerprint
+from pdae_jax.runs.track import Clock, History, Progress, make_progress
+from pdae_jax.training.defaults import resolve_recipe
+from pdae_jax.training.prepare import LoopState, Parts, prepare, step_of
+from pdae_jax.training.step import Metrics, make_train_steps
+from pdae_jax.training.validate import Validator, worth_keeping
+from pdae_jax.types import PerturbationData
+
+
+def fit(
+    train: PerturbationData,
+    *,
+    key: Array,
+    validation: PerturbationData | None = None,
+    test: PerturbationData | None = None,
+    source: Mapping[str, str] | None = None,
+    recipe: Recipe | None = None,
+    workdir: str | pathlib.Path | None = None,
+    progress: bool | None = None,
+    config: dict[str, Any] | None = None,
+    **options: Any,
+) -> Fitted:
+    """Train a perturbation distribution autoencoder.
+
+    Args:
+        train: training conditions, the control among them.
+        key: typed PRNG key; the same key, data and recipe give the same result on the same kind of device.
+        validation: conditions that are never trained on (`hold_out` makes them). With them, the parameters of the
+            latest evaluation are kept that is as good as the best but for chance, `patience` can stop early, and
+            verdicts can say how well combinations were predicted.
+        test: held-out conditions, kept in the workdir for the evaluation of the run; the fit does not look at them.
+        source: validation condition -> training condition whose cells are translated to it; default the control.
+        recipe: hyperparameters; default `Recipe()`.
+        workdir: folder of the run. Written as training goes on; an interrupted fit with the same data, key and
+            recipe resumes there and ends with the same numbers.
+        progress: show a bar on stderr; None: if it is a terminal.
+        config: further provenance for ``config.json``, plain values.
+        **options: single fields of the recipe, ``fit(train, key=key, latent_dim=8)``.
+
+    Raises:
+        ValueError: unusable data, or a workdir that holds a different run.
+        TypeError: an option the recipe does not have.
+        FloatingPointError: the loss became NaN or infinite; names the steps.
+    """
+    recipe = (recipe or Recipe()).override(**options)
+    source = check_request(train, validation, source, recipe)
+    recipe = with_stop(train, validation, key, recipe, workdir, progress)
+    resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
+    # a finished run has nothing to compile
+    parts = prepare(key, train, validation, recipe, source, chunk=0 if resuming else recipe.log_every)
+    identity = {"recipe": parts.recipe.to_dict(), "key": key_data(key), "source": source}
+    held_out = {"validation": validation, "test": test}
+    state, history, path = run_training(parts, identity, train, held_out, workdir, progress, config or {})
+    return fitted_of(parts, state, train, validation, history, path)
+
+
+def check_request(
+    train: PerturbationData, validation: PerturbationData | None, source: Mapping[str, str] | None, recipe: Recipe
+) -> dict[str, str]:
+    """What can be refused before anything is computed; returns the sources by the names of their conditions."""
+    check_training_data(train, validation)
+    if recipe.patience is not None and validation is None:
+        raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
+    for name in source or {}:
+        if validation is None or name not in validation.conditions:
+            raise KeyError(f"source names {name!r}, which is no validation condition. Remove it, or correct the name.")
+    # "control" is a name for the control everywhere; any other source must be a training condition, or index raises
+    return {c: train.conditions[train.index(train.control if s == "control" else s)] for c, s in (source or {}).items()}
+
+
+MIN_COMBINATIONS = 5  # that the other training conditions determine: with fewer nothing is left out to choose the end
+_LEFT_OUT = 0.2  # of them
+_MOST_LEFT_OUT = 40
+_CHOICE = 7  # folded into the key of the fit
+
+
+def with_stop(
+    train: PerturbationData,
+    validation: PerturbationData | None,
+    key: Array,
+    recipe: Recipe,
+    workdir: str | pathlib.Path | None,
+    progress: bool | None,
+) -> Recipe:
+    """The recipe with its `stop_step`, where there are no validation conditions and enough combinations to choose it.
+
+    A fit without a fifth of the combinations that the others determine says after how many steps these were predicted
+    best, and whether training helped them at all; then the fit proper takes all conditions, and as many steps.
+    """
+    if validation is not None or recipe.stop_step is not None:
+        return recipe
+    left_out = combinations_to_leave_out(train, key)
+    if not left_out:
+        return recipe
+    file = pathlib.Path(workdir) / folder.CONFIG_FILE if workdir is not None else None
+    if file is not None and file.exists():  # a run that goes on has chosen already
+        recipe = recipe.override(stop_step=json.loads(file.read_text())["identity"]["recipe"].get("stop_step"))
+        if recipe.stop_step is not None:
+            return recipe
+    recipe = resolve_recipe(recipe, train)  # the fit that chooses has the schedule of the fit proper
+    rest, judged = hold_out(train, left_out)
+    chosen = fit(rest, key=jax.random.fold_in(key, _CHOICE), validation=judged, recipe=recipe, progress=progress)
+    start = np.mean([errors["start"] for errors in chosen.validation_errors.values()])
+    found = {e["step"]: e["validation_energy_distance"] for e in chosen.history if "validation_energy_distance" in e}
+    best = min(found, key=lambda step: found[step])
+    return recipe.override(stop_step=best if found[best] < start else 0)
+
+
+def combinations_to_leave_out(train: PerturbationData, key: Array) -> list[str]:
+    """Names of a fifth of the training combinations whose labels the rest determines; none where they are few."""
+    order = np.count_nonzero(train.labels, axis=1)
+    determined = np.flatnonzero((order > 1) & determined_by_others(train.labels))
+    if len(determined) < MIN_COMBINATIONS:
+        return []
+    number = min(max(1, round(_LEFT_OUT * len(determined))), _MOST_LEFT_OUT)
+    chosen = np.sort(make_random(key).permutation(determined)[:number])
+    kept = np.delete(train.labels, chosen, axis=0).astype(np.float64)
+    weights = np.linalg.lstsq(kept.T, train.labels[chosen].T.astype(np.float64), rcond=None)[0]
+    missed = np.linalg.norm(weights.T @ kept - train.labels[chosen], axis=1)
+    # those that only others among them determine go back
+    inside = missed <= 1e-4 * np.linalg.norm(train.labels[chosen], axis=1)
+    return [train.conditions[row] for row in chosen[inside]]
+
+
+def key_data(key: Array) -> Any:
+    """A key as plain integers, for JSON."""
+    return np.asarray(jax.random.key_data(key)).tolist()
+
+
+def run_training(
+    parts: Parts,
+    identity: dict[str, Any],
+    train: PerturbationData,
+    held_out: Mapping[str, PerturbationData | None],
+    workdir: str | pathlib.Path | None,
+    progress: bool | None,
+    config: dict[str, Any],
+) -> tuple[LoopState, list[dict[str, Any]], pathlib.Path | None]:
+    """Train from the start, or from the newest checkpoint of the workdir; final state, history, folder.
+
+    Args:
+        parts: of `prepare`.
+        identity: plain values that decide the result, beside the data.
+        train: training conditions.
+        held_out: ``validation`` and ``test``; kept in the workdir with `train`.
+        workdir: folder of the run; None: nothing is written.
+        progress: as in `fit`.
+        config: further provenance.
+    """
+    run, state = None, parts.state
+    if workdir is not None:
+        identity = identity | {"data": {name: fingerprint(part) for name, part in {"train": train, **held_out}.items()}}
+        run = folder.RunFolder(pathlib.Path(workdir), identity, config)
+        run.save_data(train, held_out["validation"], held_out["test"])
+        if run.checkpoints.latest_step() is not None:
+            state = run.checkpoints.restore(state)
+            logging.info("Resuming %s at step %d.", run.path, step_of(state))
+    history = History(run.path / folder.METRICS_FILE if run else None, resume_step=step_of(state))
+    state = _train(parts, state, run, history, make_progress(progress))
+    if run:
+        run.checkpoints.close()
+    return state, history.entries, run.path if run else None
+
+
+def _train(
+    parts: Parts, state: LoopState, run: folder.RunFolder | None, history: History, progress: Progress
+) -> LoopState:
+    """Chunks of scanned steps until the last step, or until patience runs out."""
+    recipe, clock, compiled = parts.recipe, Clock(), {}
+    step = step_of(state)
+    if parts.validator and step == 0:  # the start is the first that is kept
+        state = state._replace(lowest=jnp.mean(_errors(state, parts.validator, parts.unravel), axis=-1))
+    progress.update(step, parts.num_steps, math.nan)
+    while step < parts.num_steps and not _stopped(state, recipe):
+        length = min(recipe.log_every, parts.num_steps - step)
+        if length not in compiled:
+            compiled[length] = make_train_steps(parts.step, length)
+        train_state, metrics = compiled[length](state.train, parts.data)
+        metrics = jax.device_get(metrics)
+        _check_finite(metrics, step, step + length)
+        step += length
+        state = state._replace(train=train_state)
+        entry = {
+            "step": step,
+            **{name: float(np.mean(value)) for name, value in metrics.loss._asdict().items()},
+            "gradient_norm": float(np.mean(metrics.gradient_norm)),
+            "steps_per_second": length / clock.lap(),
+        }
+        if parts.validator and (step % recipe.eval_every == 0 or step == parts.num_steps):
+            state, value = _evaluate(state, parts.validator, parts.unravel)
+            entry["validation_energy_distance"] = float(np.mean(value))
+        history.append(entry)
+        progress.update(step, parts.num_steps, entry["total"])
+        if run and (step % recipe.checkpoint_every == 0 or step == parts.num_steps or _stopped(state, recipe)):
+            run.checkpoints.save(step, state)
+    progress.close()
+    if run and run.checkpoints.latest_step() is None:
+        run.checkpoints.save(step, state)  # nothing to train: the start is the result
+    return state
+
+
+def _evaluate(state: LoopState, validator: Validator, unravel: Callable) -> tuple[LoopState, Array]:
+    """Keep the averaged parameters where none before were better, each replica by itself."""
+    value = jnp.mean(_errors(state, validator, unravel), axis=-1)  # scalar, or [replicas]
+    keep = worth_keeping(value, state.lowest, validator.noise)
+    kept = jnp.where(keep[..., None], state.train.average, state.kept)
+    since = jnp.where(value < state.lowest, 0, state.evaluations_since_lowest + 1)
+    return LoopState(state.train, kept, jnp.minimum(value, state.lowest), since), value
+
+
+def _errors(state: LoopState, validator: Validator, unravel: Callable) -> Array:
+    average, replicas = state.train.average, state.lowest.shape
+    if not replicas:
+        return validator.errors(unravel(average))
+    return jnp.stack([validator.errors(unravel(average[r])) for r in range(replicas[0])])
+
+
+def replica_of(tree: Any, r: int) -> Any:
+    """One replica of a state with a leading axis of replicas."""
+    return jax.tree.map(lambda leaf: leaf[r], tree)
+
+
+def _stopped(state: LoopState, recipe: Recipe) -> bool:
+    return recipe.patience is not None and bool(np.all(state.evaluations_since_lowest >= recipe.patience))
+
+
+def _check_finite(metrics: Metrics, first: int, last: int) -> None:
+    bad = [name for name, value in metrics.loss._asdict().items() if not np.all(np.isfinite(value))]
+    if bad or not np.all(np.isfinite(metrics.gradient_norm)):
+        raise FloatingPointError(
+            f"Between steps {first} and {last} these became NaN or infinite: {', '.join(bad) or 'the gradient'}. "
+            f"Lower learning_rate, or look for extreme values in the data; checkpoints before step {first} are kept."
+        )
+
+
+def fitted_of(
+    parts: Parts,
+    state: LoopState,
+    train: PerturbationData,
+    validation: PerturbationData | None,
+    history: list[dict[str, Any]],
+    workdir: pathlib.Path | None,
+    replica: int | None = None,
+) -> Fitted:
+    """The model of a finished loop, in the user's units; `state` may be that of one replica of an ensemble."""
+    params, errors = parts.unravel(state.kept if parts.validator else state.train.average), {}
+    if parts.validator:
+        start = parts.unravel(parts.state.kept if replica is None else parts.state.kept[replica])
+        values, of_start = (np.asarray(parts.validator.errors(p)) for p in (params, start))
+        if np.mean(values) > np.mean(of_start):  # a fit never ends worse than it began
+            params, values = start, of_start
+        errors = {
+            condition: {"pdae": float(value), "start": float(began), "control": float(control)}
+            for condition, value, began, control in zip(
+                parts.validator.conditions, values, of_start, parts.validator.control, strict=True
+            )
+        }
+    return Fitted(
+        model=parts.model,
+        params=params,
+        standardizer=parts.standardizer,
+        train=train,
+        validation=validation,
+        validation_errors=errors,
+        recipe=parts.recipe,
+        history=history,
+        seed=parts.seed,
+        workdir=workdir,
+    )

@@ -1,0 +1,113 @@
+"""One training step and its scan: pure functions of state and data. No files, no config, no printing."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+
+from pdae_jax.data.sample import DeviceData
+from pdae_jax.model.model import Model, Start
+from pdae_jax.model.networks import unraveller
+from pdae_jax.recipe import LossWeights
+from pdae_jax.training.compiler import RUNS_OFTEN, compiler_options
+from pdae_jax.training.objective import LossTerms, pdae_loss
+from pdae_jax.two_sample.kernels import KernelLike
+
+
+class TrainState(NamedTuple):
+    """Everything a run carries from step to step; saving it and going on equals never having stopped."""
+
+    step: Int[Array, ""]
+    key: Array  # of the run; step t folds in 2 t and 2 t + 1
+    params: Float[Array, " parameters"]  # of the model, as one vector: compiles and runs faster; see `make_unravel`
+    average: Float[Array, " parameters"]  # exponential moving average of params: what predicts
+    opt_state: optax.OptState
+
+
+class Metrics(NamedTuple):
+    """What a step reports."""
+
+    loss: LossTerms
+    gradient_norm: Float[Array, "..."]
+
+
+def init_state(key: Array, params: dict, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state at step 0, of a run with this key that starts from these parameters of a model."""
+    vector, _ = ravel_pytree(params)
+    # a copy: `params` and `average` must not share buffers, the steps donate both
+    return TrainState(jnp.zeros((), jnp.int32), key, vector, jnp.copy(vector), optimizer.init(vector))
+
+
+def start_shapes(model: Model) -> Start:
+    """A `Start` of zeros, of the shapes that the model takes."""
+    d, k, num = model.num_features, model.latent_dim, model.num_perturbations
+    drawn = model.noise_dim if model.noise == "drawn" else 0
+    sizes = ((d, k), (k,), (k + drawn, d), (d,), (num, k), (num, d), (d,), ())
+    return Start(*(np.zeros(size, np.float32) for size in sizes))
+
+
+@functools.lru_cache(maxsize=64)
+def make_unravel(model: Model) -> Callable[[Float[Array, " parameters"]], dict]:
+    """The function from the vector of a `TrainState` to the parameters that the model takes."""
+    return unraveller(jax.eval_shape(model.init, jax.random.key(0), start_shapes(model)))[1]
+
+
+def make_train_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    sample: Callable,
+    *,
+    kernel: KernelLike,
+    weights: LossWeights,
+    form: str,
+    average_decay: float,
+) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
+    """``step(state, data) -> (state, metrics)``: draw a batch, descend, average."""
+    unravel = make_unravel(model)
+
+    def step(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
+        # both keys at once: each draw is compiled and run by itself
+        fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+        key_sample, key_loss = fold_in(state.key, 2 * state.step + jnp.arange(2))
+        batch = sample(key_sample, data)
+
+        def loss(vector: Array) -> tuple[Array, LossTerms]:
+            return pdae_loss(unravel(vector), model, key_loss, batch, kernel=kernel, form=form, weights=weights)
+
+        gradient, terms = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = jnp.asarray(optax.apply_updates(state.params, updates))
+        # the first steps follow the parameters closely: an average over the start would be of no use
+        decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
+        average = decay * state.average + (1.0 - decay) * params
+        new_state = TrainState(state.step + 1, state.key, params, average, opt_state)
+        return new_state, Metrics(terms, jnp.linalg.norm(gradient))
+
+    return step
+
+
+@functools.lru_cache(maxsize=32)
+def replicate(step: Callable, *, bootstrap: bool = False) -> Callable:
+    """The same step for many replicas: states with a leading axis, one data set.
+
+    With `bootstrap`, ``data.rows`` has the leading axis too: each replica draws from cells of its own.
+    """
+    own_rows = DeviceData(x=None, start=None, count=None, labels=None, rows=0)  # pyright: ignore[reportArgumentType]
+    return jax.vmap(step, in_axes=(0, own_rows if bootstrap else None))
+
+
+@functools.lru_cache(maxsize=32)  # a step that is run again, as by a second fit of its shapes, is not compiled again
+def make_train_steps(step: Callable, num_steps: int) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
+    """`num_steps` steps in one compiled scan; state donated, metrics are means over the steps."""
+
+    def steps(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
+        state, metrics = jax.lax.scan(lambda carry, _: step(carry, data), state, None, length=num_steps)
+        return state, jax.tree.map(lambda value: jnp.mean(value, axis=0), metrics)
+
+    return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options(RUNS_OFTEN))

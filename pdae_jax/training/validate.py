@@ -1,0 +1,144 @@
+"""Energy distance on conditions that are never trained on, fast enough to be asked for while training."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.spatial.distance import pdist, squareform
+
+from pdae_jax.data.units import Standardizer
+from pdae_jax.model.model import Model
+from pdae_jax.two_sample import kernels
+from pdae_jax.two_sample.statistics import two_sample_statistic
+from pdae_jax.types import AnyArray, PerturbationData
+
+_MANY_CELLS = 200  # for an estimate of a standard deviation
+MAX_CELLS = 1000  # of a sample; a fixed random choice, so that evaluations of one run are comparable
+
+
+class Cases(NamedTuple):
+    """What is fixed of each validation condition; every field has one row a condition."""
+
+    noise_key: Array
+    x_source: Float[Array, "conditions m features"]  # in the model's units
+    weight_source: Float[Array, "conditions m"]
+    label_source: Float[Array, "conditions perturbations"]
+    label: Float[Array, "conditions perturbations"]
+    x: Float[Array, "conditions n features"]  # in the user's units
+    weight: Float[Array, "conditions n"]
+
+
+class Validator(NamedTuple):
+    """Energy distances (U form, beta = 1, the user's units) to the cells of each validation condition."""
+
+    errors: Callable[[dict], Array]  # params -> [conditions], of source cells translated to the condition
+    control: Float[np.ndarray, " conditions"]  # of the control cells as they are: what no prediction would give
+    conditions: tuple[str, ...]
+    noise: float  # standard deviation of the mean of `errors` for a prediction that is exact
+
+
+def worth_keeping(value: AnyArray | float, lowest: AnyArray | float, noise: float) -> Array:
+    """Whether parameters with this mean error are kept instead of earlier ones.
+
+    They are unless they are worse by more than chance: as the learning rate falls later parameters are the better
+    ones, and where evaluations differ by chance the smallest may be any of them. An exact prediction has errors around
+    zero, so one below zero is not better than zero. Half of `noise`: evaluations share the cells and the decoder's
+    noise, so differences between them are less noisy than each, and where cells are few overfitting starts within it.
+
+    Args:
+        value: mean error of this evaluation, scalar or one a replica; user's units.
+        lowest: smallest of the evaluations before, of the same shape; infinite before the first.
+        noise: see `Validator`.
+    """
+    return jnp.less_equal(value, jnp.maximum(jnp.minimum(value, lowest), 0.0) + noise / 2)
+
+
+def make_validator(
+    key: Array,
+    model: Model,
+    standardizer: Standardizer,
+    train: PerturbationData,
+    validation: PerturbationData,
+    source: Mapping[str, str] | None = None,
+) -> Validator:
+    """Fix the cells and the decoder noise; what remains is a compiled function of the parameters.
+
+    `source` maps a validation condition to the training condition whose cells are translated to it; those it leaves
+    out, to the control.
+    """
+    key_source, key_noise, key_cells = jax.random.split(key, 3)
+    sources = [(source or {}).get(name, train.control) for name in validation.conditions]
+    drawn = {name: _resample(key_source, train.cells(name)) for name in sources}
+    keys = jax.random.split(key_cells, validation.num_conditions)
+    cells = [_choose(k, validation.cells(c)) for k, c in zip(keys, validation.conditions, strict=True)]
+    size = max(len(c) for c in cells)
+    counts = np.array([len(train.cells(name)) for name in sources])
+    cases = Cases(
+        noise_key=jax.random.split(key_noise, len(cells)),
+        x_source=jnp.asarray(np.stack([standardizer.forward(drawn[name]) for name in sources]).astype(np.float32)),
+        # a cell that stands twice in a sample would count as a pair of distinct ones
+        weight_source=jnp.asarray(np.arange(MAX_CELLS) < counts[:, None], dtype=jnp.float32),
+        label_source=jnp.asarray(np.stack([train.labels[train.index(name)] for name in sources])),
+        label=jnp.asarray(validation.labels),
+        x=jnp.asarray(np.stack([np.pad(c, ((0, size - len(c)), (0, 0))) for c in cells])),
+        # padded rows weigh nothing: one compiled shape for all conditions
+        weight=jnp.asarray(np.stack([np.arange(size) < len(c) for c in cells]), dtype=jnp.float32),
+    )
+    units = jnp.asarray(standardizer.scale), jnp.asarray(standardizer.mean)
+
+    def errors(params: dict) -> Array:
+        return _errors(model, params, cases, units)
+
+    samples = [min(int(n), MAX_CELLS) for n in counts]
+    noise = np.sqrt(sum(null_variance(y, m) for y, m in zip(cells, samples, strict=True))) / len(cells)
+    control_cells = jnp.asarray(_choose(key_source, train.cells(train.control)))
+    control = jax.lax.map(lambda case: _distance(control_cells, None, case[0], case[1]), (cases.x, cases.weight))
+    return Validator(errors, np.asarray(control), validation.conditions, float(noise))
+
+
+def _distance(predicted: Array, weight_predicted: Array | None, y: Array, weight: Array) -> Array:
+    return two_sample_statistic(predicted, y, kernels.energy(1.0), weights_x=weight_predicted, weights_y=weight)
+
+
+# of the model and not of the data, so that fits of one shape, as in a sweep, compile it once
+@functools.partial(jax.jit, static_argnums=0)
+def _errors(model: Model, params: dict, cases: Cases, units: tuple[Array, Array]) -> Array:
+    scale, mean = units
+
+    def one(case: Cases) -> Array:
+        moved = model.translate(params, case.noise_key, case.x_source, case.label_source, case.label)
+        return _distance(moved * scale + mean, case.weight_source, case.x, case.weight)
+
+    return jax.lax.map(one, cases)
+
+
+def null_variance(y: Float[np.ndarray, "n features"], m: int) -> float:
+    """Variance of the U-form energy distance between these cells and `m` others of the same law.
+
+    :math:`2 (1/n + 1/m)^2` times the distance variance, here U-centred (Szekely & Rizzo, Ann. Statist. 42, 2014) and
+    of some of the cells; zero where they are too few to have one.
+    """
+    some = y[:_MANY_CELLS].astype(np.float64)
+    number = len(some)
+    if number < 4:
+        return 0.0
+    distances = squareform(pdist(some))
+    rows = distances.sum(axis=1) / (number - 2)
+    centred = distances - rows[:, None] - rows + rows.sum() / (number - 1)
+    np.fill_diagonal(centred, 0.0)
+    return 2 * (1 / len(y) + 1 / m) ** 2 * float(np.sum(centred**2)) / (number * (number - 3))
+
+
+def _resample(key: Array, cells: np.ndarray) -> np.ndarray:
+    """Exactly `MAX_CELLS` rows, one shape for all sources; rows beyond the cells there are get no weight."""
+    rows = np.asarray(jax.random.permutation(key, len(cells)))
+    return cells[np.resize(rows, MAX_CELLS)]
+
+
+def _choose(key: Array, cells: np.ndarray) -> np.ndarray:
+    rows = np.asarray(jax.random.permutation(key, len(cells)))[:MAX_CELLS]
+    return cells[rows]

@@ -1,0 +1,1 @@
+"""Statistics and tests of two samples; nothing here knows of perturbations."""

@@ -1,0 +1,78 @@
+"""Scores of a predicted law against observations (Gneiting & Raftery, JASA 2007).
+
+They are smallest, in expectation, for the right law.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from pdae_jax.two_sample import kernels
+from pdae_jax.two_sample.kernels import Kernel, KernelLike, dissimilarity_matrix
+from pdae_jax.two_sample.pair_sum import pair_sum, self_pair_sum
+from pdae_jax.two_sample.statistics import centred, check_samples, normalised, typical_dissimilarity, u_excess
+from pdae_jax.types import AnyArray
+
+
+def energy_score(samples: Float[AnyArray, "m d"], y: Float[AnyArray, "n _"], *, beta: float = 1.0) -> Float[Array, ""]:
+    r"""Energy score of a predicted sample against observations, mean over the observations (U form).
+
+    .. math:: E\|X - y\|^\beta - \tfrac12 E\|X - X'\|^\beta
+
+    Strictly proper: in expectation smallest when the samples follow the law of `y` (Gneiting & Raftery 2007). Memory as
+    in `two_sample_statistic`: never a whole matrix of distances.
+
+    Raises:
+        ValueError: the feature counts differ, a sample has fewer than two rows, or beta is outside (0, 2).
+    """
+    check_samples(samples, y)
+    samples, y = centred(samples, y)
+    return _score(samples, y, kernels.energy(beta))
+
+
+@jax.jit
+def _score(samples: Array, y: Array, kernel: Kernel) -> Float[Array, ""]:
+    w_samples, w_y = normalised(None, samples), normalised(None, y)
+    offset = typical_dissimilarity(samples, y, w_samples, w_y, kernel)
+    cross = pair_sum(samples, y, w_samples, w_y, kernel, offset=offset)
+    within = self_pair_sum(samples, w_samples, kernel, offset=offset)
+    v_form = cross + within.times(-0.5)
+    return v_form.high + v_form.low + 0.5 * offset - 0.5 * (within.high + offset) * u_excess(w_samples)
+
+
+def kernel_score(
+    samples: Float[Array, "*batch m d"], y: Float[Array, "*batch n d"], kernel: KernelLike
+) -> Float[Array, "*batch"]:
+    """`energy_score` for any kernel, over leading batch axes; whole distance matrices, for training batches."""
+    m = samples.shape[-2]
+    cross = jnp.mean(dissimilarity_matrix(kernel, samples, y), axis=(-2, -1))
+    within = jnp.sum(dissimilarity_matrix(kernel, samples), axis=(-2, -1))
+    return cross - 0.5 * within / (m * (m - 1))
+
+
+def grouped_score(
+    decoded: Float[Array, "labels cells d"], x: Float[Array, "cells d"], group: Int[Array, " cells"], kernel: KernelLike
+) -> Float[Array, ""]:
+    r"""Every cell of a batch as its own target, computed once per distinct label.
+
+    The ungrouped loss scores cell `i` against the translations of all other cells `j != i` to `i`'s label:
+    `B x B` decodes and `B x B x B` distances for a batch of `B`. Cells with one label share those decodes. With
+    :math:`D_e` the dissimilarities among cells decoded to label `e` and :math:`r_e[j] = \sum_k D_e[j,k]`, the
+    diversity term of all cells `i` of `e` is :math:`n_e \sum_j r_e[j] - 2 \sum_{i \in e} r_e[i]`.
+
+    Args:
+        decoded: all cells of the batch translated to each distinct label.
+        x: the cells themselves.
+        group: index into the distinct labels, per cell.
+        kernel: a function of `pdae_jax.kernels`.
+    """
+    num_labels, num_cells, _ = decoded.shape
+    others = num_cells - 1
+    member = jax.nn.one_hot(group, num_labels, dtype=decoded.dtype).T  # [labels, cells]
+    targets = jnp.broadcast_to(x, (num_labels, *x.shape))
+    cross = dissimilarity_matrix(kernel, decoded, targets)  # [labels, source, target]
+    own = jnp.diagonal(cross, axis1=-2, axis2=-1)  # a cell does not predict itself
+    attraction = jnp.sum(member * (jnp.sum(cross, axis=-2) - own)) / others
+    row_sums = jnp.sum(dissimilarity_matrix(kernel, decoded), axis=-1)
+    diversity = jnp.sum(jnp.sum(member, axis=1) * jnp.sum(row_sums, axis=1)) - 2.0 * jnp.sum(member * row_sums)
+    return (attraction - 0.5 * diversity / (others * (others - 1))) / num_cells

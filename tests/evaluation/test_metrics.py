@@ -1,0 +1,161 @@
+import jax
+import numpy as np
+import pytest
+import scipy.spatial.distance
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pdae_jax.evaluation import metrics
+from pdae_jax.evaluation.metrics import METRICS, Context, coverage_by_feature, median_distance, padded_pair
+
+RANDOM = np.random.default_rng(0)
+
+
+def make_context(d, *, others=3, bandwidth=1.0):
+    random = np.random.default_rng(d)
+    return Context(random.normal(size=d), random.normal(size=d), random.normal(size=(others, d)), bandwidth)
+
+
+def mean_pairs(x, y, function, distinct=False):
+    values = [function(a, b) for i, a in enumerate(x) for j, b in enumerate(y) if not (distinct and i == j)]
+    return np.mean(values)
+
+
+def test_energy_distance_in_one_dimension_is_scipys_squared_less_the_bias():
+    # scipy returns the root of the V form
+    x, y = RANDOM.normal(size=(30, 1)), 1.0 + 2.0 * RANDOM.normal(size=(47, 1))
+    v_form = scipy.stats.energy_distance(x[:, 0], y[:, 0]) ** 2
+    correction = sum(np.abs(s - s.T).mean() / (len(s) - 1) for s in (x, y))  # mean over n (n - 1), not n^2, pairs
+    assert metrics.energy_distance(x, y, make_context(1)) == pytest.approx(v_form - correction, rel=1e-4)
+
+
+@pytest.mark.parametrize("d", [3, 12])
+def test_distances_agree_with_loops(d):
+    x, y = RANDOM.normal(size=(9, d)), RANDOM.normal(size=(14, d)) + 0.5
+    bandwidth = median_distance(y)
+    assert bandwidth == pytest.approx(np.median(scipy.spatial.distance.pdist(y)))
+
+    def kernel(a, b):
+        return np.mean([np.exp(-np.sum((a - b) ** 2) / (2 * (c * bandwidth) ** 2)) for c in (0.5, 1.0, 2.0)])
+
+    def norm(a, b):
+        return np.linalg.norm(a - b)
+
+    energy = 2 * mean_pairs(x, y, norm) - mean_pairs(x, x, norm, True) - mean_pairs(y, y, norm, True)
+    mmd = mean_pairs(x, x, kernel, True) + mean_pairs(y, y, kernel, True) - 2 * mean_pairs(x, y, kernel)
+    context = make_context(d, bandwidth=bandwidth)
+    assert metrics.energy_distance(x, y, context) == pytest.approx(energy, rel=1e-4)
+    assert metrics.mmd(x, y, context) == pytest.approx(mmd, rel=1e-4)
+
+
+@given(n=st.integers(2, 128), m=st.integers(2, 128), d=st.sampled_from([2, 10]))
+def test_padding_changes_nothing(n, m, d):
+    random = np.random.default_rng([n, m, d])
+    x, y = random.normal(size=(n, d)), random.normal(size=(m, d)) + 1.0
+
+    cross, xx, yy = (scipy.spatial.distance.cdist(a, b) for a, b in ((x, y), (x, x), (y, y)))
+    exact = 2 * cross.mean() - xx.sum() / (n * (n - 1)) - yy.sum() / (m * (m - 1))
+    x_rows, y_rows, weights_x, weights_y = padded_pair(x, y)
+    assert {len(x_rows), len(y_rows)} <= {64, 128}
+    assert (weights_x.sum(), weights_y.sum()) == (n, m)
+    assert metrics.energy_distance(x, y, make_context(d)) == pytest.approx(exact, rel=1e-4, abs=1e-5)
+
+
+def test_sample_sizes_share_compilations():
+    context = make_context(3)
+    metrics._energy.clear_cache()
+    for n, m in [(70, 65), (90, 128), (128, 100), (127, 127)]:
+        metrics.energy_distance(RANDOM.normal(size=(n, 3)), RANDOM.normal(size=(m, 3)), context)
+    assert metrics._energy._cache_size() == 1
+
+
+def test_a_large_offset_costs_no_accuracy():
+    x, y = RANDOM.normal(size=(200, 10)), RANDOM.normal(size=(200, 10)) + 0.3
+    context = make_context(10)
+    near, far = (metrics.energy_distance(x + c, y + c, context) for c in (0.0, 1e6))
+    assert far == pytest.approx(near, rel=1e-4)
+
+
+def test_mean_metrics_agree_with_scipy():
+    d = 6
+    context = make_context(d)
+    predicted, true = RANDOM.normal(size=(40, d)) + 1.0, RANDOM.normal(size=(50, d)) + 2.0 * np.arange(d)
+    p, t, c = predicted.mean(0), true.mean(0), context.control_mean
+    expected = {
+        "mean_l2": scipy.spatial.distance.euclidean(p, t),
+        "cosine_delta": 1 - scipy.spatial.distance.cosine(p - c, t - c),
+        "pearson_delta": scipy.stats.pearsonr(p - c, t - c).statistic,
+        "pearson_delta_centroid": scipy.stats.pearsonr(p - context.centroid, t - context.centroid).statistic,
+        "r2_mean": 1 - np.var(t - p) / np.var(t) - np.mean(t - p) ** 2 / np.var(t),
+    }
+    for name, value in expected.items():
+        assert METRICS[name](predicted, true, context) == pytest.approx(value, abs=1e-6), name
+
+
+def test_rank_counts_nearer_conditions():
+    context = make_context(2)._replace(other_means=np.array([[0.0, 1.0], [3.0, 0.0], [0.1, 0.0], [9.0, 9.0]]))
+    predicted = np.zeros((2, 2))
+    assert metrics.rank(predicted, np.full((2, 2), [2.0, 0.0]), context) == 0.5
+    assert metrics.rank(predicted, np.full((2, 2), [0.05, 0.0]), context) == 0.0
+
+
+def test_coverage_is_calibrated_for_the_true_law_and_zero_for_a_point_mass():
+    true = RANDOM.normal(size=(4000, 3)) * [1.0, 10.0, 0.1]
+    same, narrow = RANDOM.normal(size=(4000, 3)) * [1.0, 10.0, 0.1], true * 0.5
+    context = make_context(3)
+    np.testing.assert_allclose(coverage_by_feature(same, true, 0.5), 0.5, atol=0.04)
+    np.testing.assert_allclose(coverage_by_feature(same, true, 0.9), 0.9, atol=0.03)
+    # half the spread: the interval is that of a normal at +- 1.645 / 2
+    expected = 2 * scipy.stats.norm.cdf(1.645 / 2) - 1
+    np.testing.assert_allclose(coverage_by_feature(narrow, true, 0.9), expected, atol=0.03)
+    assert metrics.coverage_50(same, true, context) == pytest.approx(0.5, abs=0.03)
+    assert metrics.coverage_90(np.zeros((10, 3)), true, context) == 0.0
+
+
+def test_best_values_and_symmetries():
+    x, y = RANDOM.normal(size=(300, 4)) + 1.0, RANDOM.normal(size=(300, 4)) + 1.0
+    context = make_context(4, bandwidth=2.0)
+    best = {"mean_l2": 0, "r2_mean": 1, "cosine_delta": 1, "pearson_delta": 1, "pearson_delta_centroid": 1, "rank": 0}
+    for name, value in best.items():
+        assert METRICS[name](x, x[::-1], context) == pytest.approx(value, abs=1e-6)
+    for name, function in METRICS.items():
+        value = function(x, y, context)
+        assert function(RANDOM.permutation(x), RANDOM.permutation(y), context) == pytest.approx(value, abs=1e-5), name
+    for name in ("energy_distance", "mmd", "mean_l2"):
+        assert METRICS[name](x, y, context) == pytest.approx(METRICS[name](y, x, context), abs=1e-5)
+        assert METRICS[name](x, y + 2.0, context) > METRICS[name](x, y + 1.0, context) > METRICS[name](x, y, context)
+
+
+def test_undefined_is_nan():
+    x, y = RANDOM.normal(size=(20, 1)), RANDOM.normal(size=(20, 1))
+    context = make_context(1, others=0)
+    for name in ("pearson_delta", "pearson_delta_centroid", "r2_mean", "rank"):
+        assert np.isnan(METRICS[name](x, y, context)), name
+    assert np.isfinite(METRICS["energy_distance"](x, y, context))
+    # control cells as prediction: no predicted change, so it has no direction
+    cells = RANDOM.normal(size=(50, 3)).astype(np.float32) + 100
+    still = make_context(3)._replace(control_mean=cells.mean(0, dtype=np.float64))
+    for name in ("cosine_delta", "pearson_delta"):
+        assert np.isnan(METRICS[name](RANDOM.permutation(cells), cells + RANDOM.normal(size=3), still)), name
+    assert np.isnan(metrics.mmd(x, y, context._replace(bandwidth=0.0)))
+
+
+def test_median_distance_of_mostly_identical_cells():
+    x = np.zeros((100, 2))
+    x[:5] = 1.0
+    assert 0 < median_distance(x) < np.sqrt(2)
+    assert median_distance(np.zeros((5, 2))) == 0.0
+
+
+def test_samples_that_do_not_fit():
+    context = make_context(3)
+    with pytest.raises(ValueError, match="3 features but y has 4"):
+        metrics.energy_distance(np.zeros((5, 3)), np.zeros((5, 4)), context)
+    with pytest.raises(ValueError, match="Sample y has shape"):
+        metrics.energy_distance(np.zeros((5, 3)), np.zeros((1, 3)), context)
+
+
+def test_no_jax_arrays_leak():
+    x = np.asarray(jax.random.normal(jax.random.key(0), (10, 3)))
+    assert all(type(function(x, x + 1, make_context(3))) is float for function in METRICS.values())

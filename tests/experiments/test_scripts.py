@@ -1,0 +1,124 @@
+"""The scripts beside run.py, as people call them: a sweep, and what is asked of one of its runs."""
+
+import functools
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import anndata
+import pandas as pd
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIG = """
+from experiments.configs import simulated
+
+def get_config(arg="default"):
+    config = simulated.get_config("smoke")
+    config.data.update(latent_dim=2, observed_dim=4, num_perturbations=3, cells_per_condition=60)
+    config.data.labels = ("p0", "p1", "p2", "p0+p1", "p1+p2", "p0+p2")
+    config.split.validation, config.split.test = ("p1+p2",), ("p0+p2",)
+    config.fit.update(num_steps=2, log_every=2, eval_every=2, checkpoint_every=2, hidden=(8,))
+    return config
+
+def get_sweep():
+    yield {"fit.latent_dim": 1}
+    yield {"fit.latent_dim": 2}
+"""
+
+pytestmark = pytest.mark.slow
+
+
+def call(script, *arguments, status=0):
+    """What a script printed; stderr too where it is to fail."""
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "experiments" / script), *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "tiny.py").write_text(CONFIG)
+    printed = call("sweep.py", f"--config={folder / 'tiny.py'}", f"--workdir={folder / 'runs'}")
+    return folder, printed
+
+
+def test_a_sweep_ranks_its_points_on_validation_conditions(sweep):
+    folder, printed = sweep
+    table = pd.read_csv(folder / "runs" / "sweep.csv")
+    assert sorted(table["fit.latent_dim"]) == [1, 2] and table["validation_share"].is_monotonic_increasing
+    assert "validation_share" in printed
+    for latent_dim in (1, 2):
+        run = folder / "runs" / f"fit.latent_dim={latent_dim}"
+        assert f'"latent_dim": {latent_dim},' in (run / "config.json").read_text()
+        assert not (run / "evaluation.csv").exists()  # nothing was looked up on the test conditions
+
+
+def test_a_prediction_is_written_once(sweep, tmp_path):
+    folder, _ = sweep
+    out = tmp_path / "new" / "predicted.h5ad"
+    arguments = [f"--workdir={folder / 'runs' / 'fit.latent_dim=2'}", "--num_samples=30", f"--out={out}"]
+    printed = call("predict.py", *arguments, "--label=p0+p2", "--label=p1:0.5")
+    assert "p0+p2: " in printed and "Assumption tested on 1 left-out" in printed
+    adata = anndata.read_h5ad(out)
+    assert adata.obs["condition"].value_counts().to_dict() == {"p0+p2": 30, "p1:0.5": 30}
+    before = out.read_bytes()
+    assert "nothing is overwritten" in call("predict.py", *arguments, "--label=p0", status=1)
+    assert out.read_bytes() == before
+
+
+def test_check_lists_the_doubles_that_were_not_trained_on(sweep):
+    folder, _ = sweep
+    trained = call("check.py", f"--workdir={folder / 'runs' / 'fit.latent_dim=2'}").splitlines()
+    designed = call("check.py", f"--config={folder / 'tiny.py'}").splitlines()
+    for lines in (trained, designed):
+        assert [line.split(":")[0] for line in lines] == ["p0+p2", "p1+p2", "2 labels"]
+    assert designed[-1] == "2 labels: 2 identified"
+
+
+def test_time_to_quality_stops_the_clock_while_it_judges():
+    from experiments.benchmarks import time_to_quality as bench
+
+    def measured(**limits):
+        distances = iter([0.4, 0.2, 0.1, 0.05])
+        advance = functools.partial(next, iter([1] * 100))
+        contender = bench.Contender(advance, lambda x, label: x)
+        return bench.measure(lambda: contender, lambda _: time.sleep(0.1) or next(distances), **limits)
+
+    begin = time.perf_counter()
+    points = measured(target=0.1)
+    assert time.perf_counter() - begin > 0.3 and points[-1].seconds < 0.1
+    assert [p.energy_distance for p in points] == [0.4, 0.2, 0.1] and points[-1].step == 3
+    assert measured(max_steps=2)[-1].step == 2
+    curves = {"ours": [bench.Point(2.0, 1, 0.04)], "pytorch": [bench.Point(60.0, 1, 0.3), bench.Point(90.0, 2, 0.1)]}
+    assert bench.ratio_of(curves, 0.05) == (45.0, True) and bench.ratio_of(curves, 0.3) == (30.0, False)
+
+
+def test_the_pytorch_reference_learns_and_leaves_the_random_state_alone():
+    torch = pytest.importorskip("torch")
+    from experiments.benchmarks import torch_reference as reference
+
+    torch.set_num_threads(1)  # threads that wait for a busy core take thirty times as long
+    torch.manual_seed(0)
+    setting = reference.Setting(2, 1, 1, 1, (16,), (16,))
+    networks = reference.make_networks(setting)
+    labels = (torch.arange(400) % 2)[:, None].float()
+    x = torch.randn(400, 2) + 3 * labels
+    step = reference.make_step(networks, x, labels, 16)
+    first = sum(float(step()) for _ in range(20))
+    for _ in range(260):
+        step()
+    assert sum(float(step()) for _ in range(20)) < 0.7 * first
+    before = torch.get_rng_state()
+    moved = reference.translate(networks, x[labels[:, 0] == 0], torch.ones(1))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.testing.assert_close(moved.mean(0), torch.full((2,), 3.0), atol=1.0, rtol=0)

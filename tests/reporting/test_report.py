@@ -1,0 +1,73 @@
+import re
+
+import pandas as pd
+
+from pdae_jax.reporting.report import VERDICTS, render_report, write_report
+
+DISTANCES = {
+    "pdae": [0.1, 0.5],
+    "control": [4.0, 5.0],
+    "additive": [0.4, 0.9],
+    "linear_regression": [0.8, 0.3],
+    "oracle_half": [0.002, -0.001],
+}
+
+
+def make_table(verdicts=("trusted", "unsupported")):
+    return pd.DataFrame(
+        [
+            {
+                "condition": name, "split": split, "method": method, "metric": "energy_distance", "value": value,
+                "n_true": 10, "n_pred": 10, "seed": 7, "verdict": verdict, "outside": 0.125,
+            }
+            for split, names in (("test", ["A+B", "A|C"]), ("validation", ["D+E", "D+F"]))
+            for method, values in DISTANCES.items()
+            for name, value, verdict in zip(names, values, verdicts, strict=True)
+        ]
+    )  # fmt: skip
+
+
+CONTENTS = {
+    "title": "A run",
+    "table": make_table(),
+    "command": "make run WORKDIR=here",
+    "config": "some/config.py",
+    "environment": {"python": "3.12.1", "device": "cpu x", "packages": {"jax": "0.1.2", "numpy": None}},
+    "figures": {"Loss": "figures/loss.png"},
+}
+
+
+def test_the_report_says_what_the_table_says():
+    text = render_report(**CONTENTS)
+    assert text.startswith("# A run\n")
+    for fact in ("`some/config.py`", "evaluation: 7", "cpu x", "Python 3.12.1, jax 0.1.2", "make run WORKDIR=here"):
+        assert fact in text
+    assert "![Loss](figures/loss.png)" in text
+    test, validation = text.split("## Validation conditions")
+    # mean 0.3 of pdae, 0.55 of linear_regression; worse where 0.5 > 0.3
+    assert "**0.3**, 0.545 of that of the best baseline, linear_regression" in test
+    assert "worse than the best baseline in 1 of 2 conditions" in test
+    assert "| A+B | 0.100 | 0.400 (additive) | 4.00 | 0.00200 | trusted | 12% |" in test
+    assert r"| A\|C | 0.500 | 0.300 (linear_regression) |" in test
+    assert "| D+E |" in validation
+    assert "| D+E |" not in test
+
+
+def test_every_level_of_a_verdict_is_explained():
+    import inspect
+
+    from pdae_jax.prediction.verdict import Verdict
+
+    levels = set(re.findall(r'return "([a-z ]+)"', inspect.getsource(Verdict.level.fget)))
+    assert levels == set(VERDICTS)
+
+
+def test_little_is_enough(tmp_path):
+    table = make_table()
+    table = table[table["method"].isin(["pdae", "control"])].drop(columns=["verdict", "outside"])
+    path = write_report(tmp_path, title="Bare", table=table[table["split"] == "test"], command="make run")
+    text = path.read_text()
+    assert path.name == "report.md"
+    assert "| A+B | 0.100 | - | 4.00 | - | - | - |" in text
+    assert "Figures" not in text
+    assert "nan" not in text

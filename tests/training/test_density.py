@@ -1,0 +1,42 @@
+"""Atoms and intrinsic dimension, on laws whose dimension is known."""
+
+import numpy as np
+import pytest
+from scipy.stats import ortho_group
+
+from pdae_jax.training.density import has_atoms, has_density, intrinsic_dimension
+
+
+def surface(dim, cells=2000, features=10, bend=0.3, seed=0):
+    """Normal draws in `dim` dimensions, turned into more features and bent."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(cells, dim)) @ ortho_group.rvs(features, random_state=seed)[:dim]
+    return x + bend * np.sin(2 * x @ ortho_group.rvs(features, random_state=seed + 1)) + 100.0
+
+
+@pytest.mark.parametrize("dim", [1, 2, 4])
+def test_intrinsic_dimension_is_that_of_the_surface(dim):
+    # the estimate is gamma distributed around the dimension, relative deviation 1 / sqrt(cells)
+    assert intrinsic_dimension(surface(dim)) == pytest.approx(dim, rel=0.1)
+
+
+def test_cells_that_coincide_are_counted_once():
+    x = surface(2)
+    assert intrinsic_dimension(np.concatenate([x, x[:500]])) == pytest.approx(intrinsic_dimension(x))
+    assert intrinsic_dimension(x[:2]) == 0.0
+    assert intrinsic_dimension(np.eye(4)) > 100  # all at one distance
+
+
+def test_noise_in_all_directions_hides_the_surface():
+    x = surface(2)
+    noise = np.random.default_rng(5).normal(size=x.shape)
+    assert has_density(x, 2) and has_density(x + 1e-3 * noise, 2)
+    assert not has_density(x + 0.5 * noise, 2)
+    assert has_density(x + 0.5 * noise, 10)
+
+
+def test_atoms_are_values_that_repeat():
+    x = np.random.default_rng(0).normal(size=(1000, 3))
+    assert not has_atoms(x)
+    assert not has_atoms(np.concatenate([x, np.ones((1000, 1))], axis=1))  # a constant feature
+    assert has_atoms(np.maximum(x, -1.5)) and not has_density(np.maximum(x, -1.5), 3)
