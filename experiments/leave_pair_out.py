@@ -192,8 +192,7 @@ def _median_ratio_interval(
 
 
 def _validation_error(fitted: Fitted | Ensemble) -> float:
-    members = fitted.members if isinstance(fitted, Ensemble) else (fitted,)
-    return float(np.mean([error["pdae"] for member in members for error in member.validation_errors.values()]))
+    return float(np.mean([error["pdae"] for member in fitted.members for error in member.validation_errors.values()]))
 
 
 def settings(config: Any, num_replicas: int) -> dict[str, Any]:

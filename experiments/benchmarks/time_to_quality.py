@@ -152,6 +152,7 @@ def make_ours(task: Task, recipe: Recipe) -> Contender:
 
     def translate(x, label):
         x = parts.standardizer.forward(x).astype(np.float32)
+        label = parts.standardizer.label(label)
         moved = move(parts.unravel(state.average), jax.random.key(0), x, jnp.zeros_like(label), label)
         return parts.standardizer.backward(np.asarray(moved))
 

@@ -7,14 +7,16 @@ from jaxtyping import Float
 
 from pdae_jax.types import PerturbationData
 
+_BITS = 20  # of a label that count
 MIN_ZEROS = 0.05  # of all values, for data to be counts or their logarithms
 
 
 class Standardizer(NamedTuple):
-    """The affine map between the user's units and the model's."""
+    """The affine map between the user's units of cells and the model's, and the model's unit of each dose."""
 
     mean: Float[np.ndarray, " features"]
     scale: Float[np.ndarray, " features"]
+    dose: Float[np.ndarray, " perturbations"]  # `dose_units` of the training data
 
     def forward(self, x):
         """The user's units to the model's."""
@@ -24,6 +26,24 @@ class Standardizer(NamedTuple):
         """The model's units to the user's."""
         return x * self.scale + self.mean
 
+    def label(self, label: Float[np.ndarray, "*batch perturbations"]) -> Float[np.ndarray, "*batch perturbations"]:
+        """Doses in the user's units to the model's."""
+        return in_dose_units(label, self.dose)
+
+
+def dose_units(labels: Float[np.ndarray, "conditions perturbations"]) -> Float[np.ndarray, " perturbations"]:
+    """The largest size of the doses of each perturbation: the unit in which nM and uM are the same experiment."""
+    largest = np.max(np.abs(labels.astype(np.float64)), axis=0)
+    return np.where(largest > 0, largest, 1.0)
+
+
+def in_dose_units(
+    label: Float[np.ndarray, "*batch perturbations"], units: Float[np.ndarray, " perturbations"]
+) -> Float[np.ndarray, "*batch perturbations"]:
+    """Labels over their units, to six digits: what the factor between nM and uM does to a float32 leaves no trace."""
+    mantissa, exponent = np.frexp(np.asarray(label, np.float64) / units)
+    return np.ldexp(np.round(mantissa * 2**_BITS) / 2**_BITS, exponent).astype(np.float32)
+
 
 def has_zero_floor(x: Float[np.ndarray, "cells features"]) -> bool:
     """Whether nothing is below zero and at least `MIN_ZEROS` of all values are zero: counts, or their logarithms."""
@@ -32,14 +52,15 @@ def has_zero_floor(x: Float[np.ndarray, "cells features"]) -> bool:
 
 def make_standardizer(data: PerturbationData, kind: str) -> Standardizer:
     """Means and scales over all cells: per ``feature``, one ``global`` scale, or ``none``."""
+    dose = dose_units(data.labels)
     if kind == "none":
-        return Standardizer(np.zeros(data.num_features, np.float32), np.ones(data.num_features, np.float32))
+        return Standardizer(np.zeros(data.num_features, np.float32), np.ones(data.num_features, np.float32), dose)
     mean, scale = data.x.mean(axis=0, dtype=np.float64), data.x.std(axis=0, dtype=np.float64)
     if kind == "global":
         scale = np.full_like(scale, np.sqrt(np.mean(scale**2)))
     # a feature that is constant in this subset stays where it is
     scale = np.where(scale > 1e-12, scale, 1.0)
-    return Standardizer(mean.astype(np.float32), scale.astype(np.float32))
+    return Standardizer(mean.astype(np.float32), scale.astype(np.float32), dose)
 
 
 def zero_floor(standardizer: Standardizer) -> Float[np.ndarray, " features"]:

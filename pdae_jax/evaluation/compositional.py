@@ -58,8 +58,11 @@ class Compositional:
 
     def basal(self, x: Float[np.ndarray, "cells features"], label: LabelLike) -> Float[np.ndarray, "cells latent"]:
         """Basal states of cells of one condition, in the user's units."""
+        units = self.standardizer
         z = self.networks.basal(
-            self.params, jnp.asarray(self.standardizer.forward(x), jnp.float32), jnp.asarray(self.train.label(label))
+            self.params,
+            jnp.asarray(units.forward(x), jnp.float32),
+            jnp.asarray(units.label(self.train.label(label))),
         )
         return np.asarray(z)
 
@@ -89,7 +92,7 @@ class Compositional:
         start = source or train.control
         cells = train.cells(start)
         x = self.standardizer.forward(cells[_draw(generator(key), len(cells), num_samples)]).astype(np.float32)
-        labels = jnp.asarray(train.label(start)), jnp.asarray(train.label(label))
+        labels = [jnp.asarray(self.standardizer.label(train.label(name))) for name in (start, label)]
         moved = [
             _translate(self.networks.model, self.params, jax.random.fold_in(key, i), x[i : i + BATCH], *labels)
             for i in range(0, num_samples, BATCH)

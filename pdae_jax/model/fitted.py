@@ -1,4 +1,4 @@
-"""A trained model with all it needs to predict; and the model that a recipe and data define."""
+"""A trained model with all it needs to predict."""
 
 import dataclasses
 import pathlib
@@ -7,13 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
-from pdae_jax.data.units import Standardizer
+from pdae_jax.data.units import Standardizer, zero_floor
 from pdae_jax.model.model import Model
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
 
+_ROUNDING = 1e-5  # in the model's units: a zero that was carried along comes back as one
 _BLOCK = 8192  # cells encoded at once: bounds memory, and one compiled shape serves all sample sizes
 
 
@@ -44,10 +45,47 @@ class Fitted:
         blocks = [_encode(self.model, self.params, jnp.asarray(b)) for b in _blocks(padded)]
         return np.concatenate([np.asarray(b) for b in blocks])[: len(x)]
 
+    def translate(
+        self,
+        key: Array,
+        x: Float[np.ndarray, "cells features"],
+        label_from: Float[np.ndarray, "... perturbations"],
+        label_to: Float[np.ndarray, "... perturbations"],
+    ) -> Float[np.ndarray, "cells features"]:
+        """Cells as they would be under another label, in the user's units throughout.
+
+        Args:
+            key: of drawn noise; carried noise needs none.
+            x: cells.
+            label_from: their label, one for all or one a cell.
+            label_to: the label they are translated to.
+        """
+        units = self.standardizer
+        x = np.asarray(units.forward(x), np.float32)
+        moved = _translate(self.model, self.params, key, x, *map(units.label, (label_from, label_to)))
+        samples = units.backward(np.asarray(moved))
+        if not self.recipe.nonnegative:
+            return samples
+        # the decoder's floor is zero in the user's units, which the way back must not miss by rounding
+        return np.where(moved <= zero_floor(units) + _ROUNDING, np.float32(0), np.maximum(samples, 0))
+
+    def shift(
+        self,
+        label_from: Float[np.ndarray, "... perturbations"],
+        label_to: Float[np.ndarray, "... perturbations"],
+    ) -> Float[np.ndarray, "... latent"]:
+        """The displacement of the latents from one label to another."""
+        return np.asarray(self.model.shift(self.params, *map(self.standardizer.label, (label_from, label_to))))
+
     @property
     def shift_matrix(self) -> Float[np.ndarray, "perturbations latent"]:
         """`W`: the latent shift of each perturbation at dose 1."""
-        return np.asarray(self.params["shift"]["matrix"])
+        return np.asarray(self.params["shift"]["matrix"]) / self.standardizer.dose[:, None].astype(np.float32)
+
+    @property
+    def members(self) -> tuple["Fitted", ...]:
+        """Itself: one model is an ensemble of one."""
+        return (self,)
 
     def __repr__(self) -> str:
         steps = self.history[-1]["step"] if self.history else 0
@@ -56,6 +94,10 @@ class Fitted:
         )
 
 
+_translate = jax.jit(
+    lambda model, params, key, x, label_from, label_to: model.translate(params, key, x, label_from, label_to),
+    static_argnums=0,
+)
 _encode = jax.jit(lambda model, params, x: model.encode(params, x), static_argnums=0)
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Bool, Float, Int
 
+from pdae_jax.data.units import dose_units
 from pdae_jax.types import AnyArray, PerturbationData
 
 RIDGES = tuple(10.0**power for power in np.arange(-4.0, 1.01, 0.5))
@@ -88,7 +89,8 @@ def fit_linear(
     """
     control = ~np.any(labels != 0, axis=1)
     y = (means[~control] - means[control].mean(axis=0, dtype=np.float64)).astype(np.float64)
-    labels, noise = labels[~control].astype(np.float64), np.mean(counts) / counts[~control]
+    units = dose_units(labels)  # a ridge would tell nM from uM
+    labels, noise = labels[~control] / units, np.mean(counts) / counts[~control]
     # what features share is enough: squared errors over features are those over principal components
     left, singular, directions = scipy.linalg.svd(y, full_matrices=False)
     keep = singular > 1e-9 * max(singular[0], 1e-300)
@@ -111,7 +113,13 @@ def fit_linear(
         size = np.sum(scores[tested] ** 2)
         error = float(np.sum(missed) / size) if size > 0 else float("nan")
     return LinearModel(
-        effects @ directions, common @ directions, choice.saturation, choice.ridge, rank, error, int(tested.sum())
+        effects=effects @ directions / units[:, None],
+        common=common @ directions,
+        saturation=choice.saturation,
+        ridge=choice.ridge,
+        rank=rank,
+        error=error,
+        num_tested=int(tested.sum()),
     )
 
 
@@ -174,9 +182,7 @@ def _inverse(x: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
 
 def determined_by_others(labels: Float[np.ndarray, "conditions perturbations"]) -> Bool[np.ndarray, " conditions"]:
     """Whether the label of a condition lies in the span of the others': whether its leverage is below one."""
-    largest = np.max(np.abs(labels.astype(np.float64)), axis=0)
-    # spans do not depend on the unit of a dose, which may be nM beside knockdowns of dose 1
-    scaled = labels / np.where(largest > 0, largest, 1.0)
+    scaled = labels / dose_units(labels)  # spans do not depend on the unit of a dose
     inverse = _inverse(scaled, np.full(len(labels), _DETERMINED))
     return np.diag(inverse) * _DETERMINED > 1e-3
 

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.model.model import Model
 from pdae_jax.two_sample.statistics import two_sample_matrix
 from pdae_jax.types import PerturbationData
 
@@ -88,16 +87,7 @@ def _some_cells(train: PerturbationData, condition: str, seed: int) -> tuple[np.
 
 
 def _law(fitted: Fitted, cells: np.ndarray, label_from: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
-    x = jnp.asarray(fitted.standardizer.forward(cells), jnp.float32)
-    moved = _translate(
-        fitted.model, fitted.params, jax.random.key(seed), x, jnp.asarray(label_from), jnp.asarray(label)
-    )
-    return fitted.standardizer.backward(np.asarray(moved))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _translate(model: Model, params: dict, key: Array, x: Array, label_from: Array, label_to: Array) -> Array:
-    return model.translate(params, key, x, label_from, label_to)
+    return fitted.translate(jax.random.key(seed), cells, label_from[None], label[None])
 
 
 @functools.partial(jax.jit, static_argnums=2)

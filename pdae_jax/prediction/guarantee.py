@@ -11,14 +11,13 @@ r"""What may be claimed about a prediction: is it identified, is it supported, w
 import dataclasses
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.agreement import replica_disagreement, source_disagreement
-from pdae_jax.prediction.span import differences_from_control, identification_of, identified_part
+from pdae_jax.prediction.span import identification_of, identified_part
 from pdae_jax.prediction.support import outside_share
 from pdae_jax.prediction.verdict import MAX_OUTSIDE, Verdict
 from pdae_jax.types import PerturbationData
@@ -46,7 +45,7 @@ def check_guarantee(
     verdict = identification_of(train, vector, label if isinstance(label, str) else name)
     if isinstance(source, PerturbationData):
         return verdict
-    members = source.members if isinstance(source, Ensemble) else (source,)
+    members = source.members
     start, identified = from_condition or train.control, identified_part(train, vector)
     outside = float(np.mean([outside_share(member, identified, start) for member in members]))
     tested, distance, control = _tested(members)
@@ -78,8 +77,8 @@ def _tested(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float, float]:
 
 
 def _latent_rank(fitted: Fitted) -> int:
-    _, differences = differences_from_control(fitted.train)
-    shifts = np.asarray(fitted.model.shift(fitted.params, jnp.zeros_like(differences[0]), jnp.asarray(differences)))
+    train = fitted.train
+    shifts = fitted.shift(train.labels[train.index(train.control)], train.labels)
     singular = np.linalg.svd(shifts, compute_uv=False)
     return int(np.sum(singular > RANK_TOLERANCE * max(float(singular[0]), 1e-12)))
 

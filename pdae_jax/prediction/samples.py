@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.data.units import zero_floor
 from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
@@ -21,7 +19,6 @@ from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.types import PerturbationData
 
 MAX_REACH = 1.5  # above it a prediction is warned about, see `reach_of`
-_ROUNDING = 1e-5  # in the model's units: a zero that was carried along comes back as one
 BATCH = 4096  # cells translated at once: fixes the memory, and one compiled shape serves every number of samples
 
 
@@ -75,7 +72,7 @@ def predict(
     number = len(rows) if num_samples is None else num_samples
     if number < 1:
         raise ValueError(f"num_samples={number}, but at least 1 sample must be asked for.")
-    members = fitted.members if isinstance(fitted, Ensemble) else (fitted,)
+    members = fitted.members
     shares = _shares(key, rows, number, len(members))
     samples, made_by = [], []
     for m, (member, (own, size)) in enumerate(zip(members, shares, strict=True)):
@@ -144,7 +141,7 @@ def _batches(
 ) -> Iterator[Float[np.ndarray, "batch features"]]:
     """Translated cells of the given rows."""
     train = fitted.train
-    target = jnp.asarray(identified_part(train, vector))
+    target = identified_part(train, vector)
     key_rows, key_noise = jax.random.split(key)
     rng = generator(key_rows)
     queue = rng.permutation(rows)
@@ -154,26 +151,8 @@ def _batches(
         while len(queue) < BATCH:
             queue = np.concatenate([queue, rng.permutation(rows)])
         chosen, queue = queue[:BATCH], queue[size:]
-        x = fitted.standardizer.forward(train.x[chosen]).astype(np.float32)
         label_from = train.labels[train.condition_index[chosen]]
-        moved = _translate(
-            fitted.model, fitted.params, jax.random.fold_in(key_noise, number), x, label_from, target[None, :]
-        )
-        yield _in_units(fitted, np.asarray(moved)[:size])
-
-
-_translate = jax.jit(
-    lambda model, params, key, x, label_from, label_to: model.translate(params, key, x, label_from, label_to),
-    static_argnums=0,
-)
-
-
-def _in_units(fitted: Fitted, x: np.ndarray) -> np.ndarray:
-    """The user's units. The decoder's floor is zero there, which the way back must not miss by rounding."""
-    samples = fitted.standardizer.backward(x)
-    if not fitted.recipe.nonnegative:
-        return samples
-    return np.where(x <= zero_floor(fitted.standardizer) + _ROUNDING, np.float32(0), np.maximum(samples, 0))
+        yield fitted.translate(jax.random.fold_in(key_noise, number), train.x[chosen], label_from, target[None])[:size]
 
 
 def _name(train: PerturbationData, vector: np.ndarray) -> str:

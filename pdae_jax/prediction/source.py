@@ -1,6 +1,5 @@
 """Whose cells are translated."""
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -26,8 +25,6 @@ def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturb
         return train.control
     if source != "nearest":
         return source
-    first = fitted.members[0] if isinstance(fitted, Ensemble) else fitted
-    shift = first.model.shift(first.params, jnp.asarray(train.labels), jnp.asarray(label))
-    distance = np.linalg.norm(np.asarray(shift), axis=1)
+    distance = np.linalg.norm(fitted.members[0].shift(train.labels, label), axis=1)
     distance[np.all(train.labels == label, axis=1)] = np.inf
     return train.conditions[int(np.argmin(distance))]

@@ -3,7 +3,6 @@
 import weakref
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import KDTree
 
@@ -44,7 +43,6 @@ def outside_share(fitted: Fitted, label: np.ndarray, from_condition: str) -> flo
     train, support = fitted.train, _support(fitted)
     source = train.index(from_condition)
     rows = np.random.default_rng(fitted.seed).permutation(np.flatnonzero(train.condition_index == source))[:_MAX_QUERY]
-    shift = fitted.model.shift(fitted.params, jnp.asarray(train.labels[source]), jnp.asarray(label))
-    moved = fitted.encode(train.x[rows]) + np.asarray(shift)
+    moved = fitted.encode(train.x[rows]) + fitted.shift(train.labels[source], label)
     distance = support.tree.query(moved, k=_NEIGHBOURS, workers=-1)[0][:, -1]
     return float(np.mean(distance > support.usual))

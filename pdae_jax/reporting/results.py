@@ -77,7 +77,7 @@ def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: 
 
 def first_member(fitted: Fitted | Ensemble) -> Fitted:
     """The model itself; of an ensemble one member, for what can only be shown of one."""
-    return fitted.members[0] if isinstance(fitted, Ensemble) else fitted
+    return fitted.members[0]
 
 
 def write_identification(path: pathlib.Path, fitted: Fitted) -> None:

@@ -1,5 +1,6 @@
 """What a recipe leaves open, found from the data."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -97,15 +98,15 @@ def effective_rank(train: PerturbationData, standardizer: "Standardizer") -> int
     than the truth has, shifts lead off the cells' manifold. Counted are the singular values of the linear start's
     `W A`, in standard deviations within conditions, above `RELEVANT_SHIFT` of the largest.
     """
-    labels = train.labels.astype(np.float64)
-    differences = labels - labels[train.index(train.control)]
+    x = standardizer.forward(train.x).astype(np.float32)
+    inside = dataclasses.replace(train, x=x, labels=standardizer.label(train.labels))  # in the model's units
+    differences = inside.labels.astype(np.float64)
     most = max(1, min(int(np.linalg.matrix_rank(differences)), train.num_features))
     rows = balanced_rows(np.random.default_rng(0), train, int(np.clip(8192 // train.num_conditions, 8, 500)))
-    x = standardizer.forward(train.x).astype(np.float32)
     start = linear_start(
         x[rows],
-        train.labels[train.condition_index[rows]],
-        fit_means(train, x),
+        inside.labels[train.condition_index[rows]],
+        fit_means(inside),
         most,
         noise="abducted",
         noise_dim=0,

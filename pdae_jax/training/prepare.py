@@ -1,5 +1,6 @@
 """From a recipe, data and a key to all that a loop needs: model, data on the device, step, state at step 0."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -80,14 +81,15 @@ def prepare(
     standardizer = make_standardizer(train, recipe.standardize)
     model = build_model(recipe, train, standardizer)
     x = standardizer.forward(train.x).astype(np.float32)
-    data = to_device(train, x)
+    inside = dataclasses.replace(train, x=x, labels=standardizer.label(train.labels))  # in the model's units
+    data = to_device(inside)
     optimizer = _make_optimizer(recipe)
     random = make_random(key)
     rows = balanced_rows(random, train, int(np.clip(_START_CELLS // train.num_conditions, 8, 256)))
     additive = linear_start(
         x[rows],
-        train.labels[train.condition_index[rows]],
-        fit_means(train, x, additive=not recipe.observed_effects),
+        inside.labels[train.condition_index[rows]],
+        fit_means(inside, additive=not recipe.observed_effects),
         model.latent_dim,
         noise=recipe.noise,
         noise_dim=recipe.noise_dim,

@@ -82,8 +82,8 @@ def make_validator(
         x_source=jnp.asarray(np.stack([standardizer.forward(drawn[name]) for name in sources]).astype(np.float32)),
         # a cell that stands twice in a sample would count as a pair of distinct ones
         weight_source=jnp.asarray(np.arange(MAX_CELLS) < counts[:, None], dtype=jnp.float32),
-        label_source=jnp.asarray(np.stack([train.labels[train.index(name)] for name in sources])),
-        label=jnp.asarray(validation.labels),
+        label_source=jnp.asarray(standardizer.label(train.labels[[train.index(name) for name in sources]])),
+        label=jnp.asarray(standardizer.label(validation.labels)),
         x=jnp.asarray(np.stack([np.pad(c, ((0, size - len(c)), (0, 0))) for c in cells])),
         # padded rows weigh nothing: one compiled shape for all conditions
         weight=jnp.asarray(np.stack([np.arange(size) < len(c) for c in cells]), dtype=jnp.float32),
