@@ -1,6 +1,7 @@
 """The data contract: what every module passes to the next, with a shape on every field."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -46,10 +47,16 @@ class PerturbationData:
     def num_perturbations(self) -> int:
         return len(self.perturbations)
 
-    @property
+    @functools.cached_property
     def counts(self) -> Int[np.ndarray, " conditions"]:
         """Cells per condition."""
         return np.bincount(self.condition_index, minlength=self.num_conditions)
+
+    @functools.cached_property
+    def rows(self) -> list[Int[np.ndarray, " n"]]:
+        """Rows of the cells of each condition."""
+        order = np.argsort(self.condition_index, kind="stable")
+        return np.split(order, np.cumsum(self.counts)[:-1])
 
     def index(self, condition: str) -> int:
         """Row of a condition; ``KeyError`` with the nearest names if there is none."""
@@ -62,7 +69,7 @@ class PerturbationData:
 
     def cells(self, condition: str) -> Float[np.ndarray, "n features"]:
         """The observations of one condition."""
-        return self.x[self.condition_index == self.index(condition)]
+        return self.x[self.rows[self.index(condition)]]
 
     def select(self, conditions: Sequence[str]) -> "PerturbationData":
         """The same data with these conditions only, in this order; label columns stay."""

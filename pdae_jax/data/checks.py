@@ -1,5 +1,10 @@
 """What a fit needs of its data."""
 
+import dataclasses
+
+import numpy as np
+
+from pdae_jax.spelling import first_names, nearest_names
 from pdae_jax.types import PerturbationData
 
 
@@ -26,6 +31,43 @@ def check_training_data(train: PerturbationData, validation: PerturbationData | 
             f"Validation conditions must be unseen and at least one; shared with the training data: {shared}. "
             f"Make the two sets with pdae_jax.hold_out."
         )
+
+
+def aligned(data: PerturbationData, train: PerturbationData, name: str) -> PerturbationData:
+    """The same cells in the columns of the training data: features and perturbations by name, in its order.
+
+    Further features are left out. Perturbations that no condition of `data` has need not be known.
+
+    Raises:
+        ValueError: a feature of the training data is missing.
+        KeyError: a condition has a perturbation that was not trained on.
+    """
+    if data.features == train.features and data.perturbations == train.perturbations:
+        return data
+    missing = [feature for feature in train.features if feature not in set(data.features)]
+    if missing:
+        raise ValueError(
+            f"The {name} data lack {len(missing)} of the {train.num_features} training features: "
+            f"{first_names(missing)}; they have {first_names(data.features)}. Pass data with all of them."
+        )
+    used = [p for p, column in zip(data.perturbations, data.labels.T, strict=True) if np.any(column)]
+    unknown = [p for p in used if p not in train.perturbations]
+    if unknown:
+        raise KeyError(
+            f"The {name} data have perturbations that were not trained on: {first_names(unknown)}; "
+            f"{nearest_names(unknown[0], train.perturbations)}. Leave their conditions out with data.select."
+        )
+    column = {feature: number for number, feature in enumerate(data.features)}
+    labels = np.zeros((data.num_conditions, train.num_perturbations), np.float32)
+    for perturbation in used:
+        labels[:, train.perturbations.index(perturbation)] = data.labels[:, data.perturbations.index(perturbation)]
+    return dataclasses.replace(
+        data,
+        x=data.x[:, [column[feature] for feature in train.features]],
+        labels=labels,
+        features=train.features,
+        perturbations=train.perturbations,
+    )
 
 
 def check_same_columns(data: PerturbationData, train: PerturbationData, name: str) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from pdae_jax.data.checks import check_same_columns
+from pdae_jax.data.checks import aligned
 from pdae_jax.evaluation.baselines import BASELINES, condition_means
 from pdae_jax.evaluation.metrics import METRICS, Context, median_distance
 from pdae_jax.model.ensemble import Ensemble
@@ -87,7 +87,8 @@ def evaluate(
 
     Args:
         fitted: what `fit`, `fit_ensemble` or `load_run` returned; baselines see its training conditions only.
-        test: conditions with true cells. The control is skipped.
+        test: conditions with true cells, of this data set or of another: columns are found by name. The control is
+            skipped, and may be absent.
         key: typed PRNG key; default made of ``fitted.seed``.
         num_samples: cells predicted by every method, at most as many as its source has; also the most true cells
             used per condition.
@@ -124,7 +125,7 @@ def evaluate(
     splits = _known_names("split", splits, SPLITS)
     if num_samples < 2:
         raise ValueError(f"num_samples={num_samples}, but distances need at least 2 samples.")
-    check_same_columns(test, fitted.train, "test")
+    test = aligned(test, fitted.train, "test")
     if key is None:
         key = jax.random.fold_in(jax.random.key(fitted.seed), zlib.crc32(b"evaluate"))
     parts = {"test": test, "validation": fitted.validation, "train": fitted.train}
@@ -172,7 +173,7 @@ def _rows(
     true = shuffled[: request.num_samples]
     context = _context(fitted, case, known, true)
     source = request.source if isinstance(request.source, str) else request.source.get(case.condition, "control")
-    source = resolve_source(fitted, case.label, source)
+    source = resolve_source(fitted, case.label, source).name
     # no cell is moved twice: copies would pass for distinct cells in U forms and permutation tests
     number = min(request.num_samples, _available(fitted.train, source))
     prediction = predict(fitted, case.label, key=key_model, num_samples=number, source=source)

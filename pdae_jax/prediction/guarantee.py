@@ -17,6 +17,7 @@ from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.agreement import replica_disagreement, source_disagreement
+from pdae_jax.prediction.source import Source, resolve_source
 from pdae_jax.prediction.span import identification_of, identified_part
 from pdae_jax.prediction.support import outside_share
 from pdae_jax.prediction.verdict import MAX_OUTSIDE, Verdict
@@ -41,13 +42,18 @@ def check_guarantee(
     """
     train = source if isinstance(source, PerturbationData) else source.train
     vector = train.label(label)
-    name = format_label(vector, train.perturbations, control=train.control, separator=train.separator)
-    verdict = identification_of(train, vector, label if isinstance(label, str) else name)
     if isinstance(source, PerturbationData):
-        return verdict
-    members = source.members
-    start, identified = from_condition or train.control, identified_part(train, vector)
-    outside = float(np.mean([outside_share(member, identified, start) for member in members]))
+        return identification_of(train, vector, _name(train, label, vector))
+    return guarantee_of(source, label, resolve_source(source, vector, from_condition or train.control))
+
+
+def guarantee_of(model: Fitted | Ensemble, label: LabelLike, cells: Source) -> Verdict:
+    """The verdict on the prediction of a label from the cells of a source."""
+    train, members = model.train, model.members
+    vector = train.label(label)
+    verdict = identification_of(train, vector, _name(train, label, vector))
+    start, identified = cells.condition, identified_part(train, vector)
+    outside = float(np.mean([outside_share(member, identified, cells) for member in members]))
     tested, distance, control = _tested(members)
     sources = [source_disagreement(member, identified, start) for member in members]
     effect = float(np.mean([found.effect for found in sources]))
@@ -64,6 +70,12 @@ def check_guarantee(
         source_disagreement=float(np.mean([found.share for found in sources])),
         replica_disagreement=replica_disagreement(members, identified, start) if len(members) > 1 else None,
     )
+
+
+def _name(train: PerturbationData, label: LabelLike, vector: np.ndarray) -> str:
+    if isinstance(label, str):
+        return label
+    return format_label(vector, train.perturbations, control=train.control, separator=train.separator)
 
 
 def _tested(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float, float]:

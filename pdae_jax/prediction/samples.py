@@ -12,8 +12,8 @@ from jaxtyping import Array, Float, Int
 from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.prediction.guarantee import check_guarantee
-from pdae_jax.prediction.source import resolve_source, source_rows
+from pdae_jax.prediction.guarantee import guarantee_of
+from pdae_jax.prediction.source import Source, SourceLike, resolve_source
 from pdae_jax.prediction.span import identified_part
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.types import PerturbationData
@@ -41,7 +41,7 @@ def predict(
     *,
     key: Array,
     num_samples: int | None = None,
-    source: str = "control",
+    source: SourceLike = "control",
 ) -> Prediction:
     """Predict the distribution of observations under a label, seen or unseen.
 
@@ -52,7 +52,9 @@ def predict(
         key: typed PRNG key: choice of source cells and decoder noise.
         num_samples: number of samples; default one per source cell.
         source: whose cells are translated: ``"control"``, the name of a training condition, ``"all"`` training
-            cells, or ``"nearest"``, the training condition with the smallest latent shift to the label.
+            cells, or ``"nearest"``, the training condition with the smallest latent shift to the label. Or new cells:
+            an array ``[cells, features]`` in the order of the training features, a data frame or AnnData with their
+            names, all taken for control cells; or `PerturbationData`, whose labels count.
 
     Returns:
         Samples with feature names, and the verdict. A label that is not identified is predicted by its identified
@@ -64,11 +66,10 @@ def predict(
     """
     train = fitted.train
     vector = train.label(label)
-    source = resolve_source(fitted, vector, source)
+    cells = resolve_source(fitted, vector, source)
     name = label if isinstance(label, str) else _name(train, vector)
-    from_condition = train.control if source == "all" else source
-    verdict = check_guarantee(fitted, label, from_condition=from_condition)
-    rows = source_rows(train, source)
+    verdict = guarantee_of(fitted, label, cells)
+    rows = cells.rows
     number = len(rows) if num_samples is None else num_samples
     if number < 1:
         raise ValueError(f"num_samples={number}, but at least 1 sample must be asked for.")
@@ -77,9 +78,9 @@ def predict(
     samples, made_by = [], []
     for m, (member, (own, size)) in enumerate(zip(members, shares, strict=True)):
         key_member = jax.random.fold_in(key, m) if len(members) > 1 else key
-        samples += list(_batches(member, vector, key_member, size, own)) if size else []
+        samples += list(_batches(member, vector, key_member, size, cells._replace(rows=own))) if size else []
         made_by.append(np.full(size, m))
-    prediction = Prediction(np.concatenate(samples), train.features, name, vector, source, verdict)
+    prediction = Prediction(np.concatenate(samples), train.features, name, vector, cells.name, verdict)
     prediction = prediction._replace(reach=_checked_reach(prediction, train))
     if len(members) == 1:
         return prediction
@@ -123,7 +124,7 @@ def _shares(key: Array, rows: np.ndarray, number: int, num_members: int) -> list
 
 
 def predict_batches(
-    fitted: Fitted, label: LabelLike, *, key: Array, num_samples: int, source: str = "control"
+    fitted: Fitted, label: LabelLike, *, key: Array, num_samples: int, source: SourceLike = "control"
 ) -> Iterator[Float[np.ndarray, "batch features"]]:
     """The samples of `predict`, a batch at a time: for more of them than memory holds.
 
@@ -132,16 +133,14 @@ def predict_batches(
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}, but at least 1 sample must be asked for.")
     vector = fitted.train.label(label)
-    rows = source_rows(fitted.train, resolve_source(fitted, vector, source))
-    return _batches(fitted, vector, key, num_samples, rows)
+    return _batches(fitted, vector, key, num_samples, resolve_source(fitted, vector, source))
 
 
 def _batches(
-    fitted: Fitted, vector: np.ndarray, key: Array, num_samples: int, rows: np.ndarray
+    fitted: Fitted, vector: np.ndarray, key: Array, num_samples: int, source: Source
 ) -> Iterator[Float[np.ndarray, "batch features"]]:
-    """Translated cells of the given rows."""
-    train = fitted.train
-    target = identified_part(train, vector)
+    """Translated cells of a source."""
+    target, rows = identified_part(fitted.train, vector), source.rows
     key_rows, key_noise = jax.random.split(key)
     rng = generator(key_rows)
     queue = rng.permutation(rows)
@@ -151,8 +150,10 @@ def _batches(
         while len(queue) < BATCH:
             queue = np.concatenate([queue, rng.permutation(rows)])
         chosen, queue = queue[:BATCH], queue[size:]
-        label_from = train.labels[train.condition_index[chosen]]
-        yield fitted.translate(jax.random.fold_in(key_noise, number), train.x[chosen], label_from, target[None])[:size]
+        moved = fitted.translate(
+            jax.random.fold_in(key_noise, number), source.data.x[chosen], source.labels(chosen), target[None]
+        )
+        yield moved[:size]
 
 
 def _name(train: PerturbationData, vector: np.ndarray) -> str:

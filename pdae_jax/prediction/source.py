@@ -1,30 +1,103 @@
-"""Whose cells are translated."""
+"""Whose cells are translated: those of training conditions, or new ones."""
+
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from pdae_jax.data.checks import aligned
+from pdae_jax.data.observations import read_observations
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
+from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
 
+#: ``"control"``, a training condition, ``"all"``, ``"nearest"``; or new cells as an array, a frame, AnnData or
+#: `PerturbationData`.
+SourceLike = Any
 
-def source_rows(train: PerturbationData, source: str) -> np.ndarray:
-    """Rows of the cells of a condition, or of ``"all"``."""
-    if source == "all":
-        return np.arange(train.num_cells)
-    return np.flatnonzero(train.condition_index == train.index(source))
+NEW_CELLS = "new cells"
 
 
-def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturbations"], source: str) -> str:
-    """``"all"``, or the name of a training condition: what ``"control"`` and ``"nearest"`` stand for.
+class Source(NamedTuple):
+    """Cells to be translated, and their labels."""
 
-    The label itself is never its own nearest source: a prediction is not a reconstruction.
+    name: str  # a training condition, ``all``, or ``new cells``
+    data: PerturbationData  # the training data, or the new cells in its columns
+    rows: Int[np.ndarray, " cells"]  # of the data
+
+    @property
+    def condition(self) -> str:
+        """The training condition that stands for the source in a verdict: the control, for cells of several."""
+        return self.data.control if self.name in ("all", NEW_CELLS) else self.name
+
+    def labels(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n perturbations"]:
+        """The label of each row of the data."""
+        return self.data.labels[self.data.condition_index[rows]]
+
+
+def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturbations"], source: SourceLike) -> Source:
+    """The cells that a source stands for.
+
+    The label itself is never its own ``"nearest"`` source: a prediction is not a reconstruction.
+
+    Raises:
+        KeyError: an unknown condition, or a perturbation of new cells that was not trained on.
+        ValueError: new cells with other features than the training data, or none.
     """
     train = fitted.train
-    if source == "control":
-        return train.control
-    if source != "nearest":
-        return source
-    distance = np.linalg.norm(fitted.members[0].shift(train.labels, label), axis=1)
-    distance[np.all(train.labels == label, axis=1)] = np.inf
-    return train.conditions[int(np.argmin(distance))]
+    if not isinstance(source, str):
+        data = new_cells(source, train)
+        return Source(NEW_CELLS, data, np.arange(data.num_cells))
+    if source == "all":
+        return Source("all", train, np.arange(train.num_cells))
+    if source == "nearest":
+        distance = np.linalg.norm(fitted.members[0].shift(train.labels, label), axis=1)
+        distance[np.all(train.labels == label, axis=1)] = np.inf
+        source = train.conditions[int(np.argmin(distance))]
+    name = train.control if source == "control" else source
+    return Source(name, train, train.rows[train.index(name)])
+
+
+def new_cells(cells: Any, train: PerturbationData) -> PerturbationData:
+    """Cells of another data set in the columns of the training data; unlabelled ones count as control cells.
+
+    Args:
+        cells: an array ``[cells, features]`` in the order of the training features; a data frame or AnnData with their
+            names; or `PerturbationData`, whose labels are kept.
+        train: training data.
+    """
+    if isinstance(cells, PerturbationData):
+        return aligned(cells, train, "source")
+    names = getattr(cells, "var_names", getattr(cells, "columns", None))
+    if names is not None:
+        known = [str(name) for name in names]
+        missing = [name for name in train.features if name not in known]
+        if missing:
+            raise ValueError(
+                f"The source cells lack {len(missing)} of the {train.num_features} training features: "
+                f"{first_names(missing)}; they have {first_names(known)}. Pass cells with all of them."
+            )
+        cells = cells[:, list(train.features)].X if hasattr(cells, "var_names") else cells[list(train.features)]
+    x = read_observations(cells)
+    if x.shape[1] != train.num_features or len(x) == 0:
+        raise ValueError(
+            f"Source cells of shape {x.shape}, but the model was fitted on [cells, {train.num_features}] "
+            f"({first_names(train.features)}). Pass the same features in the same order, and at least one cell."
+        )
+    bad = np.flatnonzero(~np.isfinite(x).all(axis=0))
+    if len(bad):
+        raise ValueError(
+            f"Source cells have values that are NaN or infinite in {first_names([train.features[i] for i in bad])}. "
+            f"Drop these cells, or impute the values."
+        )
+    return PerturbationData(
+        x=x,
+        condition_index=np.zeros(len(x), np.int32),
+        labels=np.zeros((1, train.num_perturbations), np.float32),
+        conditions=(train.control,),
+        perturbations=train.perturbations,
+        features=train.features,
+        control=train.control,
+        separator=train.separator,
+    )

@@ -4,19 +4,23 @@ import weakref
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 from scipy.spatial import KDTree
 
 from pdae_jax.model.fitted import Fitted
+from pdae_jax.prediction.source import Source
 
 _NEIGHBOURS = 5
 _MAX_REFERENCE = 4000  # training latents compared with
 _MAX_QUERY = 1000  # translated latents asked about
+_TREE_DIM = 8  # latents of up to so many dimensions are searched by a tree
+_BLOCK = 500
 
 
 class Support(NamedTuple):
     """The training latents, and how far from each other they usually are."""
 
-    tree: KDTree
+    latents: Float[np.ndarray, "references latent"]
     usual: float  # 95th percentile of the distance to the fifth nearest other training latent
 
 
@@ -28,21 +32,38 @@ def _support(fitted: Fitted) -> Support:
     if fitted not in _supports:
         train, rng = fitted.train, np.random.default_rng(fitted.seed)
         # equally many of each condition, so that a large control does not stand for the whole support
-        each = max(2 * _NEIGHBOURS, _MAX_REFERENCE // train.num_conditions)
-        rows = [rng.permutation(np.flatnonzero(train.condition_index == e))[:each] for e in range(train.num_conditions)]
-        latents = fitted.encode(train.x[np.concatenate(rows)])
-        tree = KDTree(latents)
+        each = max(1, _MAX_REFERENCE // train.num_conditions)
+        rows = np.concatenate([rng.permutation(rows)[:each] for rows in train.rows])
+        rows = rows if len(rows) <= _MAX_REFERENCE else rng.permutation(rows)[:_MAX_REFERENCE]
+        latents = fitted.encode(train.x[rows])
         # the nearest neighbour of a training latent is itself
-        distance = tree.query(latents, k=_NEIGHBOURS + 1, workers=-1)[0][:, -1]
-        _supports[fitted] = Support(tree, float(np.quantile(distance, 0.95)))
+        distance = neighbour_distance(latents, latents, _NEIGHBOURS + 1)
+        _supports[fitted] = Support(latents, float(np.quantile(distance, 0.95)))
     return _supports[fitted]
 
 
-def outside_share(fitted: Fitted, label: np.ndarray, from_condition: str) -> float:
+def outside_share(fitted: Fitted, label: Float[np.ndarray, " perturbations"], source: Source) -> float:
     """Share of translated latents farther from the training latents than 95 % of these are from each other."""
-    train, support = fitted.train, _support(fitted)
-    source = train.index(from_condition)
-    rows = np.random.default_rng(fitted.seed).permutation(np.flatnonzero(train.condition_index == source))[:_MAX_QUERY]
-    moved = fitted.encode(train.x[rows]) + fitted.shift(train.labels[source], label)
-    distance = support.tree.query(moved, k=_NEIGHBOURS, workers=-1)[0][:, -1]
-    return float(np.mean(distance > support.usual))
+    support = _support(fitted)
+    rows = np.random.default_rng(fitted.seed).permutation(source.rows)[:_MAX_QUERY]
+    moved = fitted.encode(source.data.x[rows]) + fitted.shift(source.labels(rows), label)
+    return float(np.mean(neighbour_distance(support.latents, moved, _NEIGHBOURS) > support.usual))
+
+
+def neighbour_distance(
+    reference: Float[np.ndarray, "n k"], query: Float[np.ndarray, "m k"], number: int
+) -> Float[np.ndarray, " m"]:
+    """Distance of each row to its `number`-th nearest reference, or to the farthest where there are fewer."""
+    number = min(number, len(reference))
+    if reference.shape[1] <= _TREE_DIM:
+        distance = KDTree(reference).query(query, k=number, workers=-1)[0]
+        return np.reshape(distance, (len(query), -1))[:, -1]
+    # in many dimensions a tree looks at every reference, one by one: a product of matrices does so ten times faster
+    centre = reference.mean(axis=0)
+    reference, query = reference - centre, query - centre
+    size = np.sum(reference**2, axis=1)
+    blocks = []
+    for block in np.array_split(query, max(1, len(query) // _BLOCK)):
+        squared = np.sum(block**2, axis=1)[:, None] + size - 2.0 * block @ reference.T
+        blocks.append(np.partition(squared, number - 1, axis=1)[:, number - 1])
+    return np.sqrt(np.maximum(np.concatenate(blocks), 0.0))
