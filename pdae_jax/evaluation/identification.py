@@ -40,6 +40,7 @@ from pdae_jax.data.checks import check_same_columns
 from pdae_jax.data.simulate import Simulation
 from pdae_jax.model.alignment import Agreement, LatentMap, agreement, check_latents, fit_maps, pad, ratio
 from pdae_jax.model.fitted import Fitted
+from pdae_jax.runs.files import read_arrays, write_arrays
 from pdae_jax.runs.store import load_data
 from pdae_jax.types import PerturbationData
 
@@ -210,17 +211,13 @@ def save_truth(path: pathlib.Path, truth: Truth) -> None:
     arrays: dict[str, Any] = {
         field.name: np.asarray(getattr(truth.data, field.name)) for field in dataclasses.fields(truth.data)
     }
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        np.savez(file, latents=truth.latents, shift_matrix=truth.shift_matrix, **arrays)
-    temporary.replace(path)
+    write_arrays(path, arrays | {"latents": truth.latents, "shift_matrix": truth.shift_matrix})
 
 
 def load_truth(path: pathlib.Path) -> Truth:
     """Read what `save_truth` wrote."""
-    data = load_data(path)
-    with np.load(path, allow_pickle=False) as file:
-        return Truth(data, file["latents"], file["shift_matrix"])
+    data, arrays = load_data(path), read_arrays(path)
+    return Truth(data, arrays["latents"], arrays["shift_matrix"])
 
 
 def identification_table(identification: Identification) -> Any:

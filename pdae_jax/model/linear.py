@@ -166,11 +166,44 @@ class _Means(NamedTuple):
     def inverse(self, choice: _Choice) -> np.ndarray:
         return _inverse(self.design(choice), choice.ridge * self.noise)
 
-    def errors(self, choice: _Choice, tested: np.ndarray) -> np.ndarray:
+    def at_gain(self, saturation: float, tested: np.ndarray) -> "_LeaveOneOut":
+        """All ridges and common parts of one gain, from one eigendecomposition."""
+        scale = self.noise**-0.5
+        x, y = scale[:, None] * effective_label(self.labels, saturation), scale[:, None] * self.scores
+        wide = x.shape[1] >= x.shape[0]
+        values, vectors = scipy.linalg.eigh(x @ x.T if wide else x.T @ x, check_finite=False)
+        basis = vectors if wide else x @ vectors
+        return _LeaveOneOut(np.maximum(values, 0.0), basis, wide, scale, basis.T @ scale, y, basis.T @ y, tested)
+
+
+class _LeaveOneOut(NamedTuple):
+    r"""Errors of left-out combinations for any ridge and common part at one gain.
+
+    Rows are divided by the standard deviation of their noise, so that :math:`M = X X^T + \lambda I + c\, 1 1^T`. The
+    first two terms are inverted by the eigenvectors of the smaller of :math:`X X^T` and :math:`X^T X` (Woodbury), the
+    third is a change of rank one (Sherman-Morrison).
+    """
+
+    values: Float[np.ndarray, " r"]
+    basis: Float[np.ndarray, "conditions r"]  # U of X X^T = U S U^T, or X V of X^T X = V S V^T
+    wide: bool  # which of the two
+    ones: Float[np.ndarray, " conditions"]
+    basis_ones: Float[np.ndarray, " r"]
+    y: Float[np.ndarray, "conditions components"]
+    basis_y: Float[np.ndarray, "r components"]
+    tested: Bool[np.ndarray, " conditions"]
+
+    def errors(self, ridge: float, common: float) -> Float[np.ndarray, " tested"]:
         """Squared error of each tested combination when it is left out."""
-        inverse = self.inverse(choice)
-        residual = (inverse[tested] @ self.scores) / np.diag(inverse)[tested, None]
-        return np.sum(residual**2, axis=1)
+        identity = 0.0 if self.wide else 1.0 / ridge
+        weight = 1.0 / (self.values + ridge) if self.wide else -1.0 / (ridge * (self.values + ridge))
+        ones = identity * self.ones + self.basis @ (weight * self.basis_ones)  # the inverse without c, times 1
+        change = common / (1.0 + common * (self.ones @ ones))
+        rows = self.basis[self.tested]
+        diagonal = identity + rows**2 @ weight - change * ones[self.tested] ** 2
+        missed = identity * self.y[self.tested] + (rows * weight) @ self.basis_y
+        missed -= change * np.outer(ones[self.tested], ones @ self.y)
+        return np.sum((missed / (self.ones[self.tested] * diagonal)[:, None]) ** 2, axis=1)
 
 
 def _inverse(x: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
@@ -198,9 +231,12 @@ def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...], commons
         return _Choice(DEFAULT_RIDGE * unit, 0.0, 0.0)
     gains = gains if tested.sum() >= _MIN_TESTED else gains[:1]
 
+    at_gain = functools.cache(lambda gain: means.at_gain(gains[gain], tested))
+
     @functools.cache
     def errors(ridge: int, gain: int, common: int) -> np.ndarray:
-        return means.errors(_Choice(RIDGES[ridge] * unit, gains[gain], commons[common] * unit), tested)
+        penalty = RIDGES[ridge] * unit
+        return at_gain(gain).errors(penalty, commons[common] * unit + penalty * means.control_noise)
 
     @functools.cache
     def ridge_of(gain: int, common: int) -> int:

@@ -31,9 +31,10 @@ class Source(NamedTuple):
         """The training condition that stands for the source in a verdict: the control, for cells of several."""
         return self.data.control if self.name in ("all", NEW_CELLS) else self.name
 
-    def labels(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n perturbations"]:
-        """The label of each row of the data."""
-        return self.data.labels[self.data.condition_index[rows]]
+    def labels(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "_ perturbations"]:
+        """The label of each row of the data, one row where all are of one condition."""
+        conditions = self.data.condition_index[rows]
+        return self.data.labels[conditions[:1] if np.all(conditions == conditions[0]) else conditions]
 
 
 def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturbations"], source: SourceLike) -> Source:

@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import jax
+from absl import logging
 
 
 class Checkpoints:
@@ -27,17 +28,38 @@ class Checkpoints:
             self._manager.save(step, args=self._ocp.args.StandardSave(state))
             self._manager.wait_until_finished()
 
-    def restore(self, like: Any) -> Any:
-        """The newest checkpoint, in the structure, shapes and types of `like`.
+    def restore(self, like: Any, *, repair: bool = False) -> Any:
+        """The newest checkpoint that can be read, in the structure, shapes and types of `like`.
+
+        A damaged one is passed over with a warning. `repair` deletes it, so that a run that goes on can write it again.
 
         Raises:
             FileNotFoundError: there is no complete checkpoint.
+            ValueError: none of them can be read.
         """
-        step = self.latest_step()
-        if step is None:
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if not steps:
             raise FileNotFoundError(f"No checkpoint in {self._manager.directory}. Run the fit with this folder first.")
-        abstract = jax.tree.map(_abstract, like)
-        return self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
+        abstract, errors = jax.tree.map(_abstract, like), []
+        for step in steps:
+            try:
+                state = self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
+            except Exception as error:  # of TensorStore, of JSON, of the file system: whatever was cut off
+                errors.append((step, error))
+                continue
+            for bad, error in errors:
+                logging.warning(
+                    "The checkpoint of step %d in %s is damaged (%s). The one of step %d is used instead.",
+                    *(bad, self._manager.directory, type(error).__name__, step),
+                )
+                if repair:
+                    self._manager.delete(bad)
+            return state
+        step, error = errors[0]
+        raise ValueError(
+            f"No checkpoint in {self._manager.directory} can be read; of step {step}: {type(error).__name__}: "
+            f"{str(error)[:300]}. Put a copy in its place, or repeat the run with another workdir."
+        ) from error
 
     def close(self) -> None:
         self._manager.close()

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from pdae_jax.runs.checkpoint import Checkpoints
-from pdae_jax.runs.files import write_text
+from pdae_jax.runs.files import read_json, write_text
 from pdae_jax.runs.store import save_data
 from pdae_jax.types import PerturbationData
 
@@ -43,7 +43,7 @@ class RunFolder:
         self.path = path
         file = path / CONFIG_FILE
         if file.exists():
-            _check_identity(path, json.loads(file.read_text())["identity"], identity)
+            _check_identity(path, read_json(file)["identity"], identity)
             # the same run, perhaps evaluated otherwise: what it is asked now is what its scripts go by
             write_text(file, json.dumps({"identity": identity, "config": config}, indent=2) + "\n")
         elif path.exists() and any(path.iterdir()):

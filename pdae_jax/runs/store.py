@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pdae_jax.runs.files import read_arrays, write_arrays
 from pdae_jax.types import PerturbationData
 
 _ARRAYS = ("x", "condition_index", "labels")
@@ -17,20 +18,17 @@ def save_data(path: pathlib.Path, data: PerturbationData) -> None:
     """Write a data set; the file appears whole or not at all."""
     arrays = {name: getattr(data, name) for name in _ARRAYS}
     arrays |= {name: np.array(getattr(data, name), dtype=np.str_) for name in (*_NAMES, *_STRINGS)}
-    temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    temporary.replace(path)
+    write_arrays(path, arrays)
 
 
 def load_data(path: pathlib.Path) -> PerturbationData:
     """Read what `save_data` wrote."""
     if not path.exists():
         raise FileNotFoundError(f"No data at {path}. A run folder holds its data beside config.json; pass its path.")
-    with np.load(path, allow_pickle=False) as file:
-        fields: dict[str, Any] = {name: file[name] for name in _ARRAYS}
-        fields |= {name: tuple(file[name].tolist()) for name in _NAMES}
-        fields |= {name: str(file[name]) for name in _STRINGS}
+    arrays = read_arrays(path)
+    fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+    fields |= {name: tuple(arrays[name].tolist()) for name in _NAMES}
+    fields |= {name: str(arrays[name]) for name in _STRINGS}
     return PerturbationData(**fields)
 
 

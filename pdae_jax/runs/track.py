@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any, Protocol, runtime_checkable
 
-from pdae_jax.runs.files import write_text
+from pdae_jax.runs.files import damaged, write_text
 
 
 @runtime_checkable
@@ -82,9 +82,9 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines):
         try:
             entries.append(json.loads(line))
-        except json.JSONDecodeError:
+        except json.JSONDecodeError as error:
             if number + 1 < len(lines):
-                raise
+                raise damaged(path, error) from error
     return entries
 
 

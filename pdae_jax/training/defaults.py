@@ -1,17 +1,17 @@
 """What a recipe leaves open, found from the data."""
 
-import dataclasses
 import functools
 from typing import Any
 
 import numpy as np
 
 from pdae_jax.data.sample import balanced_rows
-from pdae_jax.data.units import Standardizer, has_zero_floor, make_standardizer, zero_floor
-from pdae_jax.model.linear import effective_label, fit_means
+from pdae_jax.data.units import Standardizer, zero_floor
+from pdae_jax.model.linear import effective_label
 from pdae_jax.model.model import Model, linear_start, make_model
 from pdae_jax.recipe import Recipe
 from pdae_jax.training.density import has_density
+from pdae_jax.training.pilot import Pilot, make_pilot, with_units
 from pdae_jax.types import PerturbationData
 
 # Of the largest latent shift: a direction shifted less is taken for curvature or noise. In 15 simulated worlds this
@@ -53,17 +53,14 @@ MIN_STEPS = 300
 _PAIRED = 2048  # cells whose distances from each other are looked at
 
 
-def resolve_recipe(recipe: Recipe, train: PerturbationData) -> Recipe:
+def resolve_recipe(recipe: Recipe, train: PerturbationData, pilot: Pilot | None = None) -> Recipe:
     """The recipe with what depends on the data filled in: floor, scale, steps, number of latents."""
-    if recipe.nonnegative is None:
-        recipe = recipe.override(nonnegative=has_zero_floor(train.x))
-    if recipe.standardize is None:
-        recipe = recipe.override(standardize="global" if recipe.nonnegative else "feature")
-    standardizer = make_standardizer(train, str(recipe.standardize))
+    recipe = with_units(recipe, train)
+    pilot = pilot or make_pilot(recipe, train)
     if recipe.latent_dim is None:
-        recipe = recipe.override(latent_dim=effective_rank(train, standardizer))
+        recipe = recipe.override(latent_dim=effective_rank(pilot))
     if any(getattr(recipe, name) is None for name in ON_SURFACE):
-        on_surface = lies_on_surface(train, standardizer, int(recipe.latent_dim or 1))
+        on_surface = lies_on_surface(pilot.data, int(recipe.latent_dim or 1))
         found = (ON_SURFACE if on_surface else WITH_NOISE) | (DRAWN if recipe.noise == "drawn" else {})
         recipe = recipe.override(**{name: v for name, v in found.items() if getattr(recipe, name) is None})
     if recipe.num_steps is None:
@@ -71,13 +68,13 @@ def resolve_recipe(recipe: Recipe, train: PerturbationData) -> Recipe:
     return recipe
 
 
-def lies_on_surface(train: PerturbationData, standardizer: "Standardizer", latent_dim: int) -> bool:
+def lies_on_surface(data: PerturbationData, latent_dim: int) -> bool:
     """Whether cells have a density along a surface of `latent_dim` dimensions, `has_density` of some of them."""
     random = np.random.default_rng(0)
-    rows = balanced_rows(random, train, -(-_PAIRED // train.num_conditions))
+    rows = balanced_rows(random, data, -(-_PAIRED // data.num_conditions))
     # drawn with replacement: a cell must not be its own neighbour
     rows = random.permutation(np.unique(rows))[:_PAIRED]
-    return has_density(standardizer.forward(train.x[rows]), latent_dim)
+    return has_density(data.x[rows], latent_dim)
 
 
 def default_steps(recipe: Recipe, train: PerturbationData) -> int:
@@ -91,27 +88,19 @@ def default_steps(recipe: Recipe, train: PerturbationData) -> int:
     return min(whole, MAX_STEPS)
 
 
-def effective_rank(train: PerturbationData, standardizer: "Standardizer") -> int:
+def effective_rank(pilot: Pilot) -> int:
     """How many latent dimensions the training conditions shift, seen through the linear start.
 
     The theory asks for `rank(W A) = k`: latents that no condition shifts cannot be identified, and with more latents
     than the truth has, shifts lead off the cells' manifold. Counted are the singular values of the linear start's
     `W A`, in standard deviations within conditions, above `RELEVANT_SHIFT` of the largest.
     """
-    x = standardizer.forward(train.x).astype(np.float32)
-    inside = dataclasses.replace(train, x=x, labels=standardizer.label(train.labels))  # in the model's units
-    differences = inside.labels.astype(np.float64)
-    most = max(1, min(int(np.linalg.matrix_rank(differences)), train.num_features))
-    rows = balanced_rows(np.random.default_rng(0), train, int(np.clip(8192 // train.num_conditions, 8, 500)))
-    start = linear_start(
-        x[rows],
-        inside.labels[train.condition_index[rows]],
-        fit_means(inside),
-        most,
-        noise="abducted",
-        noise_dim=0,
-    )
-    moved = effective_label(differences, start.saturation) @ start.shift_matrix
+    data = pilot.data
+    most = min(data.num_conditions - 1, data.num_perturbations, data.num_features)
+    rows = balanced_rows(np.random.default_rng(0), data, int(np.clip(8192 // data.num_conditions, 8, 500)))
+    label = data.labels[data.condition_index[rows]]
+    start = linear_start(data.x[rows], label, pilot.linear, most, noise="abducted", noise_dim=0)
+    moved = effective_label(data.labels.astype(np.float64), start.saturation) @ start.shift_matrix
     singular = np.linalg.svd(moved, compute_uv=False)
     return max(1, int(np.sum(singular > RELEVANT_SHIFT * singular[0])))
 

@@ -1,6 +1,5 @@
 """`fit` and `load_run`: the only loop. Files, progress and logging happen here or in what is called from here."""
 
-import json
 import math
 import pathlib
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from pdae_jax.model.linear import determined_by_others
 from pdae_jax.randomness import make_random
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
+from pdae_jax.runs.files import read_json
 from pdae_jax.runs.store import fingerprint
 from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.defaults import resolve_recipe
@@ -115,7 +115,7 @@ def with_stop(
         return recipe
     file = pathlib.Path(workdir) / folder.CONFIG_FILE if workdir is not None else None
     if file is not None and file.exists():  # a run that goes on has chosen already
-        recipe = recipe.override(stop_step=json.loads(file.read_text())["identity"]["recipe"].get("stop_step"))
+        recipe = recipe.override(stop_step=read_json(file)["identity"]["recipe"].get("stop_step"))
         if recipe.stop_step is not None:
             return recipe
     recipe = resolve_recipe(recipe, train)  # the fit that chooses has the schedule of the fit proper
@@ -174,7 +174,7 @@ def run_training(
         run = folder.RunFolder(pathlib.Path(workdir), identity, config)
         run.save_data(train, held_out["validation"], held_out["test"])
         if run.checkpoints.latest_step() is not None:
-            state = run.checkpoints.restore(state)
+            state = run.checkpoints.restore(state, repair=True)
             logging.info("Resuming %s at step %d.", run.path, step_of(state))
     history = History(run.path / folder.METRICS_FILE if run else None, resume_step=step_of(state))
     state = _train(parts, state, run, history, make_progress(progress))

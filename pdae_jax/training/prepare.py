@@ -1,6 +1,5 @@
 """From a recipe, data and a key to all that a loop needs: model, data on the device, step, state at step 0."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,14 +12,14 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.data.sample import DeviceData, balanced_rows, make_sampler, to_device
-from pdae_jax.data.units import Standardizer, make_standardizer
-from pdae_jax.model.linear import fit_means
+from pdae_jax.data.units import Standardizer
 from pdae_jax.model.model import Model, Start, linear_start
 from pdae_jax.randomness import make_random
 from pdae_jax.recipe import LossWeights, Recipe
 from pdae_jax.training.compiler import RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import build_model, resolve_recipe
 from pdae_jax.training.optimizer import make_optimizer
+from pdae_jax.training.pilot import make_pilot, with_units
 from pdae_jax.training.step import TrainState, init_state, make_train_step, make_train_steps, make_unravel
 from pdae_jax.training.validate import Validator, make_validator
 from pdae_jax.two_sample import kernels
@@ -75,21 +74,21 @@ def prepare(
     With `chunk`, that many steps are compiled (`make_train_steps`), while another thread compiles the start: XLA works
     outside Python's lock, and before a first step of a small model there is nothing else to wait for.
     """
-    recipe = resolve_recipe(recipe, train)
+    recipe = with_units(recipe, train)
+    pilot = make_pilot(recipe, train)
+    recipe = resolve_recipe(recipe, train, pilot)
     num_steps = recipe.num_steps
-    assert num_steps is not None and recipe.standardize is not None
-    standardizer = make_standardizer(train, recipe.standardize)
+    assert num_steps is not None
+    standardizer, inside = pilot.standardizer, pilot.data
     model = build_model(recipe, train, standardizer)
-    x = standardizer.forward(train.x).astype(np.float32)
-    inside = dataclasses.replace(train, x=x, labels=standardizer.label(train.labels))  # in the model's units
     data = to_device(inside)
     optimizer = _make_optimizer(recipe)
     random = make_random(key)
     rows = balanced_rows(random, train, int(np.clip(_START_CELLS // train.num_conditions, 8, 256)))
     additive = linear_start(
-        x[rows],
+        inside.x[rows],
         inside.labels[train.condition_index[rows]],
-        fit_means(inside, additive=not recipe.observed_effects),
+        pilot.linear if recipe.observed_effects else pilot.additive,
         model.latent_dim,
         noise=recipe.noise,
         noise_dim=recipe.noise_dim,
@@ -109,7 +108,7 @@ def prepare(
         compiling = thread.submit(start.lower().compile)
         step = make_step(None) if recipe.kernel == "energy" else None
         state, key_validate = compiling.result()(key, additive)
-    step = step or make_step(_bandwidths(recipe, x[rows]))
+    step = step or make_step(_bandwidths(recipe, inside.x[rows]))
     return Parts(
         recipe=recipe,
         num_steps=num_steps if recipe.stop_step is None else min(recipe.stop_step, num_steps),

@@ -29,15 +29,20 @@ def means_of(labels, saturation=0.0, noise=0.0, features=20, common=0.0, rank=No
     return mean + noise * random.normal(size=mean.shape), effects
 
 
-def test_left_out_errors_are_those_of_fits_without_the_condition():
+@pytest.mark.parametrize("wide", [False, True], ids=["more conditions", "more perturbations"])
+def test_left_out_errors_are_those_of_fits_without_the_condition(wide):
     labels = design()[1:].astype(np.float64)
+    if wide:
+        labels = labels[labels.shape[1] - 2 :][: labels.shape[1] - 1]
+        assert len(labels) < labels.shape[1]
     scores, _ = means_of(labels, noise=0.5)
     counts = np.random.default_rng(2).integers(20, 200, len(labels))
     noise = np.mean(counts) / counts
     means = linear._Means(scores, labels, noise, 0.3)
     choice = linear._Choice(0.2, 0.5, 0.1)
     tested = np.count_nonzero(labels, axis=1) > 1
-    found = means.errors(choice, tested)
+    common = choice.common + choice.ridge * means.control_noise
+    found = means.at_gain(choice.saturation, tested).errors(choice.ridge, common)
     x = means.design(choice)
     for error, row in zip(found, np.flatnonzero(tested), strict=True):
         rest = np.arange(len(x)) != row
