@@ -10,7 +10,9 @@ Ungrouped: every row :math:`i` of a batch of :math:`B` is a target of its own, s
 
 plus the energy score of two decodes of :math:`g(x_i)` against :math:`x_i`.
 
-    python experiments/benchmarks/torch_reference.py    # ms per step of each setting
+``grouped`` is the same loss decoded once per distinct label (`pdae_jax.losses.grouped_score`), still eager: what is
+owed to the grouping, and what to the compiler, can be told apart.
+
 """
 
 import time
@@ -89,6 +91,30 @@ def make_loss(
     return loss_fn
 
 
+def make_grouped_loss(
+    encoder: nn.Module, decoder: nn.Module, shift: Tensor, noise_dim: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of `make_loss`, rows of one label sharing their decodes."""
+
+    def decode(z: Tensor) -> Tensor:
+        return decoder(torch.cat([z, torch.randn(*z.shape[:-1], noise_dim)], dim=-1))
+
+    def loss_fn(x: Tensor, labels: Tensor) -> Tensor:
+        b, z = len(x), encoder(x)
+        distinct, group = torch.unique(labels, dim=0, return_inverse=True)
+        decoded = decode((z - labels @ shift) + (distinct @ shift)[:, None])  # [distinct, sources, features]
+        member = nn.functional.one_hot(group, len(distinct)).T.to(x.dtype)  # [distinct, rows]
+        cross = torch.cdist(decoded, x.expand(len(distinct), -1, -1))
+        own = cross.diagonal(dim1=1, dim2=2)  # a row does not predict itself
+        attraction = (member * (cross.sum(dim=1) - own)).sum() / (b - 1)
+        rows = within_distances(decoded).sum(dim=-1)
+        diversity = (member.sum(dim=1) * rows.sum(dim=1)).sum() - 2 * (member * rows).sum()
+        score = (attraction - diversity / (2 * (b - 1) * (b - 2))) / b
+        return score + energy_score(decode(z[:, None].expand(-1, 2, -1)), x)
+
+    return loss_fn
+
+
 class Networks(NamedTuple):
     """What the published algorithm trains."""
 
@@ -108,7 +134,9 @@ def make_networks(setting: Setting) -> Networks:
     )
 
 
-def make_step(networks: Networks, x: Tensor, labels: Tensor, batch_size: int = 128) -> Callable[[], Tensor]:
+def make_step(
+    networks: Networks, x: Tensor, labels: Tensor, batch_size: int = 128, *, grouped: bool = False
+) -> Callable[[], Tensor]:
     """One call is one Adam step on a batch of rows of the data, and returns the loss.
 
     Args:
@@ -116,10 +144,11 @@ def make_step(networks: Networks, x: Tensor, labels: Tensor, batch_size: int = 1
         x: cells, ``[cells, features]``.
         labels: of each cell, ``[cells, perturbations]``.
         batch_size: rows B of a batch.
+        grouped: decode once per distinct label.
     """
     encoder, decoder, shift, noise_dim = networks
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters(), shift], lr=1e-3)
-    loss_fn = make_loss(encoder, decoder, shift, noise_dim)
+    loss_fn = (make_grouped_loss if grouped else make_loss)(encoder, decoder, shift, noise_dim)
 
     def step() -> Tensor:
         rows = torch.randint(len(x), (batch_size,))
@@ -142,21 +171,24 @@ def translate(networks: Networks, x: Tensor, difference: Tensor, seed: int = 0) 
 
 
 def make_torch_step(
-    setting: str, batch_size: int = 128, *, num_rows: int = 4096, seed: int = 0
+    setting: str, batch_size: int = 128, *, num_labels: int, grouped: bool = False, num_rows: int = 4096, seed: int = 0
 ) -> Callable[[], Tensor]:
     """The step of a setting on random data: the time does not depend on the values.
 
     Args:
         setting: a key of `SETTINGS`.
         batch_size: rows B of a batch.
+        num_labels: distinct labels in the data.
+        grouped: decode once per distinct label.
         num_rows: rows of the data that batches are drawn from.
         seed: of data, parameters, batches and noise.
     """
     s = SETTINGS[setting]
     torch.manual_seed(seed)
     x = torch.randn(num_rows, s.num_features)
-    labels = torch.randint(0, 2, (num_rows, s.num_perturbations)).float()
-    return make_step(make_networks(s), x, labels, batch_size)
+    table = torch.randint(0, 2, (num_labels, s.num_perturbations)).float()
+    labels = table[torch.randint(num_labels, (num_rows,))]
+    return make_step(make_networks(s), x, labels, batch_size, grouped=grouped)
 
 
 def time_step(step: Callable[[], object], *, repeats: int = 10, seconds: float = 3.0) -> float:
@@ -185,17 +217,8 @@ def fastest_threads(make: Callable[[], Callable[[], object]], *, seconds: float 
     return min(timed)
 
 
-def time_torch_step(setting: str, batch_size: int = 128) -> tuple[float, int]:
+def time_torch_step(
+    setting: str, batch_size: int = 128, *, num_labels: int, grouped: bool = False
+) -> tuple[float, int]:
     """Ms per step and the number of threads, one or all, at which PyTorch was faster."""
-    return fastest_threads(lambda: make_torch_step(setting, batch_size))
-
-
-def main() -> None:
-    """Print the time of one step of each setting."""
-    for name in SETTINGS:
-        ms, threads = time_torch_step(name)
-        print(f"{name:8} batch 128: {ms:8.1f} ms per step on {threads} thread(s)", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    return fastest_threads(lambda: make_torch_step(setting, batch_size, num_labels=num_labels, grouped=grouped))

@@ -100,7 +100,21 @@ def test_time_to_quality_stops_the_clock_while_it_judges():
     assert [p.energy_distance for p in points] == [0.4, 0.2, 0.1] and points[-1].step == 3
     assert measured(max_steps=2)[-1].step == 2
     curves = {"ours": [bench.Point(2.0, 1, 0.04)], "pytorch": [bench.Point(60.0, 1, 0.3), bench.Point(90.0, 2, 0.1)]}
-    assert bench.ratio_of(curves, 0.05) == (45.0, True) and bench.ratio_of(curves, 0.3) == (30.0, False)
+    assert bench.ratio_of(curves, 0.05, "pytorch") == (45.0, True)
+    assert bench.ratio_of(curves, 0.3, "pytorch") == (30.0, False)
+
+
+def test_grouped_pytorch_is_the_published_loss():
+    torch = pytest.importorskip("torch")
+    from experiments.benchmarks import torch_reference as reference
+
+    torch.manual_seed(0)
+    networks = reference.make_networks(reference.Setting(3, 2, 2, 0, (8,), (8,)))
+    x, labels = torch.randn(40, 3), torch.randint(0, 2, (40, 2)).float()
+    losses = [make(*networks)(x, labels) for make in (reference.make_loss, reference.make_grouped_loss)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
+    gradients = [torch.autograd.grad(loss, networks.shift)[0] for loss in losses]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
 
 
 def test_the_pytorch_reference_learns_and_leaves_the_random_state_alone():
