@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.data.span import least_squares
 from pdae_jax.labels import LabelLike
 from pdae_jax.model import linear
 from pdae_jax.prediction.samples import generator
@@ -193,7 +194,7 @@ def additive_shift(train: PerturbationData, label: LabelLike) -> Float[np.ndarra
     shift = single_effects(target)
     if np.any(target[~alone]):
         rest = differences - np.stack([single_effects(row) for row in labels])
-        shift = shift + target[~alone] @ np.linalg.lstsq(labels[:, ~alone], rest, rcond=None)[0]
+        shift = shift + target[~alone] @ least_squares(labels[:, ~alone], rest)
     return shift
 
 
@@ -213,8 +214,8 @@ linear_model = functools.lru_cache(maxsize=1)(linear.fit_means)
 @functools.lru_cache(maxsize=1)
 def _slopes(train: PerturbationData) -> Float[np.ndarray, "perturbations features"]:
     """Least squares with intercept of condition means on labels."""
-    means, labels = condition_means(train), train.labels.astype(np.float64)
-    return np.linalg.lstsq(labels - labels.mean(0), means - means.mean(0), rcond=None)[0]
+    means = condition_means(train)
+    return least_squares(np.column_stack([np.ones(len(means)), train.labels]), means)[1:]
 
 
 @functools.lru_cache(maxsize=1)
@@ -222,7 +223,7 @@ def _effects(train: PerturbationData) -> Float[np.ndarray, "perturbations featur
     """Least squares without intercept of the means' differences from the control on labels."""
     means = condition_means(train)
     differences = means - means[train.index(train.control)]
-    return np.linalg.lstsq(train.labels.astype(np.float64), differences, rcond=None)[0]
+    return least_squares(train.labels, differences)
 
 
 @functools.lru_cache(maxsize=1)

@@ -25,8 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
+from pdae_jax.data.span import determined_by_others
 from pdae_jax.types import AnyArray, PerturbationData
 
 RIDGES = tuple(10.0**power for power in np.arange(-4.0, 1.01, 0.5))
@@ -34,7 +35,6 @@ SATURATIONS = tuple(float(value) for value in np.arange(0.0, 1.01, 0.1))
 COMMONS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)  # c, in mean squared doses
 RANKS = (1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 120)
 DEFAULT_RIDGE = 1e-4  # where no combination can be left out: next to least squares, and still determined
-_DETERMINED = 1e-6  # ridge of the check whether the others determine a combination
 _FOLDS = 5
 _MIN_TESTED = 3  # combinations that must be left out before a gain or a rank is believed
 
@@ -170,15 +170,6 @@ def _inverse(x: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
     matrix[np.diag_indices_from(matrix)] += diagonal
     factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
     return scipy.linalg.cho_solve(factor, np.eye(len(x)), check_finite=False)
-
-
-def determined_by_others(labels: Float[np.ndarray, "conditions perturbations"]) -> Bool[np.ndarray, " conditions"]:
-    """Whether the label of a condition lies in the span of the others': whether its leverage is below one."""
-    largest = np.max(np.abs(labels.astype(np.float64)), axis=0)
-    # spans do not depend on the unit of a dose, which may be nM beside knockdowns of dose 1
-    scaled = labels / np.where(largest > 0, largest, 1.0)
-    inverse = _inverse(scaled, np.full(len(labels), _DETERMINED))
-    return np.diag(inverse) * _DETERMINED > 1e-3
 
 
 def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...], commons: tuple[float, ...]) -> _Choice:

@@ -18,7 +18,7 @@ from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.agreement import replica_disagreement, source_disagreement
-from pdae_jax.prediction.span import differences_from_control, identification_of, identified_part
+from pdae_jax.prediction.span import control_label, identification_of, identified_part
 from pdae_jax.prediction.support import outside_share
 from pdae_jax.prediction.verdict import MAX_OUTSIDE, Verdict
 from pdae_jax.types import PerturbationData
@@ -78,8 +78,8 @@ def _tested(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float, float]:
 
 
 def _latent_rank(fitted: Fitted) -> int:
-    _, differences = differences_from_control(fitted.train)
-    shifts = np.asarray(fitted.model.shift(fitted.params, jnp.zeros_like(differences[0]), jnp.asarray(differences)))
+    labels, origin = fitted.train.labels, control_label(fitted.train).astype(np.float32)
+    shifts = np.asarray(fitted.model.shift(fitted.params, jnp.asarray(origin), jnp.asarray(labels)))
     singular = np.linalg.svd(shifts, compute_uv=False)
     return int(np.sum(singular > RANK_TOLERANCE * max(float(singular[0]), 1e-12)))
 

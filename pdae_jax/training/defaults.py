@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from pdae_jax.data.sample import balanced_rows
+from pdae_jax.data.span import label_rank
 from pdae_jax.data.units import Standardizer, has_zero_floor, make_standardizer, zero_floor
 from pdae_jax.model.linear import effective_label, fit_means
 from pdae_jax.model.model import Model, linear_start, make_model
@@ -99,7 +100,7 @@ def effective_rank(train: PerturbationData, standardizer: "Standardizer") -> int
     """
     labels = train.labels.astype(np.float64)
     differences = labels - labels[train.index(train.control)]
-    most = max(1, min(int(np.linalg.matrix_rank(differences)), train.num_features))
+    most = max(1, min(label_rank(differences), train.num_features))
     rows = balanced_rows(np.random.default_rng(0), train, int(np.clip(8192 // train.num_conditions, 8, 500)))
     x = standardizer.forward(train.x).astype(np.float32)
     start = linear_start(

@@ -13,9 +13,9 @@ from absl import logging
 from jaxtyping import Array
 
 from pdae_jax.data.checks import check_training_data
+from pdae_jax.data.span import determined_by_others, label_span
 from pdae_jax.data.split import hold_out
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.model.linear import determined_by_others
 from pdae_jax.randomness import make_random
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
@@ -135,11 +135,8 @@ def combinations_to_leave_out(train: PerturbationData, key: Array) -> list[str]:
         return []
     number = min(max(1, round(_LEFT_OUT * len(determined))), _MOST_LEFT_OUT)
     chosen = np.sort(make_random(key).permutation(determined)[:number])
-    kept = np.delete(train.labels, chosen, axis=0).astype(np.float64)
-    weights = np.linalg.lstsq(kept.T, train.labels[chosen].T.astype(np.float64), rcond=None)[0]
-    missed = np.linalg.norm(weights.T @ kept - train.labels[chosen], axis=1)
     # those that only others among them determine go back
-    inside = missed <= 1e-4 * np.linalg.norm(train.labels[chosen], axis=1)
+    inside = label_span(np.delete(train.labels, chosen, axis=0)).contains(train.labels[chosen])
     return [train.conditions[row] for row in chosen[inside]]
 
 
