@@ -52,7 +52,7 @@ def describe(verdict: Verdict, *, trained: bool) -> str:
 
 
 def _identified(verdict: Verdict) -> str:
-    return verdict.level if verdict.level in ("not identified", "ill-determined") else "identified"
+    return verdict.level if verdict.level in ("not identified", "poorly determined") else "identified"
 
 
 if __name__ == "__main__":

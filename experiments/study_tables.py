@@ -31,7 +31,7 @@ ORDER = (
     "refuted",
     "unsupported",
     "rank deficient",
-    "ill-determined",
+    "poorly determined",
     "not identified",
 )
 WRONG = 0.05  # share of the control's distance above which a trusted prediction counts as wrong

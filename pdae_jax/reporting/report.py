@@ -37,7 +37,7 @@ VERDICTS = {
     "latents, where the decoder extrapolates.",
     "rank deficient": "identified, but the training conditions shift fewer dimensions than the model has latents, and "
     "the theory says nothing of latents that nothing shifts.",
-    "ill-determined": "identified, but by a combination of training labels with weights so large that the noise of "
+    "poorly determined": "identified, but by a combination of training labels with weights so large that the noise of "
     f"measured effects enters more than {MAX_LEVERAGE:.0f} times (the leverage of the label).",
     "not identified": "part of the label lies outside the span of the training labels: no data determine that part, "
     "and it was left out of the prediction.",

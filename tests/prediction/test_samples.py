@@ -155,7 +155,7 @@ def trusted(**changes):
     ("changes", "level", "words"),
     [
         ({}, "trusted", "Identified"),
-        ({"leverage": 1e14}, "ill-determined", "multiply the error of measured effects by 1e\\+07"),
+        ({"leverage": 1e14}, "poorly determined", "multiply the error of measured effects by 1e\\+07"),
         ({"latent_rank": 2, "latent_dim": 10}, "rank deficient", "span 2 of 10 latent dimensions"),
         ({"latent_rank": None}, "trusted", "Identified"),  # not asked
         ({"identified": False, "leverage": 1e14, "residual": 0.5}, "not identified", "50% of the label"),
@@ -176,7 +176,7 @@ def test_leverage_multiplies_the_squared_error_of_effects():
     )
     verdict = pdae_jax.check_guarantee(train, "b")
     np.testing.assert_allclose(verdict.leverage, 2 / 0.2**2, rtol=1e-5)
-    assert verdict.identified and verdict.level == "ill-determined"
+    assert verdict.identified and verdict.level == "poorly determined"
     # least squares on effects measured with errors of variance 1
     measured = labels[1:].astype(float) @ [3.0, 1.0] + random.normal(size=(4000, 2))
     slopes = np.linalg.solve(labels[1:].astype(float), measured.T)
