@@ -43,11 +43,14 @@ def pool_all(
     source: str | None = None,
     floor: float | None = None,
 ) -> Float[np.ndarray, "num_samples features"]:
-    """Cells of all training conditions, each condition with equal weight: the label carries no information."""
+    """Cells of all training conditions: the label carries no information.
+
+    As equally many of each condition as there are distinct ones to draw: a copy would pass for another cell in U forms
+    and permutation tests. Of more samples than cells, every cell comes equally often.
+    """
     random = generator(key)
-    base, extra = divmod(num_samples, train.num_conditions)
-    sizes = np.full(train.num_conditions, base)
-    sizes[random.permutation(train.num_conditions)[:extra]] += 1
+    rounds, rest = divmod(num_samples, train.num_cells)
+    sizes = rounds * train.counts + _even_sizes(random, train.counts, rest)
     rows = [
         members[_draw(random, len(members), int(size))]
         for members, size in zip(_rows_by_condition(train), sizes, strict=True)
@@ -261,6 +264,19 @@ def _draw(random: np.random.Generator, population: int, size: int) -> Int[np.nda
     """Indices drawn without replacement as long as they last, then all over again."""
     rounds = [random.permutation(population) for _ in range(-(-size // population))]
     return np.concatenate([*rounds, np.zeros(0, dtype=np.int64)])[:size]
+
+
+def _even_sizes(
+    random: np.random.Generator, counts: Int[np.ndarray, " groups"], total: int
+) -> Int[np.ndarray, " groups"]:
+    """Sizes that sum to `total`, as equal as they can be without exceeding the counts."""
+    sizes, left = np.zeros_like(counts), total
+    shuffled = random.permutation(len(counts))  # which of equal groups get what does not divide
+    smallest_first = shuffled[np.argsort(counts[shuffled], kind="stable")]
+    for groups, row in zip(range(len(counts), 0, -1), smallest_first, strict=True):
+        sizes[row] = min(counts[row], left // groups)
+        left -= sizes[row]
+    return sizes
 
 
 def _clipped(x: np.ndarray, floor: float | None) -> np.ndarray:

@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.prepare import LoopState, Parts, prepare, step_of
 from pdae_jax.training.step import Metrics, make_train_steps
-from pdae_jax.training.validate import Validator, worth_keeping
+from pdae_jax.training.validate import check_errors, worth_keeping
 from pdae_jax.types import PerturbationData
 
 
@@ -61,7 +61,7 @@ def fit(
     Raises:
         ValueError: unusable data, or a workdir that holds a different run.
         TypeError: an option the recipe does not have.
-        FloatingPointError: the loss became NaN or infinite; names the steps.
+        FloatingPointError: the loss, or the error on a validation condition, became NaN or infinite; names the steps.
     """
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
@@ -187,7 +187,7 @@ def _train(
     recipe, clock, compiled = parts.recipe, Clock(), {}
     step = step_of(state)
     if parts.validator and step == 0:  # the start is the first that is kept
-        state = state._replace(lowest=jnp.mean(_errors(state, parts.validator, parts.unravel), axis=-1))
+        state = state._replace(lowest=jnp.mean(_errors(state, step, parts), axis=-1))
     progress.update(step, parts.num_steps, math.nan)
     while step < parts.num_steps and not _stopped(state, recipe):
         length = min(recipe.log_every, parts.num_steps - step)
@@ -205,7 +205,7 @@ def _train(
             "steps_per_second": length / clock.lap(),
         }
         if parts.validator and (step % recipe.eval_every == 0 or step == parts.num_steps):
-            state, value = _evaluate(state, parts.validator, parts.unravel)
+            state, value = _evaluate(state, step, parts)
             entry["validation_energy_distance"] = float(np.mean(value))
         history.append(entry)
         progress.update(step, parts.num_steps, entry["total"])
@@ -217,20 +217,26 @@ def _train(
     return state
 
 
-def _evaluate(state: LoopState, validator: Validator, unravel: Callable) -> tuple[LoopState, Array]:
+def _evaluate(state: LoopState, step: int, parts: Parts) -> tuple[LoopState, Array]:
     """Keep the averaged parameters where none before were better, each replica by itself."""
-    value = jnp.mean(_errors(state, validator, unravel), axis=-1)  # scalar, or [replicas]
-    keep = worth_keeping(value, state.lowest, validator.noise)
+    assert parts.validator is not None
+    value = jnp.mean(_errors(state, step, parts), axis=-1)  # scalar, or [replicas]
+    keep = worth_keeping(value, state.lowest, parts.validator.noise)
     kept = jnp.where(keep[..., None], state.train.average, state.kept)
     since = jnp.where(value < state.lowest, 0, state.evaluations_since_lowest + 1)
     return LoopState(state.train, kept, jnp.minimum(value, state.lowest), since), value
 
 
-def _errors(state: LoopState, validator: Validator, unravel: Callable) -> Array:
-    average, replicas = state.train.average, state.lowest.shape
-    if not replicas:
-        return validator.errors(unravel(average))
-    return jnp.stack([validator.errors(unravel(average[r])) for r in range(replicas[0])])
+def _errors(state: LoopState, step: int, parts: Parts) -> Array:
+    """Of each validation condition, and replica; all finite."""
+    validator, average, replicas = parts.validator, state.train.average, state.lowest.shape
+    assert validator is not None
+    if replicas:
+        errors = jnp.stack([validator.errors(parts.unravel(average[r])) for r in range(replicas[0])])
+    else:
+        errors = validator.errors(parts.unravel(average))
+    check_errors(np.asarray(errors), validator.conditions, step)
+    return errors
 
 
 def replica_of(tree: Any, r: int) -> Any:
