@@ -75,7 +75,7 @@ def lies_on_surface(train: PerturbationData, standardizer: "Standardizer", laten
     """Whether cells have a density along a surface of `latent_dim` dimensions, `has_density` of some of them."""
     random = np.random.default_rng(0)
     rows = balanced_rows(random, train, -(-_PAIRED // train.num_conditions))
-    # drawn with replacement: a cell must not be its own neighbour
+    # conditions of few cells repeat them: a cell must not be its own neighbour
     rows = random.permutation(np.unique(rows))[:_PAIRED]
     return has_density(standardizer.forward(train.x[rows]), latent_dim)
 
