@@ -61,7 +61,9 @@ def _by_condition(random: np.random.Generator, data: PerturbationData) -> Int[np
     return shuffled[np.argsort(data.condition_index[shuffled], kind="stable")]
 
 
-def cells_of(data: DeviceData, condition: Int[Array, " s"], bits: UInt32[Array, "s bits"]) -> Float[Array, "s m features"]:
+def cells_of(
+    data: DeviceData, condition: Int[Array, " s"], bits: UInt32[Array, "s bits"]
+) -> Float[Array, "s m features"]:
     """Cells of conditions, chosen by random bits, one for each and one more: distinct ones where there are so many.
 
     Remainders, not `jax.random.randint`: with that, half of what is compiled for a step of a small model would be

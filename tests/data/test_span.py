@@ -9,10 +9,10 @@ import pytest
 
 import pdae_jax
 from pdae_jax.data.span import determined_by_others, label_rank, label_span, least_squares
+from pdae_jax.data.units import make_standardizer
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.training import loop
 from pdae_jax.training.defaults import effective_rank
-from pdae_jax.data.units import make_standardizer
 from pdae_jax.types import PerturbationData
 
 TOGETHER = [(0.1, 0.3), (0.2, 0.6), (0.7, 2.1), (1.1, 3.3)]  # always 1:3, and each rounded by itself

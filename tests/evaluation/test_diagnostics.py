@@ -6,6 +6,7 @@ import pytest
 
 import pdae_jax
 from pdae_jax.evaluation import diagnostics
+from pdae_jax.reporting.diagnostics import format_extremes, format_residual_laws
 
 KEY = jax.random.key(0)
 
@@ -28,7 +29,7 @@ def test_residuals_have_one_law_unless_a_perturbation_changes_the_noise(spread):
     np.testing.assert_allclose(found.loc["A", "spread"], 1.0, atol=0.06)
     np.testing.assert_allclose(found.loc["B", "spread"], spread, rtol=0.1)
     assert (found.loc["B", "p_adjusted"] <= 0.02) == (spread != 1.0)
-    text = diagnostics.format_residual_laws(found.reset_index())
+    text = format_residual_laws(found.reset_index())
     assert f"in {int(spread != 1.0)} of 2" in text
 
 
@@ -47,5 +48,5 @@ def test_extremes_are_quantiles_and_the_farthest_comes_first():
     row = table.iloc[0]
     assert row["predicted_max"] == prediction.samples[:, feature].max()
     assert row["measured_99%"] == pytest.approx(np.quantile(fitted.train.x[:, feature], 0.99))
-    text = diagnostics.format_extremes(table.head(1).reset_index().assign(condition="A:4"))
+    text = format_extremes(table.head(1).reset_index().assign(condition="A:4"))
     assert ("Warning" in text) == (prediction.reach > 1.5)
