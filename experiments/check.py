@@ -52,7 +52,7 @@ def describe(verdict: Verdict, *, trained: bool) -> str:
 
 
 def _identified(verdict: Verdict) -> str:
-    return "identified" if verdict.identified else "not identified"
+    return verdict.level if verdict.level in ("not identified", "poorly determined") else "identified"
 
 
 if __name__ == "__main__":

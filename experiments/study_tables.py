@@ -23,7 +23,17 @@ RESULTS = flags.DEFINE_string("results", "experiments/results", "folder of the r
 FIGURES = flags.DEFINE_string("figures", "experiments/figures", "folder of the figures")
 
 BASELINES = ("additive", "linear_regression", "latent_additive", "ridge", "pool_all", "pseudobulk")
-ORDER = ("trusted", "inconsistent", "imprecise", "untested", "refuted", "unsupported", "not identified")
+ORDER = (
+    "trusted",
+    "inconsistent",
+    "imprecise",
+    "untested",
+    "refuted",
+    "unsupported",
+    "rank deficient",
+    "poorly determined",
+    "not identified",
+)
 WRONG = 0.05  # share of the control's distance above which a trusted prediction counts as wrong
 
 

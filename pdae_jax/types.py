@@ -105,3 +105,4 @@ class Batch(NamedTuple):
     label_source: Float[Array, "sources perturbations"]
     x_target: Float[Array, "targets n features"]
     label_target: Float[Array, "targets perturbations"]
+    same_source: Float[Array, " sources"] | None = None  # chance that two of the m rows are one cell; None: 1 / m

@@ -1,4 +1,11 @@
-"""Batches drawn on the device, by condition: S sources of m cells, T targets of n cells."""
+r"""Batches drawn on the device, by condition: S sources of m cells, T targets of n cells.
+
+Cells of a batch are distinct wherever a condition has enough of them: a cell that stands twice in a sample is at
+distance zero from itself, and takes :math:`1 / N` off the spread of `N` cells. They are drawn one from each of `m`
+equal parts of the condition, which lies in random order on a circle and is entered at random: every cell is in a batch
+with the same probability, and nothing is sorted or kept from step to step. Of fewer than `m` cells each comes as often
+as another, but for one time, and `Batch.same_source` says how many pairs are of one cell.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,7 +30,8 @@ class DeviceData(NamedTuple):
 
 def to_device(data: PerturbationData, x: Float[np.ndarray, "cells features"] | None = None) -> DeviceData:
     """Data for the sampler; `x` replaces the observations (standardised, say)."""
-    order = np.argsort(data.condition_index, kind="stable")
+    # the same order in every run, and random: cells of a condition may come sorted
+    order = _by_condition(np.random.default_rng(0), data)
     counts = data.counts
     put = jax.device_put  # at once, where jnp.asarray compiles a conversion for each dtype
     return DeviceData(
@@ -41,37 +49,49 @@ def bootstrap_rows(key: Array, data: DeviceData) -> Int[Array, " cells"]:
 
 
 def balanced_rows(random: np.random.Generator, data: PerturbationData, cells: int) -> Int[np.ndarray, " rows"]:
-    """Rows of `cells` cells of each condition, drawn with replacement."""
-    by_condition, counts = np.argsort(data.condition_index, kind="stable"), data.counts
-    chosen = random.integers(counts[:, None], size=(len(counts), cells))
-    return by_condition[(np.cumsum(counts) - counts)[:, None] + chosen].ravel()
+    """Rows of `cells` cells of each condition, distinct as long as they last, then all over again."""
+    counts = data.counts
+    chosen = np.arange(cells) % counts[:, None]
+    return _by_condition(random, data)[(np.cumsum(counts) - counts)[:, None] + chosen].ravel()
 
 
-def balanced_sample(key: Array, data: DeviceData, cells: int) -> tuple[Array, Array]:
-    """`cells` of each condition, drawn with replacement, and their labels: ``[conditions * cells, ...]``."""
-    condition = jnp.arange(data.labels.shape[0])
-    x = cells_of(data, condition, jax.random.bits(key, (len(condition), cells), jnp.uint32))
-    return x.reshape(-1, x.shape[-1]), jnp.repeat(data.labels, cells, axis=0)
+def _by_condition(random: np.random.Generator, data: PerturbationData) -> Int[np.ndarray, " cells"]:
+    """Rows sorted by condition, in random order within each."""
+    shuffled = random.permutation(data.num_cells)
+    return shuffled[np.argsort(data.condition_index[shuffled], kind="stable")]
 
 
-def cells_of(data: DeviceData, condition: Int[Array, " s"], bits: UInt32[Array, "s m"]) -> Float[Array, "s m features"]:
-    """Cells of conditions, chosen by random bits, with replacement.
+def cells_of(
+    data: DeviceData, condition: Int[Array, " s"], bits: UInt32[Array, "s bits"]
+) -> Float[Array, "s m features"]:
+    """Cells of conditions, chosen by random bits, one for each and one more: distinct ones where there are so many.
 
-    A remainder, not `jax.random.randint`: with that, half of what is compiled for a step of a small model would be
-    random numbers. It favours the first cells of a condition by less than their number over 2^32.
+    Remainders, not `jax.random.randint`: with that, half of what is compiled for a step of a small model would be
+    random numbers. They favour the first cells of a part by less than their number over 2^32.
     """
-    row = (bits % data.count[condition][:, None].astype(bits.dtype)).astype(jnp.int32)
-    row = row + data.start[condition][:, None]
+    m = bits.shape[1] - 1
+    count = data.count[condition][:, None].astype(bits.dtype)
+    edge = jnp.arange(m + 1, dtype=bits.dtype) * count // m  # of m parts of the condition
+    size = jnp.maximum(edge[:, 1:] - edge[:, :-1], 1)  # of fewer cells than parts a part is empty: the next cell
+    place = (edge[:, :-1] + bits[:, 1:] % size + bits[:, :1] % count) % count
+    row = place.astype(jnp.int32) + data.start[condition][:, None]
     return data.x[row if data.rows is None else data.rows[row]]
+
+
+def chance_of_one_cell(count: Int[Array, " s"], m: int) -> Float[Array, " s"]:
+    """Chance that two of `m` rows drawn by `cells_of` are one cell: 1 / m where there are `m` cells or more."""
+    count = jnp.maximum(count, 2)  # one cell has no pairs, and no spread to correct
+    times, more = m // count, m % count
+    return (count * times**2 + more * (2 * times + 1)).astype(jnp.float32) / m**2
 
 
 def make_sampler(
     num_conditions: int, *, num_sources: int, cells_per_source: int, num_targets: int, cells_per_target: int
 ) -> Callable[[Array, DeviceData], Batch]:
-    """``sample(key, data) -> Batch``; conditions without, cells with replacement.
+    """``sample(key, data) -> Batch``; conditions without replacement, and cells where a condition has enough.
 
     Every condition is drawn equally often, whatever its size. Numbers of sources or targets above the number of
-    conditions are cut to it.
+    conditions are cut to it. The batch follows from the key alone.
     """
     num_sources, num_targets = min(num_sources, num_conditions), min(num_targets, num_conditions)
     chooses = min(num_sources, num_targets) < num_conditions
@@ -85,14 +105,16 @@ def make_sampler(
         # where no condition is chosen one key is enough: each split is compiled and run by itself
         key_source, key_target, key_cells = jax.random.split(key, 3) if chooses else (key, key, key)
         source, target = choose(key_source, num_sources), choose(key_target, num_targets)
-        number = num_sources * cells_per_source + num_targets * cells_per_target
-        bits = jax.random.bits(key_cells, (number,), jnp.uint32)
-        bits_source, bits_target = jnp.split(bits, [num_sources * cells_per_source])
+        shapes = (num_sources, 1 + cells_per_source), (num_targets, 1 + cells_per_target)
+        number_source, number_target = (rows * columns for rows, columns in shapes)
+        bits = jax.random.bits(key_cells, (number_source + number_target,), jnp.uint32)
+        bits_source, bits_target = jnp.split(bits, [number_source])
         return Batch(
-            x_source=cells_of(data, source, bits_source.reshape(num_sources, cells_per_source)),
+            x_source=cells_of(data, source, bits_source.reshape(shapes[0])),
             label_source=data.labels[source],
-            x_target=cells_of(data, target, bits_target.reshape(num_targets, cells_per_target)),
+            x_target=cells_of(data, target, bits_target.reshape(shapes[1])),
             label_target=data.labels[target],
+            same_source=chance_of_one_cell(data.count[source], cells_per_source),
         )
 
     return sample

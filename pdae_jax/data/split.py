@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from pdae_jax.data.span import label_rank
 from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
@@ -101,16 +102,16 @@ def random_conditions(
     Raises:
         ValueError: there are not so many.
     """
-    labels = data.labels.astype(np.float64)
+    labels = data.labels
     eligible = (labels != 0).sum(axis=1) >= (2 if combinations_only else 1)
-    rank = np.linalg.matrix_rank(labels)  # the control is the zero row: labels are differences to it
+    rank = label_rank(labels)  # the control is the zero row: labels are differences to it
     keep = np.ones(data.num_conditions, dtype=bool)
     for row in np.asarray(jax.random.permutation(key, data.num_conditions)):
         if (~keep).sum() == number:
             break
         if eligible[row]:
             keep[row] = False
-            keep[row] = np.linalg.matrix_rank(labels[keep]) < rank
+            keep[row] = label_rank(labels[keep]) < rank
     found = tuple(name for name, kept in zip(data.conditions, keep, strict=True) if not kept)
     if not 0 < number == len(found):
         raise ValueError(

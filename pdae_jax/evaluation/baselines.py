@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.data.units import dose_units
+from pdae_jax.data.span import least_squares
 from pdae_jax.labels import LabelLike
 from pdae_jax.model import linear
 from pdae_jax.prediction.samples import generator
@@ -43,11 +43,14 @@ def pool_all(
     source: str | None = None,
     floor: float | None = None,
 ) -> Float[np.ndarray, "num_samples features"]:
-    """Cells of all training conditions, each condition with equal weight: the label carries no information."""
+    """Cells of all training conditions: the label carries no information.
+
+    As equally many of each condition as there are distinct ones to draw: a copy would pass for another cell in U forms
+    and permutation tests. Of more samples than cells, every cell comes equally often.
+    """
     random = generator(key)
-    base, extra = divmod(num_samples, train.num_conditions)
-    sizes = np.full(train.num_conditions, base)
-    sizes[random.permutation(train.num_conditions)[:extra]] += 1
+    rounds, rest = divmod(num_samples, train.num_cells)
+    sizes = rounds * train.counts + _even_sizes(random, train.counts, rest)
     rows = [
         members[_draw(random, len(members), int(size))]
         for members, size in zip(_rows_by_condition(train), sizes, strict=True)
@@ -194,8 +197,7 @@ def additive_shift(train: PerturbationData, label: LabelLike) -> Float[np.ndarra
     shift = single_effects(target)
     if np.any(target[~alone]):
         rest = differences - np.stack([single_effects(row) for row in labels])
-        units = dose_units(labels[:, ~alone])
-        shift = shift + target[~alone] / units @ np.linalg.lstsq(labels[:, ~alone] / units, rest, rcond=None)[0]
+        shift = shift + target[~alone] @ least_squares(labels[:, ~alone], rest)
     return shift
 
 
@@ -215,9 +217,8 @@ linear_model = functools.lru_cache(maxsize=1)(linear.fit_means)
 @functools.lru_cache(maxsize=1)
 def _slopes(train: PerturbationData) -> Float[np.ndarray, "perturbations features"]:
     """Least squares with intercept of condition means on labels."""
-    means, units = condition_means(train), dose_units(train.labels)
-    labels = train.labels / units  # where the solution is not unique, its units would decide
-    return np.linalg.lstsq(labels - labels.mean(0), means - means.mean(0), rcond=None)[0] / units[:, None]
+    means = condition_means(train)
+    return least_squares(np.column_stack([np.ones(len(means)), train.labels]), means)[1:]
 
 
 @functools.lru_cache(maxsize=1)
@@ -225,8 +226,7 @@ def _effects(train: PerturbationData) -> Float[np.ndarray, "perturbations featur
     """Least squares without intercept of the means' differences from the control on labels."""
     means = condition_means(train)
     differences = means - means[train.index(train.control)]
-    units = dose_units(train.labels)
-    return np.linalg.lstsq(train.labels / units, differences, rcond=None)[0] / units[:, None]
+    return least_squares(train.labels, differences)
 
 
 @functools.lru_cache(maxsize=1)
@@ -264,6 +264,19 @@ def _draw(random: np.random.Generator, population: int, size: int) -> Int[np.nda
     """Indices drawn without replacement as long as they last, then all over again."""
     rounds = [random.permutation(population) for _ in range(-(-size // population))]
     return np.concatenate([*rounds, np.zeros(0, dtype=np.int64)])[:size]
+
+
+def _even_sizes(
+    random: np.random.Generator, counts: Int[np.ndarray, " groups"], total: int
+) -> Int[np.ndarray, " groups"]:
+    """Sizes that sum to `total`, as equal as they can be without exceeding the counts."""
+    sizes, left = np.zeros_like(counts), total
+    shuffled = random.permutation(len(counts))  # which of equal groups get what does not divide
+    smallest_first = shuffled[np.argsort(counts[shuffled], kind="stable")]
+    for groups, row in zip(range(len(counts), 0, -1), smallest_first, strict=True):
+        sizes[row] = min(counts[row], left // groups)
+        left -= sizes[row]
+    return sizes
 
 
 def _clipped(x: np.ndarray, floor: float | None) -> np.ndarray:

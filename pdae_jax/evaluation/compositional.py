@@ -38,7 +38,7 @@ from pdae_jax.runs.track import make_progress
 from pdae_jax.training.compiler import RUNS_OFTEN, compiler_options
 from pdae_jax.training.optimizer import make_optimizer
 from pdae_jax.training.prepare import Parts, prepare
-from pdae_jax.training.validate import Validator, make_validator, worth_keeping
+from pdae_jax.training.validate import Validator, check_errors, make_validator, worth_keeping
 from pdae_jax.types import PerturbationData
 
 LEARNING_RATE = 5e-3  # where the recipe has none
@@ -146,7 +146,7 @@ def fit_compositional(
     Raises:
         ValueError: unusable data, an unknown way to disentangle, a negative weight.
         TypeError: an option the recipe does not have.
-        FloatingPointError: the loss became NaN or infinite; names the steps.
+        FloatingPointError: the loss, or the error on a validation condition, became NaN or infinite; names the steps.
     """
     if disentangle not in DISENTANGLE:
         raise ValueError(f"disentangle={disentangle!r} is not known; pass one of {', '.join(DISENTANGLE)}.")
@@ -254,7 +254,9 @@ def _train(
             )
         done += length
         if validator and (done % recipe.eval_every == 0 or done == parts.num_steps):
-            value = entry["validation_energy_distance"] = float(jnp.mean(validator.errors(state.average)))
+            errors = np.asarray(validator.errors(state.average))
+            check_errors(errors, validator.conditions, done)
+            value = entry["validation_energy_distance"] = float(np.mean(errors))
             if worth_keeping(value, lowest, validator.noise):
                 kept = jax.tree.map(jnp.copy, state.average)
             lowest, since_lowest = (value, 0) if value < lowest else (lowest, since_lowest + 1)

@@ -54,6 +54,15 @@ class State(NamedTuple):
     adversary_opt_state: optax.OptState
 
 
+class Cells(NamedTuple):
+    """Of one step, by condition."""
+
+    x: Float[Array, "sources m features"]
+    label: Float[Array, "sources 1 perturbations"]
+    index: Int[Array, "sources m"]  # of the condition
+    same: Float[Array, " sources"]  # as in `Batch`
+
+
 class Weights(NamedTuple):
     """Of the terms beside the reconstruction; a term with weight 0 is not computed."""
 
@@ -75,12 +84,17 @@ def condition_entropy(
     return jnp.mean(jnp.minimum(optax.softmax_cross_entropy_with_integer_labels(logits, index), most))
 
 
-def prior_distance(key: Array, basal: Float[Array, "sources m k"]) -> Float[Array, ""]:
-    """Energy distance (U form) of the basal states of each condition to as many draws of N(0, I), mean over them."""
+def prior_distance(
+    key: Array, basal: Float[Array, "sources m k"], same: Float[Array, " sources"] | None = None
+) -> Float[Array, ""]:
+    """Energy distance (U form) of the basal states of each condition to as many draws of N(0, I), mean over them.
+
+    `same` as in `Batch`.
+    """
     kernel, normal = kernels.energy(1.0), jax.random.normal(key, basal.shape, basal.dtype)
     m = basal.shape[1]
     within = jnp.sum(dissimilarity_matrix(kernel, normal), axis=(1, 2)) / (m * (m - 1))
-    return jnp.mean(2.0 * kernel_score(basal, normal, kernel) - within)
+    return jnp.mean(2.0 * kernel_score(basal, normal, kernel, same=same) - within)
 
 
 def make_compositional_step(
@@ -96,39 +110,39 @@ def make_compositional_step(
     def adversary_loss(adversary: dict, basal: Array, index: Array, most: float = math.inf) -> Array:
         return condition_entropy(networks.classify(adversary, basal), index, most)
 
-    def loss(params: dict, adversary: dict, key: Array, x: Array, label: Array, index: Array) -> tuple[Array, Terms]:
+    def loss(params: dict, adversary: dict, key: Array, cells: Cells) -> tuple[Array, Terms]:
         zero = jnp.zeros(())
-        basal = networks.basal(params, x, label)
-        mean, std = networks.distribution(params, basal + _effect(params, label))
-        reconstruction = jnp.mean(gaussian_nll(x, mean, std))
+        basal = networks.basal(params, cells.x, cells.label)
+        mean, std = networks.distribution(params, basal + _effect(params, cells.label))
+        reconstruction = jnp.mean(gaussian_nll(cells.x, mean, std))
         # No cell is rewarded beyond chance: an adversary that is not perfect could be wrong without bound, and the
         # two would run away from each other. Against the best adversary the cut changes nothing at the optimum.
         chance = math.log(num_conditions)
-        entropy = adversary_loss(adversary, basal, index, chance) if weights.adversary else zero
-        prior = prior_distance(key, basal) if weights.prior else zero
+        entropy = adversary_loss(adversary, basal, cells.index, chance) if weights.adversary else zero
+        prior = prior_distance(key, basal, cells.same) if weights.prior else zero
         total = reconstruction - weights.adversary * entropy + weights.prior * prior
         return total, Terms(total, reconstruction, entropy, prior)
 
-    def update_adversary(state: State, x: Array, label: Array, index: Array) -> State:
-        basal = networks.basal(state.params, x, label)
-        gradient = jax.grad(adversary_loss)(state.adversary, basal, index)
+    def update_adversary(state: State, cells: Cells) -> State:
+        basal = networks.basal(state.params, cells.x, cells.label)
+        gradient = jax.grad(adversary_loss)(state.adversary, basal, cells.index)
         updates, opt_state = optimizer.update(gradient, state.adversary_opt_state, state.adversary)
         adversary = cast(dict, optax.apply_updates(state.adversary, updates))
         return state._replace(adversary=adversary, adversary_opt_state=opt_state)
 
-    def draw(key: Array, data: DeviceData) -> tuple[Array, Array, Array]:
+    def draw(key: Array, data: DeviceData) -> Cells:
         batch = sample(key, data)
         row = jnp.argmax(jnp.all(batch.label_source[:, None] == data.labels, axis=-1), axis=1)
-        label = batch.label_source[:, None, :]  # [S, 1, K], beside cells [S, m, d]
-        return batch.x_source, label, jnp.broadcast_to(row[:, None], batch.x_source.shape[:2])
+        index = jnp.broadcast_to(row[:, None], batch.x_source.shape[:2])
+        return Cells(batch.x_source, batch.label_source[:, None, :], index, batch.same_source)
 
     def step(state: State, data: DeviceData) -> tuple[State, Terms]:
         key_prior, key_cells, key_adversary = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
         if weights.adversary:
             keys = jax.random.split(key_adversary, ADVERSARY_STEPS)
-            state, _ = jax.lax.scan(lambda carry, key: (update_adversary(carry, *draw(key, data)), None), state, keys)
+            state, _ = jax.lax.scan(lambda carry, key: (update_adversary(carry, draw(key, data)), None), state, keys)
         gradient_fn = jax.grad(loss, has_aux=True)
-        gradient, terms = gradient_fn(state.params, state.adversary, key_prior, *draw(key_cells, data))
+        gradient, terms = gradient_fn(state.params, state.adversary, key_prior, draw(key_cells, data))
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = cast(dict, optax.apply_updates(state.params, updates))
         # as in `train.make_train_step`

@@ -106,8 +106,8 @@ def evaluate(
         n_true, n_pred, seed``, then ``order`` (number of perturbations), ``in_training`` (the label was trained on),
         ``source``, ``reach`` (of the model's samples beyond the measured range, see `predict.reach_of`), ``bandwidth``
         (of the MMD kernel, on its rows), and the verdict on the model's prediction:
-        ``verdict, identified, supported, tested`` as text, ``residual, outside, tested_error, expected_error,
-        source_disagreement, replica_disagreement`` as numbers.
+        ``verdict, identified, supported, tested`` as text, ``residual, leverage, latent_rank, outside, tested_error,
+        expected_error, source_disagreement, replica_disagreement`` as numbers.
 
     Raises:
         ValueError: test data with other features or perturbations, without a perturbed condition, or with fewer
@@ -274,9 +274,17 @@ def _verdict_columns(verdict: Verdict) -> dict[str, Any]:
         "supported": word[verdict.supported],
         "tested": word[verdict.assumption_tested],
         "residual": verdict.residual,
+        "leverage": verdict.leverage,
         **{
             name: float("nan") if getattr(verdict, name) is None else getattr(verdict, name)
-            for name in ("outside", "tested_error", "expected_error", "source_disagreement", "replica_disagreement")
+            for name in (
+                "latent_rank",
+                "outside",
+                "tested_error",
+                "expected_error",
+                "source_disagreement",
+                "replica_disagreement",
+            )
         },
     }
 

@@ -69,6 +69,8 @@ def find_bad(
     Dropped are replicas whose error is more than `BAD_ERROR` times that of the better half, and those farther than
     `BAD_ALIGNMENT` times the usual from the others that are left. The replica with the smallest error is always kept.
     """
+    # what cannot be evaluated is the worst of all; NaN would count as the smallest
+    errors = np.where(np.isnan(errors), np.inf, errors)
     # the lower median: that of the good ones as long as half of the replicas are good
     usual = float(np.sort(errors)[(len(errors) - 1) // 2])
     kept = errors <= max(BAD_ERROR * usual, SMALL_ERROR)

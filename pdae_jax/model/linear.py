@@ -27,6 +27,7 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Bool, Float, Int
 
+from pdae_jax.data.span import determined_by_others
 from pdae_jax.data.units import dose_units
 from pdae_jax.types import AnyArray, PerturbationData
 
@@ -35,7 +36,6 @@ SATURATIONS = tuple(float(value) for value in np.arange(0.0, 1.01, 0.1))
 COMMONS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)  # c, in mean squared doses
 RANKS = (1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 120)
 DEFAULT_RIDGE = 1e-4  # where no combination can be left out: next to least squares, and still determined
-_DETERMINED = 1e-6  # ridge of the check whether the others determine a combination
 _FOLDS = 5
 _MIN_TESTED = 3  # combinations that must be left out before a gain or a rank is believed
 
@@ -211,13 +211,6 @@ def _inverse(x: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
     matrix[np.diag_indices_from(matrix)] += diagonal
     factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
     return scipy.linalg.cho_solve(factor, np.eye(len(x)), check_finite=False)
-
-
-def determined_by_others(labels: Float[np.ndarray, "conditions perturbations"]) -> Bool[np.ndarray, " conditions"]:
-    """Whether the label of a condition lies in the span of the others': whether its leverage is below one."""
-    scaled = labels / dose_units(labels)  # spans do not depend on the unit of a dose
-    inverse = _inverse(scaled, np.full(len(labels), _DETERMINED))
-    return np.diag(inverse) * _DETERMINED > 1e-3
 
 
 def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...], commons: tuple[float, ...]) -> _Choice:

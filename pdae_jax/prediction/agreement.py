@@ -5,17 +5,17 @@ must predict the same one. What they differ by is known without a single cell of
 bend, effects that do not add up, cells that are too few. All of it shares the training data, so it is a lower bound.
 """
 
-import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.two_sample.statistics import two_sample_matrix
+from pdae_jax.two_sample.shared_cells import shared_cell_distances
 from pdae_jax.types import PerturbationData
 
 _CELLS = 400  # of each law compared
@@ -46,12 +46,12 @@ def source_disagreement(
     """
     train = fitted.train
     counts = train.counts
-    others = [
-        e
+    candidates = (
+        train.conditions[e]
         for e in np.argsort(-counts, kind="stable")
         if counts[e] >= _MIN_CELLS and train.conditions[e] != from_condition and not np.allclose(train.labels[e], label)
-    ]
-    sources = [from_condition, *(train.conditions[e] for e in others[: _MAX_SOURCES - 1])]
+    )
+    sources = [from_condition, *itertools.islice(candidates, _MAX_SOURCES - 1)]
     return _disagreement([fitted] * len(sources), label, sources)
 
 
@@ -64,32 +64,30 @@ def replica_disagreement(
 
 def _disagreement(models: Sequence[Fitted], label: np.ndarray, sources: Sequence[str]) -> Disagreement:
     """Of the laws that each model predicts from its source."""
-    train, waste = models[0].train, len(models) + 1
-    cells, group = _some_cells(train, train.control, 0)
-    x, groups = [cells], [np.where(group, 0, waste)]
+    train = models[0].train
+    cells, weight = _some_cells(train, train.control)
+    laws, weights = [cells], [weight]
     for number, (model, source) in enumerate(zip(models, sources, strict=True), 1):
-        cells, real = _some_cells(train, source, number)
-        x.append(_law(model, cells, train.labels[train.index(source)], label, number))
-        groups.append(np.where(real, number, waste))
-    matrix = np.asarray(_matrix(jnp.asarray(np.concatenate(x)), jnp.asarray(np.concatenate(groups)), waste + 1))
-    between = matrix[1:waste, 1:waste][~np.eye(len(models), dtype=bool)]
-    effect = float(np.mean(matrix[0, 1:waste]))
+        cells, weight = _some_cells(train, source)
+        laws.append(_law(model, cells, train.labels[train.index(source)], label, number))
+        weights.append(weight)
+    origin = np.array([train.control, *sources])
+    # laws of one source are of the same cells: two samples of them would overlap by chance
+    shared = jnp.asarray(origin[:, None] == origin)
+    matrix = np.asarray(shared_cell_distances(jnp.asarray(np.stack(laws)), jnp.asarray(np.stack(weights)), shared))
+    between = matrix[1:, 1:][~np.eye(len(models), dtype=bool)]
+    effect = float(np.mean(matrix[0, 1:]))
     known = len(models) > 1 and effect > 0
     # U forms can be slightly negative
     return Disagreement(max(float(np.mean(between)), 0.0) / effect if known else float("nan"), max(effect, 0.0))
 
 
-def _some_cells(train: PerturbationData, condition: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A fixed number of rows, so that one compiled shape serves all; and which of them are distinct cells."""
+def _some_cells(train: PerturbationData, condition: str) -> tuple[np.ndarray, np.ndarray]:
+    """A fixed number of rows, so that one compiled shape serves all; and one for those that are distinct cells."""
     cells = train.cells(condition)
-    rows = np.random.default_rng(seed).permutation(len(cells))
-    return cells[np.resize(rows, _CELLS)], np.arange(_CELLS) < len(cells)
+    rows = np.random.default_rng(train.index(condition)).permutation(len(cells))
+    return cells[np.resize(rows, _CELLS)], (np.arange(_CELLS) < len(cells)).astype(np.float32)
 
 
 def _law(fitted: Fitted, cells: np.ndarray, label_from: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
     return fitted.translate(jax.random.key(seed), cells, label_from[None], label[None])
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _matrix(x: Array, group: Array, num_groups: int) -> Array:
-    return two_sample_matrix(x, group, num_groups=num_groups)

@@ -18,7 +18,7 @@ from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.agreement import replica_disagreement, source_disagreement
 from pdae_jax.prediction.source import Source, resolve_source
-from pdae_jax.prediction.span import identification_of, identified_part
+from pdae_jax.prediction.span import control_label, identification_of, identified_part
 from pdae_jax.prediction.support import outside_share
 from pdae_jax.prediction.verdict import MAX_OUTSIDE, Verdict
 from pdae_jax.types import PerturbationData
@@ -89,8 +89,7 @@ def _tested(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float, float]:
 
 
 def _latent_rank(fitted: Fitted) -> int:
-    train = fitted.train
-    shifts = fitted.shift(train.labels[train.index(train.control)], train.labels)
+    shifts = fitted.shift(control_label(fitted.train).astype(np.float32), fitted.train.labels)
     singular = np.linalg.svd(shifts, compute_uv=False)
     return int(np.sum(singular > RANK_TOLERANCE * max(float(singular[0]), 1e-12)))
 

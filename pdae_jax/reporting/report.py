@@ -7,7 +7,13 @@ from typing import Any
 import numpy as np
 
 from pdae_jax.evaluation.summary import COMPARED, format_table, summary_table
-from pdae_jax.prediction.verdict import MAX_DISAGREEMENT, MAX_EXPECTED_ERROR, MAX_OUTSIDE, MAX_TESTED_ERROR
+from pdae_jax.prediction.verdict import (
+    MAX_DISAGREEMENT,
+    MAX_EXPECTED_ERROR,
+    MAX_LEVERAGE,
+    MAX_OUTSIDE,
+    MAX_TESTED_ERROR,
+)
 from pdae_jax.reporting.diagnostics import format_extremes, format_residual_laws
 from pdae_jax.reporting.identification import format_identification
 from pdae_jax.runs.files import write_text
@@ -29,6 +35,10 @@ VERDICTS = {
     "tests whether effects add up.",
     "unsupported": f"identified, but more than {MAX_OUTSIDE:.0%} of the translated latents lie outside the training "
     "latents, where the decoder extrapolates.",
+    "rank deficient": "identified, but the training conditions shift fewer dimensions than the model has latents, and "
+    "the theory says nothing of latents that nothing shifts.",
+    "poorly determined": "identified, but by a combination of training labels with weights so large that the noise of "
+    f"measured effects enters more than {MAX_LEVERAGE:.0f} times (the leverage of the label).",
     "not identified": "part of the label lies outside the span of the training labels: no data determine that part, "
     "and it was left out of the prediction.",
 }

@@ -165,6 +165,8 @@ def read_evaluation(workdir: str | pathlib.Path) -> Any:
         for name in (
             "value",
             "residual",
+            "leverage",
+            "latent_rank",
             "outside",
             "tested_error",
             "expected_error",

@@ -72,7 +72,7 @@ def lies_on_surface(data: PerturbationData, latent_dim: int) -> bool:
     """Whether cells have a density along a surface of `latent_dim` dimensions, `has_density` of some of them."""
     random = np.random.default_rng(0)
     rows = balanced_rows(random, data, -(-_PAIRED // data.num_conditions))
-    # drawn with replacement: a cell must not be its own neighbour
+    # conditions of few cells repeat them: a cell must not be its own neighbour
     rows = random.permutation(np.unique(rows))[:_PAIRED]
     return has_density(data.x[rows], latent_dim)
 

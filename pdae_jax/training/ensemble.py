@@ -63,7 +63,8 @@ def fit_ensemble(
     Raises:
         ValueError: fewer than two replicas, unusable data, or a workdir that holds a different run.
         TypeError: an option the recipe does not have.
-        FloatingPointError: the loss of a replica became NaN or infinite; names the steps.
+        FloatingPointError: the loss of a replica, or its error on a validation condition, became NaN or infinite; names
+            the steps.
     """
     if num_replicas < 2:
         raise ValueError(f"num_replicas={num_replicas}, but an ensemble needs at least 2. For one model call fit.")

@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,9 +12,9 @@ from absl import logging
 from jaxtyping import Array
 
 from pdae_jax.data.checks import check_training_data
+from pdae_jax.data.span import determined_by_others, label_span
 from pdae_jax.data.split import hold_out
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.model.linear import determined_by_others
 from pdae_jax.randomness import make_random
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
@@ -24,7 +24,7 @@ from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.prepare import LoopState, Parts, prepare, step_of
 from pdae_jax.training.step import Metrics, make_train_steps
-from pdae_jax.training.validate import Validator, worth_keeping
+from pdae_jax.training.validate import check_errors, worth_keeping
 from pdae_jax.types import PerturbationData
 
 
@@ -61,7 +61,7 @@ def fit(
     Raises:
         ValueError: unusable data, or a workdir that holds a different run.
         TypeError: an option the recipe does not have.
-        FloatingPointError: the loss became NaN or infinite; names the steps.
+        FloatingPointError: the loss, or the error on a validation condition, became NaN or infinite; names the steps.
     """
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
@@ -135,11 +135,8 @@ def combinations_to_leave_out(train: PerturbationData, key: Array) -> list[str]:
         return []
     number = min(max(1, round(_LEFT_OUT * len(determined))), _MOST_LEFT_OUT)
     chosen = np.sort(make_random(key).permutation(determined)[:number])
-    kept = np.delete(train.labels, chosen, axis=0).astype(np.float64)
-    weights = np.linalg.lstsq(kept.T, train.labels[chosen].T.astype(np.float64), rcond=None)[0]
-    missed = np.linalg.norm(weights.T @ kept - train.labels[chosen], axis=1)
     # those that only others among them determine go back
-    inside = missed <= 1e-4 * np.linalg.norm(train.labels[chosen], axis=1)
+    inside = label_span(np.delete(train.labels, chosen, axis=0)).contains(train.labels[chosen])
     return [train.conditions[row] for row in chosen[inside]]
 
 
@@ -190,7 +187,7 @@ def _train(
     recipe, clock, compiled = parts.recipe, Clock(), {}
     step = step_of(state)
     if parts.validator and step == 0:  # the start is the first that is kept
-        state = state._replace(lowest=jnp.mean(_errors(state, parts.validator, parts.unravel), axis=-1))
+        state = state._replace(lowest=jnp.mean(_errors(state, step, parts), axis=-1))
     progress.update(step, parts.num_steps, math.nan)
     while step < parts.num_steps and not _stopped(state, recipe):
         length = min(recipe.log_every, parts.num_steps - step)
@@ -208,7 +205,7 @@ def _train(
             "steps_per_second": length / clock.lap(),
         }
         if parts.validator and (step % recipe.eval_every == 0 or step == parts.num_steps):
-            state, value = _evaluate(state, parts.validator, parts.unravel)
+            state, value = _evaluate(state, step, parts)
             entry["validation_energy_distance"] = float(np.mean(value))
         history.append(entry)
         progress.update(step, parts.num_steps, entry["total"])
@@ -220,20 +217,26 @@ def _train(
     return state
 
 
-def _evaluate(state: LoopState, validator: Validator, unravel: Callable) -> tuple[LoopState, Array]:
+def _evaluate(state: LoopState, step: int, parts: Parts) -> tuple[LoopState, Array]:
     """Keep the averaged parameters where none before were better, each replica by itself."""
-    value = jnp.mean(_errors(state, validator, unravel), axis=-1)  # scalar, or [replicas]
-    keep = worth_keeping(value, state.lowest, validator.noise)
+    assert parts.validator is not None
+    value = jnp.mean(_errors(state, step, parts), axis=-1)  # scalar, or [replicas]
+    keep = worth_keeping(value, state.lowest, parts.validator.noise)
     kept = jnp.where(keep[..., None], state.train.average, state.kept)
     since = jnp.where(value < state.lowest, 0, state.evaluations_since_lowest + 1)
     return LoopState(state.train, kept, jnp.minimum(value, state.lowest), since), value
 
 
-def _errors(state: LoopState, validator: Validator, unravel: Callable) -> Array:
-    average, replicas = state.train.average, state.lowest.shape
-    if not replicas:
-        return validator.errors(unravel(average))
-    return jnp.stack([validator.errors(unravel(average[r])) for r in range(replicas[0])])
+def _errors(state: LoopState, step: int, parts: Parts) -> Array:
+    """Of each validation condition, and replica; all finite."""
+    validator, average, replicas = parts.validator, state.train.average, state.lowest.shape
+    assert validator is not None
+    if replicas:
+        errors = jnp.stack([validator.errors(parts.unravel(average[r])) for r in range(replicas[0])])
+    else:
+        errors = validator.errors(parts.unravel(average))
+    check_errors(np.asarray(errors), validator.conditions, step)
+    return errors
 
 
 def replica_of(tree: Any, r: int) -> Any:

@@ -62,7 +62,9 @@ def pdae_loss(
     predicted = model.translate_latent(
         params, key_translate, x, latent, label_source[:, None], batch.label_target[:, None, None]
     )  # [T, S, m, d]
-    terms = {"translation": translation_score(predicted, batch.x_target, kernel, form)}
+    # drawn noise tells two translations of one cell apart
+    same = None if model.noise == "drawn" and model.noise_dim else batch.same_source
+    terms = {"translation": translation_score(predicted, batch.x_target, kernel, form, same)}
     thunks = {
         "reconstruction": lambda: reconstruction_score(params, model, key_reconstruct, x, latent, kernel),
         "contrast": lambda: contrast(params, model, latent, label_source),
@@ -74,17 +76,24 @@ def pdae_loss(
 
 
 def translation_score(
-    predicted: Float[Array, "targets sources m d"], y: Float[Array, "targets n d"], kernel: KernelLike, form: str
+    predicted: Float[Array, "targets sources m d"],
+    y: Float[Array, "targets n d"],
+    kernel: KernelLike,
+    form: str,
+    same: Float[Array, " sources"] | None = None,
 ) -> Float[Array, ""]:
-    """Mean score over targets (``pooled``) or over source-target pairs (``pairwise``)."""
+    """Mean score over targets (``pooled``) or over source-target pairs (``pairwise``); `same` as in `Batch`."""
     num_targets, num_sources, m, d = predicted.shape
+    same = jnp.full(num_sources, 1.0 / m) if same is None else same
     if form == "pooled":
-        return jnp.mean(kernel_score(predicted.reshape(num_targets, num_sources * m, d), y, kernel))
+        rows = predicted.reshape(num_targets, num_sources * m, d)
+        return jnp.mean(kernel_score(rows, y, kernel, same=jnp.mean(same) / num_sources))
     if form == "pairwise":
         # The target is shared by all sources: its cross term is one product over all their rows.
         cross = jnp.mean(dissimilarity_matrix(kernel, predicted.reshape(num_targets, num_sources * m, d), y))
-        within = jnp.mean(dissimilarity_matrix(kernel, predicted))  # of all pairs; a cell to itself is 0
-        return cross - 0.5 * within * m / (m - 1)
+        # of all pairs of rows: those of one cell are 0
+        within = jnp.mean(dissimilarity_matrix(kernel, predicted), axis=(0, 2, 3))
+        return cross - 0.5 * jnp.mean(within / (1.0 - same))
     raise ValueError(f"form={form!r} is not known; pass 'pairwise' or 'pooled'.")
 
 

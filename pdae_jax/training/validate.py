@@ -1,7 +1,7 @@
 """Energy distance on conditions that are never trained on, fast enough to be asked for while training."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ from scipy.spatial.distance import pdist, squareform
 
 from pdae_jax.data.units import Standardizer
 from pdae_jax.model.model import Model
+from pdae_jax.spelling import first_names
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.statistics import two_sample_statistic
 from pdae_jax.types import AnyArray, PerturbationData
@@ -38,7 +39,7 @@ class Validator(NamedTuple):
     errors: Callable[[dict], Array]  # params -> [conditions], of source cells translated to the condition
     control: Float[np.ndarray, " conditions"]  # of the control cells as they are: what no prediction would give
     conditions: tuple[str, ...]
-    noise: float  # standard deviation of the mean of `errors` for a prediction that is exact
+    noise: float  # standard deviation of the mean of `errors` for a prediction that is exact, see `exact_noise`
 
 
 def worth_keeping(value: AnyArray | float, lowest: AnyArray | float, noise: float) -> Array:
@@ -55,6 +56,17 @@ def worth_keeping(value: AnyArray | float, lowest: AnyArray | float, noise: floa
         noise: see `Validator`.
     """
     return jnp.less_equal(value, jnp.maximum(jnp.minimum(value, lowest), 0.0) + noise / 2)
+
+
+def check_errors(errors: Float[np.ndarray, "*replicas conditions"], conditions: Sequence[str], step: int) -> None:
+    """``FloatingPointError`` where an error is NaN or infinite: nothing compares with it, so nothing could be kept."""
+    bad = np.any(~np.isfinite(errors).reshape(-1, len(conditions)), axis=0).tolist()
+    if any(bad):
+        raise FloatingPointError(
+            f"At step {step} the error on validation conditions became NaN or infinite: "
+            f"{first_names([name for name, is_bad in zip(conditions, bad, strict=True) if is_bad])}. Lower "
+            f"learning_rate, or look for extreme values in the cells of these conditions and of their sources."
+        )
 
 
 def make_validator(
@@ -93,11 +105,10 @@ def make_validator(
     def errors(params: dict) -> Array:
         return _errors(model, params, cases, units)
 
-    samples = [min(int(n), MAX_CELLS) for n in counts]
-    noise = np.sqrt(sum(null_variance(y, m) for y, m in zip(cells, samples, strict=True))) / len(cells)
+    noise = exact_noise(cells, [min(int(n), MAX_CELLS) for n in counts], sources)
     control_cells = jnp.asarray(_choose(key_source, train.cells(train.control)))
     control = jax.lax.map(lambda case: _distance(control_cells, None, case[0], case[1]), (cases.x, cases.weight))
-    return Validator(errors, np.asarray(control), validation.conditions, float(noise))
+    return Validator(errors, np.asarray(control), validation.conditions, noise)
 
 
 def _distance(predicted: Array, weight_predicted: Array | None, y: Array, weight: Array) -> Array:
@@ -116,11 +127,41 @@ def _errors(model: Model, params: dict, cases: Cases, units: tuple[Array, Array]
     return jax.lax.map(one, cases)
 
 
+def exact_noise(cells: Sequence[Float[np.ndarray, "_ features"]], used: Sequence[int], sources: Sequence[str]) -> float:
+    r"""Standard deviation of the mean of U-form energy distances over conditions, for predictions that are exact.
+
+    For :math:`m` cells translated to condition `c` and compared with `n_c` of its own, to leading order
+
+    .. math:: \mathrm{Var} = 2 V_c (1 / m + 1 / n_c)^2, \qquad \mathrm{Cov}(c, c') = 2 C_{c c'} / m^2
+
+    with `V_c` the distance variance, where the same source cells are translated to both; :math:`C_{cc'}` depends on the
+    translations, and is taken at its largest, :math:`\sqrt{V_c V_{c'}}`, which it reaches where they differ by shifts.
+
+    Args:
+        cells: of each condition.
+        used: number of source cells translated to each.
+        sources: their condition.
+    """
+    spreads = np.array([distance_variance(y) for y in cells])
+    m, n = np.asarray(used, np.float64), np.array([len(y) for y in cells], np.float64)
+    own = 2 * spreads * ((1 / m + 1 / n) ** 2 - 1 / m**2)
+    _, group = np.unique(sources, return_inverse=True)
+    common = 2 * np.bincount(group, np.sqrt(spreads) / m) ** 2
+    return float(np.sqrt(np.sum(own) + np.sum(common)) / len(cells))
+
+
 def null_variance(y: Float[np.ndarray, "n features"], m: int) -> float:
     """Variance of the U-form energy distance between these cells and `m` others of the same law.
 
-    :math:`2 (1/n + 1/m)^2` times the distance variance, here U-centred (Szekely & Rizzo, Ann. Statist. 42, 2014) and
-    of some of the cells; zero where they are too few to have one.
+    :math:`2 (1/n + 1/m)^2` times the distance variance.
+    """
+    return 2 * (1 / len(y) + 1 / m) ** 2 * distance_variance(y)
+
+
+def distance_variance(y: Float[np.ndarray, "n features"]) -> float:
+    """Mean squared distance of two cells after double centring, U-centred (Szekely & Rizzo, Ann. Statist. 42, 2014).
+
+    Of some of the cells; zero where they are too few to have one.
     """
     some = y[:_MANY_CELLS].astype(np.float64)
     number = len(some)
@@ -130,7 +171,7 @@ def null_variance(y: Float[np.ndarray, "n features"], m: int) -> float:
     rows = distances.sum(axis=1) / (number - 2)
     centred = distances - rows[:, None] - rows + rows.sum() / (number - 1)
     np.fill_diagonal(centred, 0.0)
-    return 2 * (1 / len(y) + 1 / m) ** 2 * float(np.sum(centred**2)) / (number * (number - 3))
+    return float(np.sum(centred**2)) / (number * (number - 3))
 
 
 def _resample(key: Array, cells: np.ndarray) -> np.ndarray:

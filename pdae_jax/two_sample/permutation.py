@@ -1,7 +1,8 @@
 r"""Permutation tests of two samples: is a predicted sample distinguishable from the true one?
 
-The statistic is the energy distance or an MMD, in the U form; `pdae_jax.relabelling` evaluates it for all relabellings
-of the cells at once. `two_sample_tests` takes many conditions at a time and corrects for their number.
+The statistic is the energy distance or an MMD, in the U form; `relabelling` evaluates it for all relabellings of the
+cells at once. `two_sample_tests` takes many conditions at a time and corrects for their number.
+Where their number asks for p-values below one over that of the permutations, more are drawn (`sequential`).
 """
 
 import itertools
@@ -24,10 +25,12 @@ from pdae_jax.two_sample.relabelling import (
     padded_size,
     unbiased_statistics,
 )
+from pdae_jax.two_sample.sequential import resolve
 from pdae_jax.types import AnyArray
 
 # Elements of the labels, and of the dissimilarities, of the conditions that run at once: 16 MB each in float32.
 CHUNK_ELEMENTS = 2**22
+MORE = 1000  # further permutations drawn at once
 
 
 class TwoSampleTest(NamedTuple):
@@ -103,14 +106,16 @@ def two_sample_tests(
 ) -> TwoSampleTests:
     """`two_sample_test` of every condition, as one compiled program, with p-values adjusted for their number.
 
-    Condition `i` has the p-value of ``two_sample_test(x, y, key=jax.random.fold_in(key, i))`` with the same other
-    arguments. All are padded to the size of the largest and run in chunks, so that memory does not grow with their
-    number.
+    Condition `i` has the statistic of ``two_sample_test(x, y, key=jax.random.fold_in(key, i))`` with the same other
+    arguments, and its p-value too where a permutation reached the statistic. The other conditions get more
+    permutations, until one does or the smallest adjusted p-value is `sequential.RESOLVED`: else a few strong effects
+    among many conditions would never be found. All are padded to the size of the largest and run in chunks, so that
+    memory does not grow with their number.
 
     Args:
         pairs: the two samples of each condition, by name; all with the same features.
         key: typed PRNG key.
-        num_permutations: see `two_sample_test`.
+        num_permutations: of each test, see `two_sample_test`; more where the correction needs them.
         kernel: see `two_sample_test`.
         max_cells: see `two_sample_test`; bounds the size that all conditions are padded to.
 
@@ -136,6 +141,13 @@ def two_sample_tests(
         running = started
     outcomes += _outcomes(running)
     statistic, p_value = np.array(outcomes[: len(samples)]).T
+
+    def reached(i: int, number: int, key_more: Array) -> int:
+        same_cells = centred_samples(make_random(jax.random.fold_in(key, i)), *samples[i], max_cells)
+        return _reached(kernel, *same_cells, key_more, number, size)
+
+    # not a key of any condition's own
+    p_value = resolve(p_value, num_permutations, reached, key=jax.random.fold_in(key, len(samples)))
     return TwoSampleTests(tuple(pairs), statistic, p_value, benjamini_hochberg(p_value), n, m)
 
 
@@ -194,17 +206,40 @@ def _outcomes(running: tuple[Array, Array] | None) -> list[tuple[float, float]]:
     return [(row[0], _p_value(row, tie)) for row, tie in zip(statistics, ties, strict=True)]
 
 
+def _reached(kernel: Kernel, x: np.ndarray, y: np.ndarray, key: Array, number: int, size: int) -> int:
+    """How many of `number` permutations of a test reach its statistic."""
+    random, count = make_random(key), 0
+    dissimilarity = _dissimilarity(kernel, padded_rows(np.concatenate([x, y]), size))
+    for start in range(0, number, MORE):
+        member = draw_members(random, len(x), len(y), MORE, size)
+        found = _relabelled(dissimilarity, member, np.float32(len(x)), np.float32(len(y)))
+        statistics, tie = (np.asarray(array, dtype=np.float64) for array in found)
+        # the last draws may be more than were asked for
+        count += int(np.sum(statistics[1 : 1 + number - start] >= statistics[0] - tie))
+    return count
+
+
 def _p_value(statistics: np.ndarray, tie: float) -> float:
     # relabellings that are the observed one must count as ties, whatever their rounding
     return np.sum(statistics >= statistics[0] - tie) / len(statistics)
 
 
+def _dissimilarities(kernel: Kernel, rows: AnyArray) -> Float[Array, "size size"]:
+    rows = jnp.asarray(rows)
+    return kernels.dissimilarity_matrix(kernel, rows, rows)
+
+
+def _relabelling(
+    dissimilarity: Array, member: AnyArray, n: AnyArray | np.float32, m: AnyArray | np.float32
+) -> tuple[Float[Array, " labels"], Float[Array, ""]]:
+    return unbiased_statistics(dissimilarity, jnp.asarray(member), jnp.asarray(n), jnp.asarray(m))
+
+
 def _one(kernel: Kernel, test: _Prepared) -> tuple[Float[Array, " labels"], Float[Array, ""]]:
-    rows = jnp.asarray(test.rows)
-    dissimilarity = kernels.dissimilarity_matrix(kernel, rows, rows)
-    return unbiased_statistics(dissimilarity, jnp.asarray(test.member), jnp.asarray(test.n), jnp.asarray(test.m))
+    return _relabelling(_dissimilarities(kernel, test.rows), test.member, test.n, test.m)
 
 
+_dissimilarity, _relabelled = jax.jit(_dissimilarities), jax.jit(_relabelling)
 _statistics = jax.jit(_one)
 _statistics_of_many = jax.jit(jax.vmap(_one, in_axes=(None, 0)))
 

@@ -41,13 +41,20 @@ def _score(samples: Array, y: Array, kernel: Kernel) -> Float[Array, ""]:
 
 
 def kernel_score(
-    samples: Float[Array, "*batch m d"], y: Float[Array, "*batch n d"], kernel: KernelLike
+    samples: Float[Array, "*batch m d"],
+    y: Float[Array, "*batch n d"],
+    kernel: KernelLike,
+    *,
+    same: Float[Array, "*batch"] | Float[Array, ""] | None = None,
 ) -> Float[Array, "*batch"]:
-    """`energy_score` for any kernel, over leading batch axes; whole distance matrices, for training batches."""
-    m = samples.shape[-2]
+    """`energy_score` for any kernel, over leading batch axes; whole distance matrices, for training batches.
+
+    `same` is the chance that two rows of `samples` are of one cell, which is at distance zero from itself: 1 / m, the
+    default, where all are distinct.
+    """
     cross = jnp.mean(dissimilarity_matrix(kernel, samples, y), axis=(-2, -1))
-    within = jnp.sum(dissimilarity_matrix(kernel, samples), axis=(-2, -1))
-    return cross - 0.5 * within / (m * (m - 1))
+    within = jnp.mean(dissimilarity_matrix(kernel, samples), axis=(-2, -1))
+    return cross - 0.5 * within / (1.0 - (1.0 / samples.shape[-2] if same is None else same))
 
 
 def grouped_score(

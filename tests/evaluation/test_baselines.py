@@ -6,6 +6,7 @@ import pytest
 
 from pdae_jax.data.simulate import design, simulate
 from pdae_jax.evaluation.baselines import BASELINES, additive_shift, linear_model, principal_components
+from pdae_jax.two_sample.permutation import two_sample_test
 from pdae_jax.types import PerturbationData
 
 KEY = jax.random.key(0)
@@ -132,8 +133,27 @@ def test_cells_are_drawn_without_replacement_as_long_as_they_last():
 def test_pool_all_weighs_conditions_equally():
     data = make_data(SINGLES, 0 * SHIFT, counts=[10, 400, 30, 60])
     owner = {tuple(row): index for row, index in zip(data.x, data.condition_index, strict=True)}
-    drawn = np.bincount([owner[tuple(row)] for row in BASELINES["pool_all"](KEY, data, "A", 202)])
-    assert sorted(drawn) == [50, 50, 51, 51]
+
+    def drawn(number):
+        return np.bincount([owner[tuple(row)] for row in BASELINES["pool_all"](KEY, data, "A", number)], minlength=4)
+
+    assert sorted(drawn(39)) == [9, 10, 10, 10]
+    # as far as their cells go: none comes twice
+    np.testing.assert_array_equal(drawn(202), [10, 102, 30, 60])
+    np.testing.assert_array_equal(drawn(1000), 2 * drawn(500))
+    for number in (202, 500):
+        assert len(np.unique(BASELINES["pool_all"](KEY, data, "A", number), axis=0)) == number
+
+
+def test_one_law_for_all_is_not_told_from_its_pool():
+    """Repeated cells would make a test reject a pool of unequal groups that is of the very law."""
+    p_values = []
+    for seed in range(10):
+        data = make_data(SINGLES, 0 * SHIFT, counts=[30, 400, 30, 30], seed=seed)
+        pool = BASELINES["pool_all"](KEY, data, "A", 400)
+        other = 10.0 + np.random.default_rng(100 + seed).normal(size=(400, 5))
+        p_values.append(two_sample_test(pool, other, key=KEY, num_permutations=199).p_value)
+    assert np.median(p_values) > 0.1
 
 
 def test_pseudobulk_is_a_point_mass():

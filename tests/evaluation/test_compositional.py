@@ -185,6 +185,14 @@ def test_the_key_decides_and_a_good_evaluation_is_kept(fits, data, monkeypatch):
     assert [e["validation_energy_distance"] for e in again.history] == pytest.approx(errors_of_evaluations)
 
 
+def test_a_validation_error_that_is_not_a_number_stops_the_run(data, monkeypatch):
+    validator = Validator(lambda params: jnp.array([np.nan]), np.ones(1), ("p0+p2",), 0.25)
+    monkeypatch.setattr(compositional, "make_validator", lambda *_: validator)
+    options = {**PLAIN, "num_steps": 10, "log_every": 5, "eval_every": 5, "checkpoint_every": 5}
+    with pytest.raises(FloatingPointError, match=r"At step 5 .*NaN or infinite: 'p0\+p2'"):
+        fit_compositional(data.select(TRAINED), disentangle="none", validation=data.select(["p0+p2"]), **options)
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

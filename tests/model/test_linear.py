@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pdae_jax.model import linear
-from pdae_jax.model.linear import DEFAULT_RIDGE, determined_by_others, effective_label, fit_linear
+from pdae_jax.model.linear import DEFAULT_RIDGE, effective_label, fit_linear
 
 
 def design(num=8, pairs=12, seed=0):
@@ -147,11 +147,6 @@ def test_without_combinations_it_is_least_squares():
     np.testing.assert_allclose(model.effects, effects, atol=10 * DEFAULT_RIDGE)
 
 
-def test_determined_by_others():
-    labels = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 1, 1], [2, 0, 0]], np.float32)
-    np.testing.assert_array_equal(determined_by_others(labels), [True, True, True, False, True])
-
-
 def test_effective_labels_are_the_same_in_jax():
     labels = np.array([[0, 0, 0], [0.5, 0, 0], [1, 2, 0], [1, 1, 1]], np.float32)
     here = effective_label(labels, 0.5)
@@ -169,10 +164,3 @@ def test_without_a_common_part_effects_carry_what_conditions_share():
     left = np.linalg.lstsq(labels.astype(np.float64), means - means[0], rcond=None)[0]
     of_least_squares = np.sum((labels @ left - (means - means[0])) ** 2)
     assert np.sum((model.predict(labels) - (means - means[0])) ** 2) < 1.3 * of_least_squares
-
-
-def test_determined_by_others_does_not_depend_on_units():
-    labels = np.array([[1000, 0], [1000, 1], [0, 0]], np.float32)
-    np.testing.assert_array_equal(determined_by_others(labels), [False, False, True])
-    labels = np.array([[1000, 0], [1000, 1], [0, 2]], np.float32)
-    np.testing.assert_array_equal(determined_by_others(labels), [True, True, True])

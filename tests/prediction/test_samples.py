@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ import pdae_jax
 from pdae_jax import predict as predict_function
 from pdae_jax.data.simulate import simulate
 from pdae_jax.prediction.span import identified_part
+from pdae_jax.prediction.verdict import Verdict
+from pdae_jax.reporting import report
 from pdae_jax.types import PerturbationData
 
 predict_module = importlib.import_module("pdae_jax.prediction.samples")
@@ -113,7 +116,7 @@ def test_an_identified_label_is_predicted_as_it_is():
 
 def test_support_is_full_at_training_labels_and_lost_far_away(fitted):
     near = pdae_jax.check_guarantee(fitted, "p0+p1")
-    far = pdae_jax.check_guarantee(fitted, {"p0": 4.0, "p2": 4.0})
+    far = pdae_jax.check_guarantee(fitted, {"p0": 3.0, "p2": 3.0})
     assert near.supported and near.outside < 0.12
     assert not far.supported and far.outside > 0.95
     assert far.level == "unsupported"
@@ -141,12 +144,52 @@ def test_additivity_is_untested_without_left_out_combinations(fitted):
     assert pdae_jax.check_guarantee(refuted, "p0+p1").level == "refuted"
 
 
+def trusted(**changes):
+    """A verdict in which nothing is wrong, but for the changes."""
+    known = {"identified": True, "residual": 0.0, "weights": {"p0": 1.0}, "leverage": 2.0, "supported": True}
+    numbers = {"latent_rank": 3, "latent_dim": 3, "outside": 0.05, "tested_error": 0.01, "expected_error": 0.01}
+    return Verdict(condition="p0", **(known | numbers | {"tested": ("p0+p1",)} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "words"),
+    [
+        ({}, "trusted", "Identified"),
+        ({"leverage": 1e14}, "poorly determined", "multiply the error of measured effects by 1e\\+07"),
+        ({"latent_rank": 2, "latent_dim": 10}, "rank deficient", "span 2 of 10 latent dimensions"),
+        ({"latent_rank": None}, "trusted", "Identified"),  # not asked
+        ({"identified": False, "leverage": 1e14, "residual": 0.5}, "not identified", "50% of the label"),
+    ],
+)
+def test_the_level_knows_leverage_and_rank(changes, level, words):
+    verdict = trusted(**changes)
+    assert verdict.level == level in report.VERDICTS
+    assert re.search(words, verdict.summary())
+
+
+def test_leverage_multiplies_the_squared_error_of_effects():
+    """What the bound of the level is about: the effect of A is the difference of two doses that are nearly the same."""
+    random, labels = np.random.default_rng(0), np.array([[0, 0], [1, 1], [1, 0.8]], np.float32)
+    names = ("control", "1", "2")
+    train = PerturbationData(
+        np.zeros((3, 1), np.float32), np.arange(3, dtype=np.int32), labels, names, ("a", "b"), ("x",)
+    )
+    verdict = pdae_jax.check_guarantee(train, "b")
+    np.testing.assert_allclose(verdict.leverage, 2 / 0.2**2, rtol=1e-5)
+    assert verdict.identified and verdict.level == "poorly determined"
+    # least squares on effects measured with errors of variance 1
+    measured = labels[1:].astype(float) @ [3.0, 1.0] + random.normal(size=(4000, 2))
+    slopes = np.linalg.solve(labels[1:].astype(float), measured.T)
+    np.testing.assert_allclose(np.var(slopes[1]), verdict.leverage, rtol=0.1)
+
+
 def test_latent_rank_counts_the_dimensions_that_are_shifted(fitted):
     assert pdae_jax.check_guarantee(fitted, "p0").latent_rank == 3
     one = fitted.params | {
         "shift": fitted.params["shift"] | {"matrix": jnp.outer(jnp.array([1.0, 2.0, 3.0, 0.0]), jnp.ones(3))}
     }
-    assert pdae_jax.check_guarantee(dataclasses.replace(fitted, params=one), "p0").latent_rank == 1
+    verdict = pdae_jax.check_guarantee(dataclasses.replace(fitted, params=one), "p0")
+    assert verdict.latent_rank == 1 and verdict.level == "rank deficient"
 
 
 def test_nonnegative_predictions_are_exact_zeros_or_positive():

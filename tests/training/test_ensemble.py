@@ -142,6 +142,7 @@ NEAR = np.full((5, 5), 0.1)
         ([0.4, 0.021, 0.3, 0.019, 0.02], (), [False, True, False, True, True]),
         ([0.02, 0.021, 0.022, 0.019, 0.02], (1,), [True, False, True, True, True]),  # only its latents give it away
         ([0.001, 0.015, 0.002, 0.001, 0.001], (), [True] * 5),  # all errors are small
+        ([0.02, np.nan, 0.022, 0.019, 0.02], (), [True, False, True, True, True]),
     ],
 )
 def test_bad_replicas_are_dropped(errors, far, kept):
@@ -199,7 +200,6 @@ def test_disagreement_is_small_where_the_model_is_right_and_seen_where_it_is_not
     wrong = dataclasses.replace(fitted, params=jax.tree.map(jnp.asarray, fitted.params))
     wrong.params["shift"]["matrix"] = wrong.params["shift"]["matrix"].at[1].set(0.0)
     assert source_disagreement(wrong, label, "control").share > 0.1
-    assert replica_disagreement((fitted, fitted), label, "control") < 0.01
     assert replica_disagreement((fitted, wrong), label, "control") > 0.1
 
 

@@ -168,6 +168,25 @@ def test_a_step_that_is_worse_than_the_start_within_the_noise_is_not_returned(sp
     jax.tree.map(np.testing.assert_array_equal, fitted.params, seen[0])
 
 
+@pytest.mark.parametrize("step", [0, 40])
+def test_a_validation_error_that_is_not_a_number_stops_the_run(split, monkeypatch, step):
+    """Nothing is smaller than NaN: it would freeze the choice of what is kept for the rest of the run."""
+    seen = []
+
+    def errors(params):
+        seen.append(params)
+        return jnp.array([0.2, np.nan if 20 * (len(seen) - 1) == step else 0.1])
+
+    monkeypatch.setattr(
+        importlib.import_module("pdae_jax.training.prepare"),
+        "make_validator",
+        lambda *_: Validator(errors, np.ones(2), ("p0+p1", "p1+p2"), noise=0.1),
+    )
+    train, validation, _ = split
+    with pytest.raises(FloatingPointError, match=rf"At step {step} .*NaN or infinite: 'p1\+p2'\. Lower learning_rate"):
+        pdae_jax.fit(train, key=KEY, validation=validation, **SMALL)
+
+
 def test_noise_is_that_of_exact_predictions():
     """Against repeated pairs of samples of one law."""
     random = np.random.default_rng(0)
@@ -179,6 +198,28 @@ def test_noise_is_that_of_exact_predictions():
     estimated = np.sqrt([null_variance(cells(150), 80) for _ in range(20)])
     np.testing.assert_allclose(estimated.mean(), simulated, rtol=0.12)  # the standard error of `simulated` is 4 %
     assert null_variance(cells(3), 80) == 0.0
+
+
+@pytest.mark.parametrize("source", [{}, {"p2": "p0", "p0+p1": "p1"}])
+def test_noise_of_the_mean_counts_what_conditions_share(source):
+    """Against worlds where every condition is the control's law, shifted, and the same source cells are moved."""
+    random, counts = np.random.default_rng(0), {"ctrl": 60, "p0": 50, "p1": 70, "p2": 60, "p0+p1": 40}
+    conditions = list(counts)[1:]
+
+    def world():
+        x = random.normal(size=(sum(counts.values()), 2))  # less their shifts
+        return pdae_jax.from_arrays(x, conditions=np.repeat(list(counts), list(counts.values())), control="ctrl")
+
+    def mean_error(data):
+        moved = [data.cells(source.get(name, "ctrl")) for name in conditions]
+        own = [random.normal(size=(counts[name], 2)) for name in conditions]
+        return np.mean([energy_distance(x, y) for x, y in zip(moved, own, strict=True)])
+
+    simulated = np.std([mean_error(world()) for _ in range(400)])
+    data = world()
+    parts = loop.prepare(KEY, data, data.select(conditions), pdae_jax.Recipe(latent_dim=1, hidden=(4,)), source)
+    assert parts.validator is not None
+    np.testing.assert_allclose(parts.validator.noise, simulated, rtol=0.15)
 
 
 def test_patience_stops_early(split):

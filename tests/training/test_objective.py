@@ -95,6 +95,16 @@ def test_translation_scores_equal_the_scores_of_single_laws(model, labelled):
         np.testing.assert_allclose(score(predicted, batch.x_target), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("form", ["pairwise", "pooled"])
+def test_repeated_cells_do_not_shrink_the_spread(form):
+    """Three cells, each in the batch twice, score as the three do."""
+    cells, y = jax.random.normal(jax.random.key(0), (2, 4, 3, 5)), jax.random.normal(jax.random.key(1), (2, 6, 5))
+    twice = jnp.concatenate([cells, cells], axis=2)
+    score = functools.partial(objective.translation_score, y=y, kernel=kernels.energy(), form=form)
+    np.testing.assert_allclose(score(twice, same=jnp.full(4, 1 / 3)), score(cells), rtol=1e-5)
+    assert score(twice) > score(cells) + 0.01
+
+
 @pytest.mark.parametrize("noise", ["abducted", "drawn"])
 def test_every_term_is_reported_and_weighted(labelled, noise):
     model = make_model(5, 3, latent_dim=2, noise=noise, noise_dim=2, observed_effects=noise == "abducted", hidden=(8,))

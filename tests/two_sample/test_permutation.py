@@ -144,7 +144,10 @@ def test_many_conditions_are_as_many_tests(kernel, monkeypatch):
     ]
     assert found.conditions == tuple(pairs)
     np.testing.assert_allclose(found.statistic, [test.statistic for test in single], rtol=1e-4, atol=1e-6)
-    np.testing.assert_array_equal(found.p_value, [test.p_value for test in single])
+    p_values = np.array([test.p_value for test in single])
+    many = p_values > 0.015  # others have had more permutations
+    np.testing.assert_array_equal(found.p_value[many], p_values[many])
+    assert 0 < np.sum(~many) < 7 and np.all(found.p_value[~many] < 0.05)
     np.testing.assert_array_equal(found.n, [20, 3, 9, 31, 25, 35, 12])
     np.testing.assert_array_equal(found.m, [30, 2, 35, 31, 8, 24, 12])
     assert len(set(found.p_value)) > 3

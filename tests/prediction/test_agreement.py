@@ -1,0 +1,62 @@
+"""How far predictions differ, where the true difference is known in closed form."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+import pdae_jax
+from pdae_jax.prediction.agreement import replica_disagreement, source_disagreement
+
+CELLS = 100
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return pdae_jax.fit(
+        gaussian_cells(0), key=jax.random.key(0), latent_dim=2, hidden=(4,), standardize="none", stop_step=0
+    )
+
+
+def gaussian_cells(seed):
+    """Standard normal cells under every label, in three dimensions."""
+    x = np.random.default_rng(seed).normal(size=(3 * CELLS, 3))
+    return pdae_jax.from_arrays(x, conditions=np.repeat(["ctrl", "A", "B"], CELLS), control="ctrl")
+
+
+def moving(fitted, train, shift):
+    """A model that moves every cell by a fixed shift, whatever the label."""
+    shift = np.asarray(shift, np.float32)
+    model = fitted.model._replace(translate=lambda params, key, x, label_from, label_to: x + shift)
+    return dataclasses.replace(fitted, model=model, train=train)
+
+
+def gaussian_distance(shift):
+    """Of N(0, I) and N(shift, I): differences are N(shift, 2 I), their lengths the root of 2 chi2."""
+    far = np.sqrt(2) * stats.ncx2.expect(np.sqrt, args=(3, np.sum(np.square(shift)) / 2))
+    return 2 * (far - np.sqrt(2) * stats.chi.mean(3))
+
+
+def test_disagreements_are_those_of_the_laws(fitted):
+    """Two replicas 0.3 apart, both 1 and more from the control, that the same 100 cells are moved by."""
+    label, near, far = fitted.train.label("A+B"), [1.0, 0.0, 0.0], [1.3, 0.0, 0.0]
+    shares, effects = [], []
+    for seed in range(12):
+        train = gaussian_cells(seed)
+        first, second = moving(fitted, train, near), moving(fitted, train, far)
+        shares.append(replica_disagreement((first, second), label, "ctrl"))
+        effects.append(source_disagreement(first, label, "ctrl").effect)
+        # identical laws do not differ at all
+        assert replica_disagreement((first, first), label, "ctrl") < 1e-5
+    expected = gaussian_distance([0.3, 0, 0]) / np.mean([gaussian_distance(near), gaussian_distance(far)])
+    np.testing.assert_allclose(np.mean(shares), expected, rtol=0.1)
+    np.testing.assert_allclose(np.mean(effects), gaussian_distance(near), rtol=0.1)
+
+
+def test_an_effect_is_the_same_from_the_control_and_from_elsewhere(fitted):
+    label, shift = fitted.train.label("A+B"), [0.5, 0.0, 0.0]
+    models = [moving(fitted, gaussian_cells(seed), shift) for seed in range(20)]
+    from_control = [source_disagreement(model, label, "ctrl").effect for model in models]
+    np.testing.assert_allclose(np.mean(from_control), gaussian_distance(shift), rtol=0.15)
