@@ -60,6 +60,12 @@ def get_config(arg: str = "default"):
     return config
 
 
+def get_sweep():
+    """How many latents? Ranked on the validation conditions."""
+    for latent_dim in (2, 4, 8, 16):
+        yield {"fit.latent_dim": latent_dim}
+
+
 def write_example(path: str) -> None:
     """A small screen: three perturbations, all pairs, log-normal cells; the same file every time."""
     import anndata
