@@ -2,6 +2,7 @@
 #
 #   make run [CONFIG=path[:arg]] [WORKDIR=dir] [ARGS="--config.key=value ..."]
 #   make test | test-fast | lint | format | notebooks | venv | clean
+#   make docs | linkcheck | package
 #   make bench [SCRIPT=step_time] [ARGS="--flag=value ..."]
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ REQUIREMENTS := pyproject.toml constraints.txt
 EXECUTE := import sys, nbformat, nbclient; notebook = nbformat.read(sys.argv[1], 4); \
     nbclient.NotebookClient(notebook, record_timing=False).execute(); nbformat.write(notebook, sys.argv[1])
 
-.PHONY: help venv run test test-fast lint format bench notebooks clean
+.PHONY: help venv run test test-fast lint format bench notebooks docs linkcheck package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -54,6 +55,20 @@ notebooks: $(VENV)/notebooks.stamp
 	    $(BIN)/python -c '$(EXECUTE)' "$${source%.py}.ipynb"; \
 	done
 
+docs: $(VENV)/docs.stamp
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python docs/check.py docs/_build/html
+	@echo "The site: docs/_build/html/index.html"
+
+# Pages of others; needs a network.
+linkcheck: $(VENV)/docs.stamp
+	$(BIN)/sphinx-build -q -b linkcheck docs docs/_build/linkcheck
+
+# The wheel is built from the source archive, so that both are tried.
+package: $(VENV)/package.stamp
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+
 venv: $(VENV)/dev.stamp
 
 # One stamp per extra, so that a run does not wait for the tools of a developer.
@@ -73,5 +88,5 @@ $(VENV)/%.stamp: $(VENV)/core.stamp
 
 # Run folders stay.
 clean:
-	rm -rf $(VENV) build dist .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build docs/api/generated docs/notebooks .hypothesis .pytest_cache .ruff_cache
 	find pdae_jax experiments tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +

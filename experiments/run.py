@@ -1,6 +1,8 @@
 """Train and evaluate what a config says, in one run folder. The same command on an existing folder resumes.
 
 python experiments/run.py --config=experiments/configs/simulated.py [--workdir=DIR] [--config.fit.num_steps=500]
+
+With --dry_run it prints what was read and what would be held out, and stops: nothing is trained or written.
 """
 
 import functools
@@ -11,6 +13,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments import dry_run
 from pdae_jax import build
 from pdae_jax.evaluation import identification
 from pdae_jax.reporting import results
@@ -19,6 +22,7 @@ from pdae_jax.training import ensemble, loop
 
 CONFIG = config_flags.DEFINE_config_file("config", "experiments/configs/simulated.py", "what to run: path[:arg]")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the config>")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what was read and would be held out, and stop")
 
 
 def main(_):
@@ -26,6 +30,9 @@ def main(_):
     source = config_flags.get_config_filename(flags.FLAGS["config"])  # path[:arg]
     workdir = pathlib.Path(WORKDIR.value or default_workdir(source))
     experiment = build.experiment(CONFIG.value)
+    if DRY_RUN.value:
+        print(dry_run.describe(experiment))
+        return
     print(f"{experiment.train}\n{experiment.test.num_conditions} held-out conditions, run folder {workdir}")
     command = shlex.join(["python", *sys.argv])
     several = CONFIG.value.replicas > 1

@@ -17,24 +17,27 @@ from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out
 from pdae_jax.evaluation.compositional import COMPARATORS
 from pdae_jax.evaluation.identification import Truth, truth_of
+from pdae_jax.own_data import choose_held_out, own_data
 from pdae_jax.recipe import Recipe
+from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
 
 SECTIONS = {
     "seed": "of everything random in the run",
     "replicas": "fits of an ensemble, 1 for a single fit",
     "data": "name, and the options of that data set",
-    "split": "names of held-out conditions",
+    "split": "names of held-out conditions, or the fractions to choose",
     "fit": "fields of the recipe",
     "evaluation": "options of evaluate, and comparators that are trained for it",
 }
-SPLIT = ("test", "validation")
+SPLIT = ("test", "validation", "test_fraction", "validation_fraction", "seed")
 EVALUATION = ("num_samples", "source", "baselines", "metrics", "splits", "comparators")
 DATASETS = {
     "bodenmiller": datasets.bodenmiller,
     "norman_devel": datasets.norman_devel,
     "norman_pairs": norman_pairs,
     "mapk_rnai": datasets.mapk_rnai,
+    "own_data": own_data,
 }
 
 
@@ -67,13 +70,26 @@ def experiment(config: Any) -> Experiment:
         raise ValueError(f"config.replicas={config.replicas}, but it must be at least 1, a single fit.")
     key_data, key_fit = jax.random.split(jax.random.key(config.seed))
     data, truth = load_data(key_data, config.data)
-    train, test = hold_out(data, conditions=list(config.split.test))
-    validation = None
-    if config.split.validation:
-        train, validation = hold_out(train, conditions=list(config.split.validation))
+    train, test = hold_out(data, conditions=_held_out(config.split, "test", data))
+    unseen = _held_out(config.split, "validation", train)
+    train, validation = hold_out(train, conditions=unseen) if unseen else (train, None)
     evaluation = config.evaluation.to_dict()
     source = _sources(evaluation.get("source", "control"), train, validation, test)
     return Experiment(key_fit, train, validation, test, source, recipe(config.fit), evaluation, truth)
+
+
+def _held_out(section: Any, part: str, data: PerturbationData) -> list[str]:
+    """Names of the test or validation conditions: those given, else chosen where the section has a fraction."""
+    given, fraction = list(section.get(part, ())), section.get(f"{part}_fraction")
+    if given or not fraction:
+        return given
+    chosen = list(choose_held_out(data, fraction, section.get("seed", 0)))
+    if part == "test" and not chosen:
+        raise ValueError(
+            f"No conditions to hold out: no combination in the data has all its perturbations measured alone. Name "
+            f"some in config.split.test; there are {first_names([c for c in data.conditions if c != data.control])}."
+        )
+    return chosen
 
 
 def _sources(

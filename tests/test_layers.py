@@ -15,6 +15,7 @@ ORDER = (
     "root",  # the nouns: labels, types, recipe
     "two_sample",
     "data",
+    "own_data",
     "model",
     "runs",
     "training",

@@ -1,0 +1,71 @@
+"""What an experiment has read and would hold out, in words: what `run.py --dry_run` prints."""
+
+import numpy as np
+
+from pdae_jax import PerturbationData, check_guarantee
+from pdae_jax.build import Experiment
+
+
+def describe(experiment: Experiment) -> str:
+    """Cells, values, perturbations with their doses, and every condition with its part and how it is identified."""
+    parts = {"train": experiment.train, "validation": experiment.validation, "test": experiment.test}
+    present = {name: part for name, part in parts.items() if part is not None}
+    return "\n".join([*_overview(present), "", *_perturbations(present), "", *_conditions(present)])
+
+
+def _overview(parts: dict[str, PerturbationData]) -> list[str]:
+    train = parts["train"]
+    x = np.concatenate([part.x for part in parts.values()])
+    lines = [
+        f"{len(x)} cells, {train.num_features} features, {sum(p.num_conditions for p in parts.values())} conditions",
+        f"control {train.control!r}: {len(train.cells(train.control))} cells",
+        f"values from {x.min():.4g} to {x.max():.4g}, {np.mean(x == 0):.0%} of them zero",
+    ]
+    if np.all(x == np.round(x)) and x.min() >= 0:
+        lines.append("All values are whole numbers. If they are raw counts, pass log1p of counts per 10,000 instead.")
+    return lines
+
+
+def _perturbations(parts: dict[str, PerturbationData]) -> list[str]:
+    """The doses of each perturbation, and whether it was measured alone."""
+    labels = np.concatenate([part.labels for part in parts.values()])
+    names, order = parts["train"].perturbations, np.count_nonzero(labels, axis=1)
+    rows = [("perturbation", "doses", "alone")]
+    for column, name in enumerate(names):
+        doses = labels[:, column]
+        shown = ", ".join(f"{dose:g}" for dose in np.unique(doses[doses != 0]))
+        rows.append((name, shown, "yes" if np.any((order == 1) & (doses != 0)) else "no"))
+    return _aligned(rows)
+
+
+def _conditions(parts: dict[str, PerturbationData]) -> list[str]:
+    """One line a condition; of combinations, whether singles, and whether training conditions, identify them."""
+    train = parts["train"]
+    single = np.count_nonzero(train.labels, axis=1) <= 1
+    singles = train.select([name for name, alone in zip(train.conditions, single, strict=True) if alone])
+    rows = [("condition", "cells", "part", "identified by singles", "by training")]
+    found = {"combinations": 0, "identified": 0}
+    for name, part in parts.items():
+        for condition, count, label in zip(part.conditions, part.counts, part.labels, strict=True):
+            if np.count_nonzero(label) <= 1:
+                rows.append((condition, str(count), name, "", ""))
+                continue
+            by_singles = check_guarantee(singles, label).identified
+            found["combinations"] += 1
+            found["identified"] += by_singles
+            by_training = "" if name == "train" else _yes(check_guarantee(train, label).identified)
+            rows.append((condition, str(count), name, _yes(by_singles), by_training))
+    counts = ", ".join(f"{part.num_conditions} {name}" for name, part in parts.items())
+    total = (
+        f"{found['combinations']} combinations, {found['identified']} identified by the singles; conditions: {counts}"
+    )
+    return [*_aligned(rows), "", total]
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,259 @@
+"""Users' own files as data: .h5ad, .csv, .parquet and .fcs, read by the ending of the path."""
+
+import dataclasses
+import importlib
+import inspect
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from pdae_jax.data.load import from_anndata, from_frame
+from pdae_jax.data.tables import find_columns
+from pdae_jax.spelling import first_names, nearest_names
+from pdae_jax.types import PerturbationData
+
+ENDINGS = (".h5ad", ".csv", ".csv.gz", ".tsv", ".parquet", ".fcs")
+
+#: Condition or dose of an .fcs file by its own name, without the ending.
+FILE = "file"
+
+
+def own_data(
+    *,
+    path: str | Path | None = None,
+    condition: str = "condition",
+    control: str = "control",
+    separator: str = "+",
+    dose: str | None = None,
+    layer: str | None = None,
+    features: Sequence[str] = (),
+    min_cells: int = 2,
+    arcsinh: float | None = None,
+) -> PerturbationData:
+    """Data from a file, the columns by their names.
+
+    Args:
+        path: an .h5ad, .csv, .tsv, .parquet or .fcs file, or a folder of .fcs files with the same channels.
+        condition: column with the condition names: of ``obs``, of the table, or for .fcs a channel or a keyword of the
+            file; ``"file"`` is the name of the .fcs file itself.
+        control: name of the control.
+        separator: joins perturbation names in a condition name.
+        dose: column with doses, see `pdae_jax.from_frame`.
+        layer: layer of an .h5ad file; ``X`` when None.
+        features: features to keep, in this order. Empty: all that vary, of tables all other columns; those left out
+            are named in the log.
+        min_cells: conditions with fewer cells are dropped, and named in the log. The control stays.
+        arcsinh: cofactor; values become ``arcsinh(x / cofactor)``, as is usual for cytometry. None: as they are.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: the reader of this kind of file is not installed.
+        KeyError: a column, layer or feature is missing; the message names the nearest ones.
+        ValueError, TypeError: a setting that makes no sense; see also `pdae_jax.from_arrays`.
+    """
+    file = _find(path)
+    if min_cells < 2:
+        raise ValueError(f"min_cells is {min_cells}. Pass at least 2: a distribution needs two cells.")
+    if arcsinh is not None and not arcsinh > 0:
+        raise ValueError(f"arcsinh is {arcsinh}. Pass a cofactor above 0: 5 is usual for CyTOF, 150 for fluorescence.")
+    if layer is not None and file.suffix != ".h5ad":
+        raise ValueError(f"layer={layer!r}, but {file.name!r} is no .h5ad file and has no layers. Leave it out.")
+    options = {"condition": condition, "control": control, "separator": separator, "dose": dose}
+    if file.suffix == ".h5ad":
+        data = _from_h5ad(file, layer, list(features), min_cells, options)
+    else:
+        data = _from_table(_read_table(file, condition, dose), file.name, list(features), min_cells, options)
+    return data if arcsinh is None else dataclasses.replace(data, x=np.arcsinh(data.x / np.float32(arcsinh)))
+
+
+def choose_held_out(data: PerturbationData, fraction: float, seed: int) -> tuple[str, ...]:
+    """Combinations to hold out: a random fraction of those whose perturbations were all measured alone.
+
+    What is left always has every perturbation by itself, so each held-out combination stays identified.
+
+    Args:
+        data: the data.
+        fraction: share of these combinations, between 0 and 1; at least one is chosen.
+        seed: of the choice, which does not depend on the order of the cells.
+
+    Returns:
+        Names in the order of `data.conditions`; none if there is no such combination.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"The fraction to hold out is {fraction}. Pass a number between 0 and 1, such as 0.2.")
+    candidates = sorted(combinations_of_singles(data))
+    number = max(1, round(fraction * len(candidates))) if candidates else 0
+    chosen = set(random.Random(seed).sample(candidates, number))
+    return tuple(name for name in data.conditions if name in chosen)
+
+
+def combinations_of_singles(data: PerturbationData) -> list[str]:
+    """Conditions of at least two perturbations, each of which was also measured alone, at any dose."""
+    present = data.labels != 0
+    alone = present[present.sum(axis=1) == 1].any(axis=0)
+    return [
+        name for name, row in zip(data.conditions, present, strict=True) if row.sum() > 1 and not np.any(row & ~alone)
+    ]
+
+
+def _find(path: str | Path | None) -> Path:
+    """The file or folder of a path, which must be there and of a known kind."""
+    if not path:
+        raise ValueError(f"No file. Pass config.data.path=<a file that ends in one of {', '.join(ENDINGS)}>.")
+    file = Path(path).expanduser()
+    if not file.exists():
+        there = sorted(other.name for other in file.parent.glob("*") if other.name.endswith(ENDINGS))
+        nearest = nearest_names(file.name, there) if there else "that folder has no file of a known kind"
+        raise FileNotFoundError(f"No file {str(path)!r}; {nearest}. Pass the path of a file that is there.")
+    if file.is_dir() and not list(file.glob("*.fcs")):
+        raise ValueError(f"The folder {str(path)!r} has no .fcs file. Pass a file, or a folder of .fcs files.")
+    if file.is_file() and not file.name.endswith(ENDINGS):
+        raise ValueError(f"{file.name!r} is of no known kind. Pass a file that ends in one of {', '.join(ENDINGS)}.")
+    return file
+
+
+def _from_h5ad(
+    file: Path, layer: str | None, features: list[str], min_cells: int, options: dict[str, Any]
+) -> PerturbationData:
+    import anndata
+
+    adata = anndata.read_h5ad(file)
+    keep, handled = _keep(from_anndata, adata.obs, "obs", min_cells, options)
+    adata = adata if keep.all() else adata[keep]
+    matrix: Any = adata.X if layer is None else adata.layers.get(layer)
+    if not features and matrix is not None:  # a layer that is missing is for from_anndata to report
+        low, high = (_row(getattr(matrix, end)(axis=0)) for end in ("min", "max"))
+        features = _varying([str(name) for name in adata.var_names], low == high)
+    return from_anndata(adata, layer=layer, features=features or None, **handled, **options)
+
+
+def _from_table(
+    frame: Any, where: str, features: list[str], min_cells: int, options: dict[str, Any]
+) -> PerturbationData:
+    from pandas.api.types import is_numeric_dtype
+
+    keep, handled = _keep(from_frame, frame, where, min_cells, options)
+    frame = frame.loc[keep]
+    if not features:
+        used = (options["condition"], options["dose"])
+        columns = [(str(name), column) for name, column in frame.items() if str(name) not in used]
+        constant = [is_numeric_dtype(column) and column.min() == column.max() for _, column in columns]
+        features = _varying([name for name, _ in columns], np.array(constant, dtype=bool))
+    return from_frame(frame, features=features, **handled, **options)
+
+
+def _keep(
+    reader: Any, table: Any, where: str, min_cells: int, options: dict[str, Any]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Which rows are in conditions with enough cells, and what the reader is to drop by itself.
+
+    To be replaced: a reader that takes `min_cells` knows that ``A+B`` and ``B+A`` are one condition.
+    """
+    used = [options[name] for name in ("condition", "dose") if options[name] is not None]
+    columns = table.iloc[:, find_columns(used, [str(name) for name in table.columns], where)]
+    if "min_cells" in inspect.signature(reader).parameters:
+        return np.ones(len(table), dtype=bool), {"min_cells": min_cells}
+    rows = [tuple(map(str, row)) for row in columns.itertuples(index=False)]
+    names = list(dict.fromkeys(row[0] for row in rows))
+    if options["control"] not in names:
+        raise ValueError(
+            f"No control cells: column {options['condition']!r} has no {options['control']!r}; "
+            f"{nearest_names(options['control'], names)}. Pass control=<the unperturbed condition>."
+        )
+    missing = columns.iloc[:, 0].isna().to_numpy()  # for the reader to report
+    few = {row for row, count in Counter(rows).items() if count < min_cells and row[0] != options["control"]}
+    keep = np.array([row not in few for row in rows], dtype=bool) | missing
+    if not keep.all():
+        dropped = sorted(" at dose ".join(row) for row in few)
+        logging.warning("dropped conditions of fewer than %d cells: %s", min_cells, first_names(dropped))
+    return keep, {}
+
+
+def _varying(names: Sequence[str], constant: np.ndarray) -> list[str]:
+    """The features that vary; the others are named in the log. If none does, all: the reader then says so."""
+    if constant.all():
+        return list(names)
+    if constant.any():
+        dropped = [name for name, same in zip(names, constant, strict=True) if same]
+        logging.warning("dropped features that are the same in all cells: %s", first_names(dropped))
+    return [name for name, same in zip(names, constant, strict=True) if not same]
+
+
+def _row(values: Any) -> np.ndarray:
+    """A row of a dense or sparse matrix as an array."""
+    return np.asarray(values.toarray() if hasattr(values, "toarray") else values).ravel()
+
+
+def _read_table(file: Path, condition: str, dose: str | None) -> Any:
+    """A data frame of a file that is no .h5ad."""
+    import pandas as pd
+
+    if file.is_dir() or file.suffix == ".fcs":
+        return _read_fcs(file, [condition] if dose is None else [condition, dose])
+    if file.suffix == ".parquet":
+        _require("pyarrow", file)
+        return pd.read_parquet(file)
+    separator = "\t" if file.suffix == ".tsv" else ","
+    # a name such as "None", "NA" or "1" is a name, and not a missing value or a number
+    text: dict[Any, Any] = {name: str for name in (condition, dose) if name is not None}
+    table = pd.read_csv(file, sep=separator, converters=text)
+    # what pandas and R write before the first column: the names of the rows
+    return table.iloc[:, 1:] if str(table.columns[0]).startswith("Unnamed: 0") else table
+
+
+def _read_fcs(file: Path, used: Sequence[str]) -> Any:
+    """Events of one .fcs file, or of all in a folder, one after the other."""
+    import pandas as pd
+
+    _require("flowio", file)
+    files = [file] if file.is_file() else sorted(file.glob("*.fcs"))
+    frames = [_read_events(each, used) for each in files]
+    for each, frame in zip(files, frames, strict=True):
+        odd = sorted(set(frame.columns) ^ set(frames[0].columns))
+        if odd:
+            raise ValueError(
+                f"{each.name!r} and {files[0].name!r} have not the same channels: {first_names(odd)} in one of them "
+                f"only. Put files of one panel into a folder of their own."
+            )
+    return pd.concat(frames, ignore_index=True)
+
+
+def _read_events(file: Path, used: Sequence[str]) -> Any:
+    """Events of one .fcs file, with a column for each used name that is a keyword of the file, or `FILE`."""
+    import pandas as pd
+
+    content = importlib.import_module("flowio").FlowData(str(file))
+    markers = Counter(content.pns_labels)
+    names = [
+        marker if marker and markers[marker] == 1 else channel
+        for channel, marker in zip(content.pnn_labels, content.pns_labels, strict=True)
+    ]
+    frame = pd.DataFrame(content.as_array(), columns=pd.Index(names))
+    keywords = {**content.text, FILE: file.stem}
+    for name in used:
+        key = name.lower().removeprefix("$")
+        if name not in names and key not in keywords:
+            known = [FILE, *names, *content.text]
+            raise KeyError(
+                f"No {name!r} in {file.name!r}; {nearest_names(name, known)}. Pass a channel, a keyword of the file, "
+                f"or {FILE!r} for its name."
+            )
+        if name not in names:
+            frame[name] = keywords[key]
+    return frame
+
+
+def _require(package: str, file: Path) -> None:
+    """``ImportError`` with the command that mends it, if an optional reader is not installed."""
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"Reading {file.name!r} needs {package}, which is not installed. Run make .venv/files.stamp in the "
+            f"repository, or pip install 'pdae_jax[files]' elsewhere."
+        ) from error

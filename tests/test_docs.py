@@ -1,0 +1,83 @@
+"""The front door: links of the pages lead somewhere, the example of the README runs, versions agree."""
+
+import importlib.metadata
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.configs import anndata as own_file
+from pdae_jax import build
+from pdae_jax.own_data import own_data
+
+REPOSITORY = Path(__file__).parents[1]
+PAGES = [
+    *(REPOSITORY / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "experiments/RESULTS.md")),
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+def test_links_and_file_names_of_a_page_lead_somewhere(page):
+    text = page.read_text()
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    missing = [link for link in links if link and not (page.parent / link).exists()]
+    named = re.findall(r"`((?:pdae_jax|experiments|tests|docs)/[\w/]+\.(?:py|md))`", text)
+    missing += [name for name in named if not (REPOSITORY / name).exists()]
+    assert not missing
+
+
+def test_readme_is_short_and_names_targets_that_exist():
+    text = (REPOSITORY / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", text, re.MULTILINE)) <= targets
+
+
+@pytest.mark.slow
+def test_the_example_of_the_readme_runs(tmp_path):
+    (example,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    code = f"{example}\nprint(sorted(set(table['method'])))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.splitlines()
+    assert printed[0].startswith("(2000, 2) ('x0', 'x1') A+B: ")
+    assert len(eval(printed[-1])) == 1 + 7 + 1  # the model, the baselines, the ceiling
+
+
+def test_versions_agree():
+    cited = re.search(r"^version: (.+)$", (REPOSITORY / "CITATION.cff").read_text(), re.MULTILINE)
+    stated = re.search(r'^version = "(.+)"$', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
+    assert cited and stated and cited[1] == stated[1] == importlib.metadata.version("pdae_jax")
+    assert f"## {stated[1]}" in (REPOSITORY / "CHANGELOG.md").read_text()
+
+
+def test_the_config_of_the_guide_builds(tmp_path, monkeypatch):
+    """As it is printed, on a file with its column names."""
+    text = (REPOSITORY / "docs" / "guide" / "experiments.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    made: dict = {}
+    exec(example, made)
+    monkeypatch.chdir(tmp_path)
+    own_file.write_example("my.h5ad")
+    experiment = build.experiment(made["get_config"]())
+    assert experiment.test.conditions == ("A+B", "A+C") and experiment.recipe.latent_dim == 6
+    assert [point["fit.latent_dim"] for point in made["get_sweep"]()] == [4, 6, 8]
+
+
+def test_the_fields_of_a_file_are_in_the_guide_and_in_the_config():
+    """What can be set is what is documented."""
+    fields = {f"config.data.{name}" for name in inspect.signature(own_data).parameters}
+    for text in ((REPOSITORY / "docs" / "guide" / "data.md").read_text(), own_file.__doc__ or ""):
+        assert fields == set(re.findall(r"^(?:\| `| {4})(config\.data\.\w+)", text, re.MULTILINE))
+    assert {f"config.data.{name}" for name in own_file.get_config().data if name != "name"} == fields
