@@ -16,6 +16,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from pdae_jax import PerturbationData, build, check_guarantee
+from pdae_jax.compiled import cache_compilations
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.training.restore import load_model
 
@@ -26,6 +27,7 @@ LABEL = flags.DEFINE_multi_string("label", [], "A+B, or with doses A:0.5+B; defa
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    cache_compilations()
     if (CONFIG.value is None) == (WORKDIR.value is None):
         raise app.UsageError("Pass --workdir of a run, or --config of an experiment that was not run yet.")
     source = load_model(WORKDIR.value) if WORKDIR.value else build.experiment(CONFIG.value).train

@@ -11,6 +11,7 @@ import pathlib
 
 from absl import app, flags, logging
 
+from pdae_jax.compiled import cache_compilations
 from pdae_jax.reporting import results
 from pdae_jax.runs import folder
 
@@ -21,6 +22,7 @@ SOURCE = flags.DEFINE_string("source", None, "control, nearest, all, or a traini
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    cache_compilations()
     workdir = pathlib.Path(WORKDIR.value)
     given = {"num_samples": NUM_SAMPLES.value, "source": SOURCE.value}
     changes = {name: value for name, value in given.items() if value is not None}

@@ -7,6 +7,7 @@ import pathlib
 
 from absl import app, flags, logging
 
+from pdae_jax.compiled import cache_compilations
 from pdae_jax.reporting import results
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
@@ -14,6 +15,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=Tru
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    cache_compilations()
     workdir = pathlib.Path(WORKDIR.value)
     for caption, path in results.draw_figures(workdir).items():
         print(f"{workdir / path}: {caption}")

@@ -26,6 +26,7 @@ from ml_collections import config_flags
 
 from experiments.configs.bodenmiller import Fold, folds, order_of_pairs, source_of
 from pdae_jax import build, evaluate, fit, fit_ensemble, hold_out
+from pdae_jax.compiled import cache_compilations
 from pdae_jax.evaluation.baselines import additive_shift, condition_means
 from pdae_jax.labels import LabelLike
 from pdae_jax.model.ensemble import Ensemble
@@ -47,6 +48,7 @@ BASELINES = ("unmoved", "control", "pool_all", "pseudobulk", "additive", "linear
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    cache_compilations()
     workdir = pathlib.Path(WORKDIR.value)
     data, _ = build.load_data(jax.random.key(0), CONFIG.value.data)
     check_settings(workdir / SETTINGS_FILE, settings(CONFIG.value, NUM_REPLICAS.value))

@@ -28,6 +28,7 @@ from absl import app, flags, logging
 from jaxtyping import Float
 
 from pdae_jax import load_run
+from pdae_jax.compiled import cache_compilations
 from pdae_jax.data.datasets import mapk_rnai
 from pdae_jax.evaluation.baselines import additive_shift, condition_means
 from pdae_jax.model.fitted import Fitted
@@ -47,6 +48,7 @@ NUM_RESAMPLES = 2000
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    cache_compilations()
     workdir = pathlib.Path(WORKDIR.value)
     fitted, test = load_run(workdir), load_data(workdir / folder.TEST_FILE)
     options = json.loads((workdir / folder.CONFIG_FILE).read_text())["config"].get("data", {})

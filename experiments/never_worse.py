@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 
 from experiments.cases import KINDS, Case, all_cases, norman, norman_name
 from pdae_jax import evaluate, fit
+from pdae_jax.compiled import cache_compilations
 from pdae_jax.evaluation.summary import COMPARED, ratio_interval
 from pdae_jax.reporting.panels import BLUE, GREEN, GREY, ORANGE, clean
 from pdae_jax.runs.files import write_text
@@ -44,6 +45,7 @@ METRICS = ("energy_distance", "mean_l2", "r2_mean", "pearson_delta")
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    cache_compilations()
     path = pathlib.Path(OUT.value)
     path.parent.mkdir(parents=True, exist_ok=True)
     done = pd.read_csv(path, keep_default_na=False, dtype={"name": str}) if path.exists() else None

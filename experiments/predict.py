@@ -12,6 +12,7 @@ import jax
 from absl import app, flags, logging
 
 from pdae_jax import predict, to_anndata
+from pdae_jax.compiled import cache_compilations
 from pdae_jax.training.restore import load_model
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
@@ -24,6 +25,7 @@ SEED = flags.DEFINE_integer("seed", 0, "of the choice of source cells and of the
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    cache_compilations()
     out = pathlib.Path(OUT.value)
     if out.exists():
         raise FileExistsError(f"{out} exists, and nothing is overwritten. Pass another --out, or remove it.")

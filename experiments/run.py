@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from experiments import dry_run
 from pdae_jax import build
+from pdae_jax.compiled import cache_compilations
 from pdae_jax.evaluation import identification
 from pdae_jax.reporting import results
 from pdae_jax.runs import folder
@@ -27,6 +28,7 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "print what was read and would be 
 
 def main(_):
     logging.set_verbosity(logging.WARNING)  # the bar, the table and the folder are what people read
+    cache_compilations()
     source = config_flags.get_config_filename(flags.FLAGS["config"])  # path[:arg]
     workdir = pathlib.Path(WORKDIR.value or default_workdir(source))
     experiment = build.experiment(CONFIG.value)

@@ -23,6 +23,7 @@ from jaxtyping import Float
 
 from experiments.studies import STUDIES, Variant, fresh_cells
 from pdae_jax import Recipe, evaluate, fit, fit_ensemble, hold_out, simulate, two_sample_tests
+from pdae_jax.compiled import cache_compilations
 from pdae_jax.data.simulate import Simulation
 from pdae_jax.evaluation.compositional import COMPARATORS, fit_comparators
 from pdae_jax.losses import energy_distance
@@ -51,6 +52,7 @@ COLUMNS = (
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    cache_compilations()
     path = pathlib.Path(OUT.value or f"experiments/results/{STUDY.value}.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
     done = set()

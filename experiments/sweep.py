@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from pdae_jax import build, fit
+from pdae_jax.compiled import cache_compilations
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "what to vary: path[:arg]")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the sweep; default runs/<name of the config>-sweep")
@@ -31,6 +32,7 @@ TABLE_FILE = "sweep.csv"
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    cache_compilations()
     source = config_flags.get_config_filename(flags.FLAGS["config"])  # path[:arg]
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     path, _, arg = source.partition(":")

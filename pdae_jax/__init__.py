@@ -1,6 +1,7 @@
 """pdae_jax: predict the distribution of measurements under combinations of perturbations nobody has measured."""
 
 from pdae_jax import kernels, losses
+from pdae_jax.compiled import cache_compilations
 from pdae_jax.data.load import from_anndata, from_arrays, from_frame
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out, hold_out_cells
@@ -24,6 +25,7 @@ __all__ = [
     "Recipe",
     "aggregated_test",
     "benjamini_hochberg",
+    "cache_compilations",
     "check_guarantee",
     "evaluate",
     "fit",

@@ -24,7 +24,7 @@ ORDER = (
     "reporting",
     "build",
 )
-NOUNS = {"labels", "randomness", "recipe", "spelling", "types"}
+NOUNS = {"compiled", "labels", "randomness", "recipe", "spelling", "types"}
 DOORS = {"kernels", "linear_time", "losses"}  # public import paths of two_sample, for users
 
 #: What `import pdae_jax` leaves to the functions that need it.

@@ -1,0 +1,43 @@
+"""Compiled programs are kept on disk, and a second process finds them."""
+
+import os
+import subprocess
+import sys
+
+CODE = """
+import sys, time, jax, jax.numpy as jnp, pdae_jax
+print(pdae_jax.cache_compilations(sys.argv[1] or None))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # small programs compile fast
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+f = jax.jit(lambda x: jax.lax.scan(lambda c, _: (jnp.sin(c @ c), None), x, None, length=9)[0])
+for _ in range(3):
+    f = jax.jit(jax.grad(lambda x, f=f: jnp.sum(f(x) ** 2)))
+    f(jnp.ones((5, 5)))
+    f = lambda x, g=f: jnp.sum(g(x))[None, None] * x
+print(sum(name == "/jax/compilation_cache/cache_hits" for name in hits))
+"""
+
+
+def run(folder, **environment):
+    env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    env |= {"JAX_PLATFORMS": "cpu", **environment}
+    done = subprocess.run([sys.executable, "-c", CODE, folder], capture_output=True, text=True, env=env, check=True)
+    path, hits = done.stdout.split()
+    return path, int(hits)
+
+
+def test_a_second_process_finds_what_the_first_compiled(tmp_path):
+    folder = str(tmp_path / "compiled")
+    assert run(folder) == (folder, 0)
+    path, hits = run(folder)
+    assert path == folder and hits >= 1
+
+
+def test_a_folder_that_was_given_stays(tmp_path):
+    given = str(tmp_path / "given")
+    assert run("", JAX_COMPILATION_CACHE_DIR=given)[0] == given
+
+
+def test_the_default_is_the_cache_of_the_user(tmp_path):
+    assert run("", XDG_CACHE_HOME=str(tmp_path))[0] == str(tmp_path / "pdae_jax" / "compiled")
