@@ -55,7 +55,7 @@ def main(_):
 
 
 def read(path: pathlib.Path) -> Any:
-    """Rows of the variants of a study, with the energy distance in shares of the control's."""
+    """Rows of the variants of a study, with the energy distance as a fraction of the control's."""
     rows = pd.read_csv(path, dtype={"replica": str}, keep_default_na=False, na_values=[""])
     names = [variant.name for variant in STUDIES[path.stem]()]
     rows = rows[rows.variant.isin(names)]

@@ -53,7 +53,7 @@ def main(_):
     if settings and "seed" in table:
         means = table.groupby(settings, dropna=False)[SCORE].agg(["mean", "count"]).reset_index().sort_values("mean")
         print(f"Over seeds:\n{show(means)}\n")
-    print(f"{SCORE}: mean energy distance on the validation conditions, in shares of the control's.")
+    print(f"{SCORE}: mean energy distance on the validation conditions, as a fraction of the control's.")
     print(f"Table, with the command that evaluates each point: {workdir / TABLE_FILE}")
 
 

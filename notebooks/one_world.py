@@ -100,7 +100,7 @@ display(plots.latent_space(latents, train.condition_index, train.conditions))
 # ## Predictions, and fresh cells of the truth
 #
 # For each label: the verdict, and what it does not know, the energy distance of the predicted cells to new cells of
-# the truth, in shares of the distance between control and truth.
+# the truth, as a fraction of the distance between control and truth.
 
 # %%
 rows, pictures = [], {}

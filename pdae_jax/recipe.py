@@ -34,7 +34,7 @@ class Recipe:
     beta: float = 1.0  # exponent of the energy kernel
     bandwidths: tuple[float, ...] = (0.5, 1.0, 2.0)  # of the other kernels, in median distances of the training data
     form: str = "pairwise"  # "pairwise" or "pooled"
-    # weights of the terms of the loss; None: `fitted.ON_SURFACE` or `WITH_NOISE`, by the cells
+    # weights of the terms of the loss; None: `defaults.ON_SURFACE` or `WITH_NOISE`, by the cells
     reconstruction: float | None = None
     contrast: float | None = None
     likelihood: float | None = None

@@ -18,5 +18,5 @@ def get_config(**recipe) -> ConfigDict:
     config.evaluation = ConfigDict()
     config.evaluation.num_samples = 2000
     config.evaluation.source = "control"  # whose cells are translated; or condition -> source
-    config.evaluation.comparators = ()  # trained for the comparison: "compositional", "compositional_told"
+    config.evaluation.comparators = ()  # trained for the comparison: "compositional", "compositional_with_source_label"
     return config

@@ -120,7 +120,7 @@ def simulate(
         shift_scale: typical length of one perturbation's latent shift, in standard deviations of the base.
         noise: ``none``, ``gaussian`` (sd `noise_scale`) or ``counts`` (log1p of over-dispersed counts).
         noise_scale: sd, or dispersion of the counts.
-        interaction: length of each pair's latent shift beyond the sum of its parts, in shares of `shift_scale`; above
+        interaction: length of each pair's latent shift beyond the sum of its parts, over `shift_scale`; above
             0 the assumption of the model is violated.
 
     Raises:

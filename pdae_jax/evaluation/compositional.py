@@ -191,7 +191,7 @@ def fit_compositional(
     return Compositional(networks, params, parts.standardizer, train, parts.recipe, history)
 
 
-COMPARATORS = {"compositional": False, "compositional_told": True}  # name -> `subtract_label`
+COMPARATORS = {"compositional": False, "compositional_with_source_label": True}  # name -> `subtract_label`
 
 
 def fit_comparators(
@@ -206,7 +206,8 @@ def fit_comparators(
     """Trained methods to compare with, for ``evaluate(methods=)``.
 
     Args:
-        names: ``compositional``, as published, and ``compositional_told``, told the label of each source cell.
+        names: ``compositional``, as published, and ``compositional_with_source_label``, whose encoder is told the label
+            of each source cell.
         train: training conditions.
         key: typed PRNG key.
         validation: as in `fit_compositional`.

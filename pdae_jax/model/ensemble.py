@@ -23,7 +23,7 @@ _MAX_CELLS = 4000  # encoded to compare replicas
 class Diagnosis(NamedTuple):
     """Why a replica was kept or dropped; nothing of it comes from test data."""
 
-    error: float  # mean energy distance on the left-out (else the training) conditions, in shares of the control's
+    error: float  # mean energy distance on the left-out (else the training) conditions, as a fraction of the control's
     alignment: float  # median over the others: residual of its latents after an orthogonal map, in base deviations
     kept: bool
 

@@ -1,4 +1,4 @@
-r"""How far predictions of one label differ that ought to be the same: from different sources, by different replicas.
+r"""How far predictions of one label differ that should coincide: from different sources, by different replicas.
 
 Whatever the law under a label is, the cells of every condition must be translated to the same one, and every replica
 must predict the same one. What they differ by is known without a single cell of the label, and is error: of charts that
@@ -24,9 +24,9 @@ _MIN_CELLS = 20  # of a condition, to be a source
 
 
 class Disagreement(NamedTuple):
-    """Of laws that ought to be the same."""
+    """Of laws that should coincide."""
 
-    share: float  # mean energy distance between them, in shares of their distance from the control; NaN: unknown
+    share: float  # mean energy distance between them, as a fraction of their distance from the control; NaN: unknown
     effect: float  # their mean energy distance from the control
 
 
@@ -35,7 +35,7 @@ def source_disagreement(
 ) -> Disagreement:
     r"""Mean energy distance between the laws :math:`P_{s \to a}` of different sources `s`.
 
-    In shares of the distance between the control and :math:`P_{s \to a}`, `s` being `from_condition`; NaN where no
+    As a fraction of the distance between the control and :math:`P_{s \to a}`, `s` being `from_condition`; NaN where no
     other condition has enough cells.
 
     Args:
@@ -58,7 +58,7 @@ def source_disagreement(
 def replica_disagreement(
     members: Sequence[Fitted], label: Float[np.ndarray, " perturbations"], from_condition: str
 ) -> float:
-    """Mean energy distance between the laws that replicas predict of a label, in shares as in `source_disagreement`."""
+    """Mean energy distance between the laws that replicas predict of a label, over the same as `source_disagreement`."""
     return _disagreement(members, label, [from_condition] * len(members)).share
 
 

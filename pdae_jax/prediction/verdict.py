@@ -3,7 +3,7 @@
 import dataclasses
 
 # A trusted prediction is to be within 5 % of the control's energy distance. Left-out combinations must have been within
-# half of that (the others are harder now and then), and predictions that ought to be the same within all of it.
+# half of that (the others are harder now and then), and predictions that should coincide within all of it.
 
 # Energy distances go with the square of a small error, so the noise of one measured effect enters as often as the
 # leverage says. In simulated worlds with 1,000 cells a condition that of one effect costs 0.2 to 0.6 % of the control's
@@ -11,9 +11,11 @@ import dataclasses
 MAX_LEVERAGE = 20.0
 
 MAX_OUTSIDE = 0.25  # share of latents outside the support above which a prediction counts as unsupported
-MAX_TESTED_ERROR = 0.025  # energy distance of left-out combinations, in shares of the control's, that passes the test
-MAX_EXPECTED_ERROR = 0.05  # of left-out combinations, in shares of the distance that the label is predicted to go
-MAX_DISAGREEMENT = 0.05  # of predictions that ought to be the same, in shares of the distance from the control
+MAX_TESTED_ERROR = (
+    0.025  # energy distance of left-out combinations, as a fraction of the control's, that passes the test
+)
+MAX_EXPECTED_ERROR = 0.05  # of left-out combinations, as a fraction of the distance that the label is predicted to go
+MAX_DISAGREEMENT = 0.05  # of predictions that should coincide, in shares of the distance from the control
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +32,9 @@ class Verdict:
     outside: float | None = None  # share of translated latents outside the training latents' support; 0.05 is usual
     supported: bool | None = None  # outside <= MAX_OUTSIDE
     tested: tuple[str, ...] = ()  # combinations that were left out of training and predicted
-    tested_error: float | None = None  # their energy distance, in shares of the control's
-    expected_error: float | None = None  # the same distance, in shares of the one this label is predicted to go
-    # how far predictions that ought to be the same differ, in shares of their distance from the control
+    tested_error: float | None = None  # their energy distance, as a fraction of the control's
+    expected_error: float | None = None  # the same distance, as a fraction of the one this label is predicted to go
+    # how far predictions that should coincide differ, as a fraction of their distance from the control
     source_disagreement: float | None = None
     replica_disagreement: float | None = None  # of an ensemble
 

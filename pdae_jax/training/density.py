@@ -9,7 +9,7 @@ MAX_DIMENSION = 1.5
 
 
 def has_density(x: Float[np.ndarray, "cells features"], latent_dim: int) -> bool:
-    """Whether the likelihood of cells under a chart with `latent_dim` latents means something.
+    """Whether the likelihood of cells under a chart with `latent_dim` latents is well defined.
 
     It does not where values repeat (`has_atoms`): a chart may be as steep as it likes there. Nor where cells spread in
     many more directions than there are latents (`intrinsic_dimension`): across the surface nothing bounds it.

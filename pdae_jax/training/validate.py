@@ -37,7 +37,7 @@ class Validator(NamedTuple):
     """Energy distances (U form, beta = 1, the user's units) to the cells of each validation condition."""
 
     errors: Callable[[dict], Array]  # params -> [conditions], of source cells translated to the condition
-    control: Float[np.ndarray, " conditions"]  # of the control cells as they are: what no prediction would give
+    control: Float[np.ndarray, " conditions"]  # of the control cells as they are: the error of predicting no effect
     conditions: tuple[str, ...]
     noise: float  # standard deviation of the mean of `errors` for a prediction that is exact, see `exact_noise`
 

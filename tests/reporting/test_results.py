@@ -127,11 +127,18 @@ def test_comparators_are_trained_for_the_table_and_the_model_keeps_its_numbers(f
     shutil.copytree(workdir, moved)
     options = json.loads((moved / "config.json").read_text())["config"]["evaluation"]
     before = results.read_evaluation(moved)
-    printed = results.write_results(moved, **(options | {"comparators": ["compositional_told"]}))
+    printed = results.write_results(moved, **(options | {"comparators": ["compositional_with_source_label"]}))
     after = results.read_evaluation(moved)
-    assert set(after["method"]) - set(before["method"]) == {"compositional_told"} and "compositional_told" in printed
-    pd.testing.assert_frame_equal(after[after["method"] != "compositional_told"].reset_index(drop=True), before)
-    assert np.isfinite(after.query("method == 'compositional_told' and metric == 'energy_distance'")["value"]).all()
+    assert (
+        set(after["method"]) - set(before["method"]) == {"compositional_with_source_label"}
+        and "compositional_with_source_label" in printed
+    )
+    pd.testing.assert_frame_equal(
+        after[after["method"] != "compositional_with_source_label"].reset_index(drop=True), before
+    )
+    assert np.isfinite(
+        after.query("method == 'compositional_with_source_label' and metric == 'energy_distance'")["value"]
+    ).all()
 
 
 def test_a_finished_run_repeated_ends_with_the_same_numbers(finished):

@@ -140,7 +140,7 @@ NEAR = np.full((5, 5), 0.1)
         ([0.02, 0.021, 0.022, 0.019, 0.02], (), [True] * 5),
         ([0.02, 0.021, 0.3, 0.019, 0.02], (), [True, True, False, True, True]),
         ([0.4, 0.021, 0.3, 0.019, 0.02], (), [False, True, False, True, True]),
-        ([0.02, 0.021, 0.022, 0.019, 0.02], (1,), [True, False, True, True, True]),  # only its latents give it away
+        ([0.02, 0.021, 0.022, 0.019, 0.02], (1,), [True, False, True, True, True]),  # only its latents reveal it
         ([0.001, 0.015, 0.002, 0.001, 0.001], (), [True] * 5),  # all errors are small
         ([0.02, np.nan, 0.022, 0.019, 0.02], (), [True, False, True, True, True]),
     ],
