@@ -43,13 +43,13 @@ def main(_):
         experiment.train,
         key=experiment.key,
         validation=experiment.validation,
-        test=experiment.test,
         source=experiment.source,
         recipe=experiment.recipe,
         workdir=workdir,
         progress=True,
         config={"file": source, "command": command, **CONFIG.value.to_dict()},
     )
+    results.save_test(workdir, experiment.test)
     if experiment.truth is not None:
         identification.save_truth(workdir / folder.TRUTH_FILE, experiment.truth)
     print(results.write_results(workdir, command=command, **experiment.evaluation))

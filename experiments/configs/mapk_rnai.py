@@ -16,9 +16,9 @@ import random
 from experiments.configs import base
 from pdae_jax.data.datasets import MAPK_GENES
 
-# The earlier form of the model. More latents than features, and no reconstruction: a well of three noisy numbers does not
-# say which pair it is from, and what pairs do beyond the sum of two effects needs coordinates of its own. Chosen on the
-# validation pairs (RMSE of nrCells / area / intensity; the two-way fit has .084/.034/.041): 3 latents with
+# The earlier form of the model. More latents than features, and no reconstruction: a well of three noisy numbers does
+# not say which pair it is from, and what pairs do beyond the sum of two effects needs coordinates of its own. Chosen on
+# the validation pairs (RMSE of nrCells / area / intensity; the two-way fit has .084/.034/.041): 3 latents with
 # reconstruction .074/.026/.039, 6 latents .072/.026/.038, 3 latents without reconstruction .072/.026/.036; without it
 # and at learning rate 1e-2, 6 latents .062/.023/.030, 10 latents .060/.019/.027; 24 latents no better than 10
 DRAWN = {

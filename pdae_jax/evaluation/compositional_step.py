@@ -29,6 +29,7 @@ class Networks(NamedTuple):
 
     model: Model
     basal: Callable  # (params, x [..., features], label) -> [..., latent]
+    effect: Callable  # (params, label) -> [..., latent], the embedding of the label
     distribution: Callable  # (params, z [..., latent]) -> mean, standard deviation [..., features]
     classify: Callable  # (adversary params, z) -> logits [..., conditions]
 
@@ -113,7 +114,7 @@ def make_compositional_step(
     def loss(params: dict, adversary: dict, key: Array, cells: Cells) -> tuple[Array, Terms]:
         zero = jnp.zeros(())
         basal = networks.basal(params, cells.x, cells.label)
-        mean, std = networks.distribution(params, basal + _effect(params, cells.label))
+        mean, std = networks.distribution(params, basal + networks.effect(params, cells.label))
         reconstruction = jnp.mean(gaussian_nll(cells.x, mean, std))
         # No cell is rewarded beyond chance: an adversary that is not perfect could be wrong without bound, and the
         # two would run away from each other. Against the best adversary the cut changes nothing at the optimum.
@@ -153,10 +154,6 @@ def make_compositional_step(
     return step
 
 
-def _effect(params: dict, label: Array) -> Array:
-    return label @ params["shift"]["matrix"]
-
-
 def make_networks(
     key_decoder: Array, key_adversary: Array, parts: Parts, train: PerturbationData, subtract_label: bool
 ) -> tuple[Networks, dict, dict]:
@@ -170,9 +167,12 @@ def make_networks(
     )
     floor = zero_floor(parts.standardizer) if recipe.nonnegative else None
 
+    def effect(params, label):
+        return pdae.shift(params, jnp.zeros_like(label), label)
+
     def basal(params, x, label):
         z = pdae.encode(params, x)
-        return z - _effect(params, label) if subtract_label else z
+        return z - effect(params, label) if subtract_label else z
 
     def distribution(params, z):
         both = decode_both(params["decoder"], z)
@@ -184,7 +184,7 @@ def make_networks(
         return x if floor is None else jnp.maximum(x, floor)
 
     def translate(params, key, x, label_from, label_to):
-        return decode(params, key, basal(params, x, label_from) + _effect(params, label_to))
+        return decode(params, key, basal(params, x, label_from) + effect(params, label_to))
 
     start = parts.unravel(parts.state.train.params)
     decoder = init_decoder(key_decoder)
@@ -192,4 +192,4 @@ def make_networks(
     decoder = with_skip(decoder, **skip)
     model = pdae._replace(decode=decode, translate=translate)
     params = {"encoder": start["encoder"], "shift": start["shift"], "decoder": decoder}
-    return Networks(model, basal, distribution, classify), params, init_adversary(key_adversary)
+    return Networks(model, basal, effect, distribution, classify), params, init_adversary(key_adversary)

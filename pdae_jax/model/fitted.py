@@ -80,7 +80,8 @@ class Fitted:
     @property
     def shift_matrix(self) -> Float[np.ndarray, "perturbations latent"]:
         """`W`: the latent shift of each perturbation at dose 1."""
-        return np.asarray(self.params["shift"]["matrix"]) / self.standardizer.dose[:, None].astype(np.float32)
+        number = self.model.num_perturbations
+        return self.shift(np.zeros(number, np.float32), np.eye(number, dtype=np.float32))
 
     @property
     def members(self) -> tuple["Fitted", ...]:

@@ -58,7 +58,7 @@ def source_disagreement(
 def replica_disagreement(
     members: Sequence[Fitted], label: Float[np.ndarray, " perturbations"], from_condition: str
 ) -> float:
-    """Mean energy distance between the laws that replicas predict of a label, over the same as `source_disagreement`."""
+    """Mean energy distance between the laws that replicas predict of a label, a share as in `source_disagreement`."""
     return _disagreement(members, label, [from_condition] * len(members)).share
 
 

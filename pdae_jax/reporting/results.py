@@ -56,7 +56,7 @@ def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: 
     """Evaluation, predictions, figures and report of a run; returns the summary table as text.
 
     Args:
-        workdir: folder of a finished or interrupted fit that was given test conditions, or `save_test` them.
+        workdir: folder of a finished or interrupted fit, with the test conditions that `save_test` put there.
         command: that reproduces the run, for the report.
         **options: of `write_evaluation`.
 

@@ -58,11 +58,9 @@ class RunFolder:
             write_text(file, json.dumps({"identity": identity, "config": config}, indent=2) + "\n")
         self.checkpoints = Checkpoints(path / CHECKPOINT_FOLDER)
 
-    def save_data(
-        self, train: PerturbationData, validation: PerturbationData | None, test: PerturbationData | None
-    ) -> None:
+    def save_data(self, train: PerturbationData, validation: PerturbationData | None) -> None:
         """Keep the data beside the run, so that it can be evaluated from its folder alone."""
-        for name, data in ((TRAIN_FILE, train), (VALIDATION_FILE, validation), (TEST_FILE, test)):
+        for name, data in ((TRAIN_FILE, train), (VALIDATION_FILE, validation)):
             target = self.path / name
             if data is not None and not target.exists():
                 target.parent.mkdir(exist_ok=True)

@@ -35,7 +35,6 @@ def fit_ensemble(
     num_replicas: int = 5,
     bootstrap: bool = False,
     validation: PerturbationData | None = None,
-    test: PerturbationData | None = None,
     source: Mapping[str, str] | None = None,
     recipe: Recipe | None = None,
     workdir: str | pathlib.Path | None = None,
@@ -52,7 +51,6 @@ def fit_ensemble(
         bootstrap: each replica sees cells resampled with replacement within conditions. Their spread then says more,
             and each of them is worse: fewer distinct cells.
         validation: conditions never trained on; they choose each replica's step, and show bad replicas.
-        test: kept in the workdir, see `fit`.
         source: as in `fit`.
         recipe: hyperparameters; default `Recipe()`.
         workdir: folder of the run; an interrupted fit resumes there. `load_ensemble` reads it.
@@ -79,8 +77,7 @@ def fit_ensemble(
         "num_replicas": num_replicas,
         "bootstrap": bootstrap,
     }
-    held_out = {"validation": validation, "test": test}
-    state, history, path = run_training(parts, identity, train, held_out, workdir, progress, config or {})
+    state, history, path = run_training(parts, identity, train, validation, workdir, progress, config or {})
     return ensemble_of(key, parts, state, train, validation, history, path)
 
 

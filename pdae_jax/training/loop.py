@@ -33,7 +33,6 @@ def fit(
     *,
     key: Array,
     validation: PerturbationData | None = None,
-    test: PerturbationData | None = None,
     source: Mapping[str, str] | None = None,
     recipe: Recipe | None = None,
     workdir: str | pathlib.Path | None = None,
@@ -49,7 +48,6 @@ def fit(
         validation: conditions that are never trained on (`hold_out` makes them). With them, the parameters of the
             latest evaluation are kept that is as good as the best but for chance, `patience` can stop early, and
             verdicts can say how well combinations were predicted.
-        test: held-out conditions, kept in the workdir for the evaluation of the run; the fit does not look at them.
         source: validation condition -> training condition whose cells are translated to it; default the control.
         recipe: hyperparameters; default `Recipe()`.
         workdir: folder of the run. Written as training goes on; an interrupted fit with the same data, key and
@@ -70,8 +68,7 @@ def fit(
     # a finished run has nothing to compile
     parts = prepare(key, train, validation, recipe, source, chunk=0 if resuming else recipe.log_every)
     identity = {"recipe": parts.recipe.to_dict(), "key": key_data(key), "source": source}
-    held_out = {"validation": validation, "test": test}
-    state, history, path = run_training(parts, identity, train, held_out, workdir, progress, config or {})
+    state, history, path = run_training(parts, identity, train, validation, workdir, progress, config or {})
     return fitted_of(parts, state, train, validation, history, path)
 
 
@@ -149,7 +146,7 @@ def run_training(
     parts: Parts,
     identity: dict[str, Any],
     train: PerturbationData,
-    held_out: Mapping[str, PerturbationData | None],
+    validation: PerturbationData | None,
     workdir: str | pathlib.Path | None,
     progress: bool | None,
     config: dict[str, Any],
@@ -160,16 +157,18 @@ def run_training(
         parts: of `prepare`.
         identity: plain values that decide the result, beside the data.
         train: training conditions.
-        held_out: ``validation`` and ``test``; kept in the workdir with `train`.
+        validation: kept in the workdir with `train`.
         workdir: folder of the run; None: nothing is written.
         progress: as in `fit`.
         config: further provenance.
     """
     run, state = None, parts.state
     if workdir is not None:
-        identity = identity | {"data": {name: fingerprint(part) for name, part in {"train": train, **held_out}.items()}}
+        identity = identity | {
+            "data": {name: fingerprint(part) for name, part in {"train": train, "validation": validation}.items()}
+        }
         run = folder.RunFolder(pathlib.Path(workdir), identity, config)
-        run.save_data(train, held_out["validation"], held_out["test"])
+        run.save_data(train, validation)
         if run.checkpoints.latest_step() is not None:
             state = run.checkpoints.restore(state, repair=True)
             logging.info("Resuming %s at step %d.", run.path, step_of(state))

@@ -50,10 +50,10 @@ def split():
 
 @pytest.fixture(scope="module")
 def ensemble(split, tmp_path_factory):
-    train, validation, test = split
+    train, validation, _ = split
     folder = tmp_path_factory.mktemp("runs") / "ensemble"
     return pdae_jax.fit_ensemble(
-        train, key=KEY, num_replicas=3, bootstrap=True, validation=validation, test=test, workdir=folder, **SMALL
+        train, key=KEY, num_replicas=3, bootstrap=True, validation=validation, workdir=folder, **SMALL
     )
 
 
