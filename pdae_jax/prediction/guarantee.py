@@ -47,7 +47,8 @@ def check_guarantee(
     if isinstance(source, PerturbationData):
         return verdict
     members = source.members if isinstance(source, Ensemble) else (source,)
-    start, identified = from_condition or train.control, identified_part(train, vector)
+    start = train.conditions[train.index(from_condition or train.control)]
+    identified = identified_part(train, vector)
     outside = float(np.mean([outside_share(member, identified, start) for member in members]))
     tested, distance, control = _tested(members)
     sources = [source_disagreement(member, identified, start) for member in members]

@@ -24,8 +24,10 @@ def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturb
     train = fitted.train
     if source == "control":
         return train.control
-    if source != "nearest":
+    if source == "all":
         return source
+    if source != "nearest":
+        return train.conditions[train.index(source)]
     first = fitted.members[0] if isinstance(fitted, Ensemble) else fitted
     shift = first.model.shift(first.params, jnp.asarray(train.labels), jnp.asarray(label))
     distance = np.linalg.norm(np.asarray(shift), axis=1)
