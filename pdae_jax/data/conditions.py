@@ -130,7 +130,7 @@ def drop_small(
 
 def drop_unused(table: Conditions) -> Conditions:
     """The table without perturbations that no cell has: all doses zero, or their conditions dropped."""
-    used = table.labels.any(axis=0)
+    used = np.asarray(table.labels.any(axis=0))
     if used.all():
         return table
     unused = [name for name, use in zip(table.perturbations, used, strict=True) if not use]
