@@ -104,12 +104,14 @@ def _sources(
     rules = ("control", "nearest", "all")
     mapping = dict.fromkeys(unseen, source) if isinstance(source, str) else source
     for name in mapping:
-        if name not in everywhere:
+        if not any(data is not None and data.has(name) for data in (train, validation, test)):
             raise KeyError(f"config.evaluation.source names {name!r}; {_nearest(name, everywhere)}.")
     for start in [source] if isinstance(source, str) else mapping.values():
-        if start not in (*rules, *train.conditions):
+        if start not in rules and not train.has(start):
             raise KeyError(f"Unknown source {start!r}; {_nearest(start, (*rules, *train.conditions))}.")
-    return {c: s for c, s in mapping.items() if c in unseen and s in train.conditions}
+    if validation is None:
+        return {}
+    return {c: s for c, s in mapping.items() if validation.has(c) and train.has(s)}
 
 
 def load_data(key: Array, section: Any) -> tuple[PerturbationData, Truth | None]:

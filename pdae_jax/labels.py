@@ -1,6 +1,7 @@
 """The grammar of labels: ``"A:0.5+B"``."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -10,6 +11,9 @@ from pdae_jax.spelling import first_names, nearest_names
 #: A perturbation label as users write it: ``"A+B"``, ``{"A": 1.0, "B": 0.5}`` or a vector ``[perturbations]``.
 LabelLike = str | Mapping[str, float | int] | Sequence[float | int] | np.ndarray | Array
 
+#: A dose as it is written: float() would also take "1_000".
+NUMBER = re.compile(r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|inf|nan)")
+
 
 def parse_label(
     spec: LabelLike, perturbations: Sequence[str], *, control: str = "control", separator: str = "+"
@@ -17,9 +21,10 @@ def parse_label(
     """Label vector of a combination, in the order of `perturbations`.
 
     Args:
-        spec: ``"A+B"`` (dose 1 each), ``"A:0.5+B"`` (with doses), ``{"A": 1.0, "B": 0.5}``, the name of the
-            control (zero vector), or a vector ``[perturbations]``.
-        perturbations: names of the label columns.
+        spec: ``"A+B"`` (dose 1 each), ``"A:0.5+B"`` (with doses), in any order and with spaces around names;
+            ``{"A": 1.0, "B": 0.5}``; the name of the control (zero vector), which in a combination stands for nothing;
+            or a vector ``[perturbations]``.
+        perturbations: names of the label columns. They are found whole, the longest first, whatever they contain.
         control: name that stands for the zero label.
         separator: joins names in a string.
 
@@ -32,9 +37,10 @@ def parse_label(
     if isinstance(spec, Mapping):
         vector = np.zeros(len(perturbations), dtype=np.float32)
         for name, dose in spec.items():
-            if name not in perturbations:
+            known = name.strip() if isinstance(name, str) else name
+            if known not in perturbations:
                 raise KeyError(_unknown(name, perturbations))
-            vector[list(perturbations).index(name)] = dose
+            vector[list(perturbations).index(known)] = dose
     else:
         vector = np.asarray(spec, dtype=np.float32)
         if vector.shape != (len(perturbations),):
@@ -61,29 +67,43 @@ def format_label(
     return separator.join(parts) if parts else control
 
 
+def split_name(name: str, separator: str, known: Collection[str] = ()) -> list[str]:
+    """The parts of a combination without spaces around them; known names are found whole, the longest first."""
+    pieces, whole = name.split(separator), {each for each in known if separator in each}
+    parts, start = [], 0
+    while start < len(pieces):
+        stop = len(pieces) if whole else start + 1
+        while stop > start + 1 and split_dose(separator.join(pieces[start:stop]), whole)[0] not in whole:
+            stop -= 1
+        parts.append(separator.join(pieces[start:stop]).strip())
+        start = stop
+    return parts
+
+
+def split_dose(part: str, known: Collection[str]) -> tuple[str, float]:
+    """A part's name and dose: the number after the last colon of a known name, unless that is in the name, else 1."""
+    part = part.strip()
+    head, _, tail = (text.strip() for text in part.rpartition(":"))
+    if part in known or head not in known or not NUMBER.fullmatch(tail):
+        return part, 1.0
+    return head, float(tail)
+
+
 def _parse_string(spec: str, perturbations: Sequence[str], control: str, separator: str) -> np.ndarray:
-    vector = np.zeros(len(perturbations), dtype=np.float32)
-    known = list(perturbations)
-    if spec == control:
-        return vector
-    for token in [spec] if spec in known else spec.split(separator):
-        name, dose = token.strip(), 1.0
-        if name not in known and ":" in name:
-            head, _, tail = name.rpartition(":")
-            try:
-                name, dose = head.strip(), float(tail)
-            except ValueError:
-                pass  # the colon is part of an unknown name; reported as such below
+    doses: dict[str, float] = {}
+    known = (*perturbations, control)
+    for part in [] if spec.strip() == control else split_name(spec, separator, known):
+        name, dose = split_dose(part, known)
         if name == control:
             continue
         if name not in known:
             raise KeyError(_unknown(name, perturbations))
-        if vector[known.index(name)] != 0:
+        if name in doses:
             raise ValueError(f"{spec!r} names {name!r} twice. Give a dose instead: {name}:2.")
         if not np.isfinite(dose):
             raise ValueError(f"{spec!r}: the dose of {name!r} is {dose}. Doses are real numbers, 0 for absent.")
-        vector[known.index(name)] = dose
-    return vector
+        doses[name] = dose
+    return np.array([doses.get(name, 0.0) for name in perturbations], dtype=np.float32)
 
 
 def _unknown(name: object, perturbations: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ def nearest_names(name: str, known: Sequence[str]) -> str:
     return f"nearest are {', '.join(map(repr, close))}" if close else f"known are {first_names(known)}"
 
 
-def first_names(names: Sequence[str], count: int = 8) -> str:
+def first_names(names: Sequence[object], count: int = 8) -> str:
     """For error messages: the first names of a list that may be long, quoted."""
     shown = ", ".join(map(repr, names[:count]))
     return f"{shown}, ... ({len(names)} in all)" if len(names) > count else shown

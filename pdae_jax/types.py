@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.labels import LabelLike, parse_label
+from pdae_jax.labels import LabelLike, format_label, parse_label
 from pdae_jax.spelling import nearest_names
 
 #: Of NumPy or of JAX: what numerical functions take from users.
@@ -58,22 +58,50 @@ class PerturbationData:
         order = np.argsort(self.condition_index, kind="stable")
         return np.split(order, np.cumsum(self.counts)[:-1])
 
-    def index(self, condition: str) -> int:
-        """Row of a condition; ``KeyError`` with the nearest names if there is none."""
-        if condition not in self.conditions:
-            raise KeyError(
-                f"No condition {condition!r} in this data; {nearest_names(condition, self.conditions)}. "
-                f"Pass one of data.conditions."
-            )
-        return self.conditions.index(condition)
+    def index(self, condition: LabelLike) -> int:
+        """Row of a condition, given by its name, by another way to write it (``"B+A"``), or by its label.
 
-    def cells(self, condition: str) -> Float[np.ndarray, "n features"]:
+        Raises:
+            KeyError: there is none; the message has the nearest names.
+            ValueError: see `parse_label`.
+        """
+        name = condition.strip() if isinstance(condition, str) else None
+        if name in self.conditions:
+            return self.conditions.index(name)
+        try:
+            label = self.label(condition)
+        except KeyError:
+            if name is None:
+                raise
+            raise KeyError(self._no_condition(name)) from None
+        rows = np.flatnonzero((self.labels == label).all(axis=1))
+        if len(rows) == 0:
+            raise KeyError(self._no_condition(name or self.name(label)))
+        return int(rows[0])
+
+    def has(self, condition: LabelLike) -> bool:
+        """Whether there is such a condition, however it is written."""
+        try:
+            self.index(condition)
+        except (KeyError, ValueError):
+            return False
+        return True
+
+    def name(self, label: Float[np.ndarray, " perturbations"]) -> str:
+        """A label as a string, ``"A+B:0.5"``."""
+        return format_label(label, self.perturbations, control=self.control, separator=self.separator)
+
+    def _no_condition(self, name: str) -> str:
+        near = nearest_names(name, self.conditions)
+        return f"No condition {name!r} in this data; {near}. Pass one of data.conditions."
+
+    def cells(self, condition: LabelLike) -> Float[np.ndarray, "n features"]:
         """The observations of one condition."""
         return self.x[self.rows[self.index(condition)]]
 
-    def select(self, conditions: Sequence[str]) -> "PerturbationData":
+    def select(self, conditions: Sequence[LabelLike]) -> "PerturbationData":
         """The same data with these conditions only, in this order; label columns stay."""
-        rows = np.array([self.index(name) for name in conditions], dtype=np.int64)
+        rows = np.array(list(dict.fromkeys(self.index(name) for name in conditions)), dtype=np.int64)
         position = np.full(self.num_conditions, -1, dtype=np.int32)
         position[rows] = np.arange(len(rows), dtype=np.int32)
         keep = position[self.condition_index] >= 0
@@ -82,13 +110,13 @@ class PerturbationData:
             x=self.x[keep],
             condition_index=position[self.condition_index[keep]],
             labels=self.labels[rows],
-            conditions=tuple(conditions),
+            conditions=tuple(self.conditions[row] for row in rows),
         )
 
     def label(self, spec: LabelLike) -> Float[np.ndarray, " perturbations"]:
         """A label as a vector; see `parse_label`."""
-        if isinstance(spec, str) and spec in self.conditions:
-            return self.labels[self.conditions.index(spec)]
+        if isinstance(spec, str) and spec.strip() in self.conditions:
+            return self.labels[self.conditions.index(spec.strip())]
         return parse_label(spec, self.perturbations, control=self.control, separator=self.separator)
 
     def __repr__(self) -> str:

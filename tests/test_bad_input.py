@@ -43,9 +43,9 @@ AT_THE_DOOR = {
     "constant feature": (lambda: arrays(constant(), features=["f0", "f1", "GAPDH"]), ValueError, ["GAPDH", "7"]),
     "mismatched lengths": (lambda: arrays(conditions=NAMES[:-1]), ValueError, ["12", "11"]),
     "one label, two names": (
-        lambda: arrays(conditions=NAMES[:6] + ["B+A"] * 2 + NAMES[8:]),
+        lambda: arrays(conditions=NAMES[:6] + ["x"] * 2 + NAMES[8:], labels=[[0]] * 4 + [[1]] * 4 + [[2]] * 4),
         ValueError,
-        ["'A+B'", "'B+A'"],
+        ["'A'", "'x'", "one name"],
     ),
     "label of wrong length": (
         lambda: pdae_jax.from_arrays(X, labels=np.zeros((12, 3)), perturbations=["A", "B"]),

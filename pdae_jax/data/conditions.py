@@ -1,14 +1,17 @@
 """The table of distinct conditions of a data set: names and labels that agree one to one, the control first."""
 
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 from jaxtyping import Float, Int
 
-from pdae_jax.labels import format_label
-from pdae_jax.spelling import nearest_names
+from pdae_jax.data.distinct import distinct_labels
+from pdae_jax.data.notation import Notation
+from pdae_jax.labels import format_label, split_dose, split_name
+from pdae_jax.spelling import first_names, nearest_names
 
 
 class Conditions(NamedTuple):
@@ -20,14 +23,47 @@ class Conditions(NamedTuple):
     perturbations: tuple[str, ...]
 
 
+class Written(NamedTuple):
+    """One way in which a condition is written."""
+
+    text: object  # as the user wrote it, for messages
+    doses: Mapping[str, float]  # by perturbation; 0 for absent
+    name: str | None = None  # what a condition is called that is first written so; None: by `format_label`
+
+
+def merge_written(index: Int[np.ndarray, " cells"], written: Sequence[Written], notation: Notation) -> Conditions:
+    """One condition per label, however it is written: ``"A+B"`` and ``"B+A"``, ``"A"`` and ``"A+ctrl"``.
+
+    Args:
+        index: position in `written`, per cell.
+        written: distinct ways, by first appearance, which names the condition.
+        notation: how the data set is written.
+
+    Raises:
+        KeyError: a name that is not among `notation.perturbations`, where those are given.
+        ValueError: see `make_conditions`.
+    """
+    columns = _columns(written, notation)
+    labels = np.array([[way.doses.get(name, 0.0) for name in columns] for way in written], dtype=np.float32)
+    merged, rows = distinct_labels(labels.reshape(len(written), len(columns)))
+    ways: list[list[Written]] = [[] for _ in rows]
+    for row, way in zip(merged, written, strict=True):
+        ways[row].append(way)
+    names = [
+        _name(row, each[0], columns, notation) if row.any() else notation.control
+        for row, each in zip(rows, ways, strict=True)
+    ]
+    _log_ways(names, ways, notation)
+    return make_conditions(merged[index], rows, columns, names=names, notation=notation)
+
+
 def make_conditions(
     index: Int[np.ndarray, " cells"],
     labels: Float[np.ndarray, "conditions perturbations"],
     perturbations: Sequence[str],
     *,
-    names: Sequence[str] | None = None,
-    control: str,
-    separator: str,
+    names: Sequence[str],
+    notation: Notation,
 ) -> Conditions:
     """Checks that names and labels agree one to one and puts the control first.
 
@@ -35,20 +71,18 @@ def make_conditions(
         index: row of `labels`, per cell.
         labels: one row per condition.
         perturbations: names of the label columns.
-        names: one per row of `labels`; those of `format_label` when None.
-        control: name of the condition with the zero label.
-        separator: joins perturbation names.
+        names: one per row of `labels`.
+        notation: how the data set is written.
 
     Raises:
         ValueError: no control, one label under two names, a name that cannot stand in a combination.
     """
-    _check_perturbations(perturbations, control, separator)
-    if names is None:
-        names = [format_label(row, perturbations, control=control, separator=separator) for row in labels]
+    _check_perturbations(perturbations, notation)
+    control = notation.control
     zero = [name for name, label in zip(names, labels, strict=True) if not label.any()]
     if control not in zero:
         raise ValueError(_no_control(zero, names, labels, perturbations, control))
-    check_one_name(names, labels, perturbations)
+    _check_one_name(names, labels, perturbations)
     for name, count in Counter(names).items():
         if count > 1:
             raise ValueError(
@@ -59,7 +93,90 @@ def make_conditions(
     return Conditions(position[index], labels[order], tuple(names[row] for row in order), tuple(perturbations))
 
 
-def check_one_name(
+def drop_small(
+    table: Conditions, min_cells: int | None, control: str
+) -> tuple[Conditions, Int[np.ndarray, " kept"] | slice]:
+    """The table without conditions of fewer than `min_cells` cells, and which rows of the data are kept.
+
+    Raises:
+        ValueError: `min_cells` is below 2; the control is too small; without `min_cells`, a condition of one cell.
+    """
+    if min_cells is not None and min_cells < 2:
+        raise ValueError(f"min_cells is {min_cells}. Pass at least 2: a distribution needs two cells.")
+    counts = np.bincount(table.index, minlength=len(table.names))
+    kept = counts >= (min_cells or 2)
+    small = [table.names[row] for row in np.flatnonzero(~kept)]
+    if not small:
+        return table, slice(None)
+    if min_cells is None:
+        raise ValueError(
+            f"Conditions with one cell: {first_names(small)}. A distribution needs at least 2: pass min_cells=2 to "
+            f"drop these, or merge them with another condition."
+        )
+    if control in small:
+        raise ValueError(
+            f"The control {control!r} has {counts[0]} cells, but min_cells={min_cells}. Pass a smaller min_cells, or "
+            f"more control cells."
+        )
+    rows = np.flatnonzero(kept[table.index])
+    logging.info(
+        "Dropped %d conditions with fewer than %d cells, %d cells in all: %s",
+        *(len(small), min_cells, len(table.index) - len(rows), first_names(small)),
+    )
+    position = (np.cumsum(kept) - 1).astype(np.int32)
+    names = tuple(name for name, keep in zip(table.names, kept, strict=True) if keep)
+    return table._replace(index=position[table.index[rows]], labels=table.labels[kept], names=names), rows
+
+
+def drop_unused(table: Conditions) -> Conditions:
+    """The table without perturbations that no cell has: all doses zero, or their conditions dropped."""
+    used = np.asarray(table.labels.any(axis=0))
+    if used.all():
+        return table
+    unused = [name for name, use in zip(table.perturbations, used, strict=True) if not use]
+    logging.info("No label column for perturbations that no cell has: %s", first_names(unused))
+    names = tuple(name for name in table.perturbations if name not in unused)
+    return table._replace(labels=np.ascontiguousarray(table.labels[:, used]), perturbations=names)
+
+
+def _columns(written: Sequence[Written], notation: Notation) -> list[str]:
+    """Names of the label columns: as given, or by first appearance."""
+    if notation.perturbations is None:
+        return list(dict.fromkeys(name for way in written for name in way.doses))
+    known = set(notation.perturbations)
+    for way in written:
+        for name in way.doses:
+            if name not in known:
+                raise KeyError(
+                    f"Condition {way.text!r} names {name!r}, which is not in perturbations; "
+                    f"{nearest_names(name, notation.perturbations)}. Correct the name, or add it to perturbations."
+                )
+    return list(notation.perturbations)
+
+
+def _name(label: np.ndarray, first: Written, columns: Sequence[str], notation: Notation) -> str:
+    return first.name or format_label(label, columns, control=notation.control, separator=notation.separator)
+
+
+def _log_ways(names: Sequence[str], ways: Sequence[Sequence[Written]], notation: Notation) -> None:
+    """Says which texts were read as one condition, and where a dose of zero was read as absent."""
+    for name, each in zip(names, ways, strict=True):
+        others = [way.text for way in each if way.text not in notation.controls]
+        if name == notation.control and others:
+            logging.info("Read as the control %r: %s", name, first_names(others))
+    several = [
+        f"{name} (as {first_names([way.text for way in each])})"
+        for name, each in zip(names, ways, strict=True)
+        if len(each) > 1 and name != notation.control
+    ]
+    if several:
+        logging.info("%d conditions are written in several ways: %s", len(several), "; ".join(several[:8]))
+    zero = [way.text for each in ways for way in each if 0 in way.doses.values() and any(way.doses.values())]
+    if zero:
+        logging.info("A dose of 0 is read as absent in %s", first_names(zero))
+
+
+def _check_one_name(
     names: Sequence[str], labels: Float[np.ndarray, "conditions perturbations"], perturbations: Sequence[str]
 ) -> None:
     """Raises ``ValueError`` where one label has two names."""
@@ -73,54 +190,25 @@ def check_one_name(
             )
 
 
-def distinct(values: Sequence[Any]) -> tuple[Int[np.ndarray, " cells"], list[Any]]:
-    """Position of every value in the list of distinct values, which is in order of first appearance."""
-    for row, value in enumerate(values):
-        if not isinstance(value, Hashable):
-            raise TypeError(
-                f"conditions[{row}] is {value!r} ({type(value).__name__}), but conditions[0] is {values[0]!r}. "
-                f"Pass a string for every cell, or a dict for every cell."
-            )
-    position: dict[Any, int] = {}
-    index = np.fromiter((position.setdefault(value, len(position)) for value in values), np.int32, count=len(values))
-    return index, list(position)
-
-
-def distinct_names(names: Sequence[Any]) -> tuple[Int[np.ndarray, " cells"], list[str]]:
-    """`distinct`, for condition names: every one a string that is not empty."""
-    index, found = distinct(names)
-    for position, name in enumerate(found):
-        if isinstance(name, str) and name.strip():
-            continue
-        rows = np.flatnonzero(index == position)
-        where = f"{name!r} ({type(name).__name__}) in {len(rows)} cells, the first in row {rows[0]}"
-        if str(name).strip() in ("", "None", "nan", "NaT", "<NA>"):
-            raise ValueError(f"The condition is missing: {where}. Name the condition of every cell, or drop these.")
-        raise TypeError(f"A condition is {where}. Pass strings such as 'A+B', dicts of doses, or labels=<matrix>.")
-    return index, found
-
-
-def distinct_labels(
-    rows: Float[np.ndarray, "rows perturbations"],
-) -> tuple[Int[np.ndarray, " rows"], Float[np.ndarray, "conditions perturbations"]]:
-    """`distinct`, for the rows of a matrix (twenty times faster than ``np.unique(axis=0)``, and keeps the order)."""
-    rows = rows + 0.0  # minus zero becomes zero, so that equal rows are equal byte for byte
-    index, found = distinct([row.tobytes() for row in rows])
-    return index, np.frombuffer(b"".join(found), dtype=rows.dtype).reshape(len(found), rows.shape[1])
-
-
-def _check_perturbations(perturbations: Sequence[str], control: str, separator: str) -> None:
+def _check_perturbations(perturbations: Sequence[str], notation: Notation) -> None:
+    """Names are unique, not the control's, and none of them reads as others combined or with a dose."""
     for name, count in Counter(perturbations).items():
         if count > 1:
             raise ValueError(
                 f"Perturbation {name!r} is given {count} times. Perturbation names are unique: rename one."
             )
-        if name == control:
+        if name in notation.controls:
             raise ValueError(f"Perturbation {name!r} has the name of the control. Pass another control=, or rename it.")
-        if separator in name:
+    for name in perturbations:
+        if notation.separator not in name and ":" not in name:
+            continue
+        others = {*perturbations, *notation.controls} - {name}
+        parts = [split_dose(part, others)[0] for part in split_name(name, notation.separator, others)]
+        if all(part in others for part in parts):
             raise ValueError(
-                f"Perturbation {name!r} contains the separator {separator!r}, so combinations would be ambiguous. "
-                f"Pass a separator that no name contains, such as ' & '."
+                f"Perturbation {name!r} also reads as {' and '.join(map(repr, parts))}, combined by "
+                f"{notation.separator!r} or with a dose: labels would be ambiguous. Rename it, or pass a separator "
+                f"that no name contains, such as ' & '."
             )
 
 

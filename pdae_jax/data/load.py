@@ -1,15 +1,17 @@
 """Arrays, data frames and AnnData in, `PerturbationData` out: all validation of users' data is behind this door."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import Float
 
-from pdae_jax.data.conditions import Conditions
-from pdae_jax.data.notation import read_dicts, read_matrix, read_names
+from pdae_jax.data.conditions import Conditions, drop_small, drop_unused
+from pdae_jax.data.entries import read_dicts, read_matrix, read_names
+from pdae_jax.data.notation import Notation, make_notation
 from pdae_jax.data.observations import check_values, read_features, read_observations
-from pdae_jax.data.tables import find_columns, open_anndata, read_conditions
+from pdae_jax.data.tables import column_names, find_columns, open_anndata, read_conditions
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
 
@@ -21,24 +23,34 @@ def from_arrays(
     labels: Any = None,
     perturbations: Iterable[str] | None = None,
     features: Iterable[str] | None = None,
-    control: str = "control",
+    control: str | int | Sequence[str | int] = "control",
     separator: str = "+",
+    dose_in_name: bool | None = None,
+    min_cells: int | None = None,
 ) -> PerturbationData:
     """Data from a matrix of observations and the condition of each cell.
 
-    Conditions are put in order of first appearance, the control first; so are label columns.
+    Conditions are put in order of first appearance, the control first; so are label columns. Names that mean the same
+    are one condition: ``"A+B"`` and ``"B+A"``, ``"A"`` and ``"A+control"``. It is named as it is first written, without
+    parts that are the control. The log (`absl.logging`, level info) says what was read.
 
     Args:
         x: ``[cells, features]``: NumPy, JAX, SciPy sparse (made dense once, in float32) or a data frame.
-        conditions: one entry per cell: strings (``"A+B"``, ``"A:0.5+B"``, the control by its name) or dicts
-            (``{"A": 1.0, "B": 0.5}``, ``{}`` for the control). None when `labels` says it all.
+        conditions: one entry per cell: names (``"A+B"``, ``"A:0.5+B"``, the control by its name; integers and booleans
+            are names too) or dicts (``{"A": 1.0, "B": 0.5}``, ``{}`` for the control). A dose of 0 is absent. None when
+            `labels` says it all.
         labels: matrix of doses ``[cells, perturbations]``; `conditions`, if also given, are then only names, which
             must agree with the labels one to one.
-        perturbations: names of the label columns. By first appearance for strings and dicts, the column names of a
-            data frame, else ``"p0", "p1", ...``.
+        perturbations: names of the label columns. By first appearance for names and dicts, the column names of a
+            data frame, else ``"p0", "p1", ...``. Listed names are found whole, the longest first, also where they
+            contain the separator (``"(+)-JQ1"``) or look like a missing value (``"NA"``).
         features: names of the columns of x; those of a data frame, else ``"x0", "x1", ...``.
-        control: name of the control.
+        control: name of the control, or several names, whose cells all become the control, named as the first.
         separator: joins perturbation names in a condition name.
+        dose_in_name: whether the number in ``"A:2"`` is a dose of A, or part of a name as in ``"CHEBI:41423"``. None:
+            it is a dose where that is certain: A is in `perturbations`, stands alone in other conditions, or has a
+            number elsewhere that no identifier has (``"A:0.5"``, ``"A:-1"``, ``"A:0"``); else it is part of the name.
+        min_cells: conditions with fewer cells are dropped, and named in the log. None: all must have 2.
 
     Raises:
         ValueError, TypeError, KeyError: anything that could not be analysed as it stands; the message names the
@@ -47,120 +59,158 @@ def from_arrays(
     if features is None and hasattr(x, "columns"):
         features = [str(name) for name in x.columns]
     x = read_observations(x)
-    if not separator:
-        raise ValueError("separator is empty. Pass what joins perturbation names, such as '+'.")
     if conditions is None and labels is None:
         raise ValueError("No conditions. Pass conditions=<one name or dict per cell> or labels=<matrix of doses>.")
     entries = None if conditions is None else _as_list(conditions)
-    given: dict[str, Any] = {"conditions": entries, "labels": labels}
-    for name, value in given.items():
+    for name, value in {"conditions": entries, "labels": labels}.items():
         count = x.shape[0] if value is None else value.shape[0] if hasattr(value, "shape") else len(value)
         if count != x.shape[0]:
             raise ValueError(f"{name} has {count} entries, but x has {x.shape[0]} rows. Pass one entry per row of x.")
-    known = None if perturbations is None else [str(name) for name in perturbations]
-    options: dict[str, Any] = {"perturbations": known, "control": control, "separator": separator}
+    if labels is not None and perturbations is None:
+        perturbations = labels.columns if hasattr(labels, "columns") else _numbered(labels)
+    notation = make_notation(control, separator, perturbations, dose_in_name)
     if labels is not None:
-        table = read_matrix(labels, names=entries, **options)
+        table = read_matrix(labels, entries, notation)
     elif entries and isinstance(entries[0], Mapping):
-        table = read_dicts(entries, **options)
+        table = read_dicts(entries, notation)
     else:
-        table = read_names(entries or [], **options)
-    return _build(x, table, features, control, separator)
+        table = read_names(entries or [], notation)
+    return _build(x, table, features, notation, min_cells)
 
 
 def from_frame(
     frame: Any,
     *,
-    condition: str = "condition",
+    condition: str | Sequence[str] = "condition",
     features: Iterable[str] | None = None,
-    dose: str | None = None,
-    control: str = "control",
+    dose: str | Sequence[str] | None = None,
+    perturbations: Iterable[str] | None = None,
+    control: str | int | Sequence[str | int] = "control",
     separator: str = "+",
+    dose_in_name: bool | None = None,
+    min_cells: int | None = None,
 ) -> PerturbationData:
     """Data from a pandas data frame with one row per cell.
 
     Args:
         frame: the data frame.
-        condition: column with the condition names.
+        condition: column with the condition names; or several, with one perturbation each (``["drug1", "drug2"]``),
+            the control's name where there is none.
         features: columns with the observations; all other columns when None.
         dose: column with doses: a number for all perturbations of the cell's condition, or a string such as
-            ``"1+0.5"`` in the order of the names. Conditions are then named with their doses, ``"A+B:0.5"``.
-        control: name of the control.
+            ``"1+0.5"`` in the order of the names; or one column for each of `condition`. Numbers in one unit; 0 is
+            absent. Conditions are then named with their doses, ``"A+B:0.5"``.
+        perturbations: names of the label columns, by first appearance when None; see `from_arrays`.
+        control: name of the control, or several.
         separator: joins perturbation names in a condition name.
+        dose_in_name: whether the number in ``"A:2"`` is a dose, see `from_arrays`.
+        min_cells: conditions with fewer cells are dropped.
 
     Raises:
         KeyError: a column is missing; the message names the nearest ones.
         ValueError, TypeError: see `from_arrays`.
     """
+    notation = make_notation(control, separator, perturbations, dose_in_name)
     known = [str(name) for name in frame.columns]
-    used = [condition] if dose is None else [condition, dose]
+    named, dosed = column_names(condition), column_names(dose)
+    used = [*named, *dosed]
     names = [name for name in known if name not in used] if features is None else [str(name) for name in features]
     labelled = frame.iloc[:, find_columns(used, known, "the frame")]
     observed = frame.iloc[:, find_columns(names, known, "the frame")]
-    table = read_conditions(labelled, control, separator)
-    return _build(read_observations(observed), table, names, control, separator)
+    table = read_conditions(labelled, len(named), notation)
+    return _build(read_observations(observed), table, names, notation, min_cells)
 
 
 def from_anndata(
     adata: Any,
     *,
-    condition: str = "condition",
-    control: str = "control",
+    condition: str | Sequence[str] = "condition",
+    control: str | int | Sequence[str | int] = "control",
     separator: str = "+",
-    dose: str | None = None,
+    dose: str | Sequence[str] | None = None,
     layer: str | None = None,
     features: Iterable[str] | None = None,
+    perturbations: Iterable[str] | None = None,
+    dose_in_name: bool | None = None,
+    min_cells: int | None = None,
 ) -> PerturbationData:
     """Data from an AnnData, or from an .h5ad file of which only the needed parts are read.
 
     Args:
         adata: AnnData or path.
-        condition: column of ``obs`` with the condition names.
-        control: name of the control.
+        condition: column of ``obs`` with the condition names, or several with one perturbation each, see `from_frame`.
+        control: name of the control, or several names, whose cells all become the control, named as the first.
         separator: joins perturbation names in a condition name.
-        dose: column of ``obs`` with doses, see `from_frame`.
+        dose: column of ``obs`` with doses, or several, see `from_frame`.
         layer: layer with the observations; ``X`` when None.
         features: names from ``var_names`` to keep, in this order; all when None.
+        perturbations: names of the label columns, by first appearance when None. Listed names are found whole, also
+            where they contain the separator; see `from_arrays`.
+        dose_in_name: whether the number in ``"A:2"`` is a dose of A, or part of a name as in ``"CHEBI:41423"``. None:
+            it is a dose where that is certain, see `from_arrays`.
+        min_cells: conditions with fewer cells are dropped, and named in the log. None: all must have 2.
 
     Raises:
         KeyError: a column, layer or feature is missing; the message names the nearest ones.
         FileNotFoundError: there is no such file.
         ValueError, TypeError: see `from_arrays`.
     """
-    used = [condition] if dose is None else [condition, dose]
-    with open_anndata(adata, used, layer) as table:
+    notation = make_notation(control, separator, perturbations, dose_in_name)
+    named, dosed = column_names(condition), column_names(dose)
+    with open_anndata(adata, [*named, *dosed], layer) as table:
         names = table.features if features is None else [str(name) for name in features]
         columns = None if features is None else find_columns(names, table.features, "var_names")
-        conditions = read_conditions(table.obs, control, separator)
-        return _build(read_observations(table.matrix, columns), conditions, names, control, separator)
+        conditions = read_conditions(table.obs, len(named), notation)
+        return _build(read_observations(table.matrix, columns), conditions, names, notation, min_cells)
 
 
 def _build(
     x: Float[np.ndarray, "cells features"],
     table: Conditions,
     features: Iterable[str] | None,
-    control: str,
-    separator: str,
+    notation: Notation,
+    min_cells: int | None,
 ) -> PerturbationData:
     """Checks what concerns cells and features, and assembles the data."""
     names = read_features(features, x.shape[1])
-    single = [table.names[row] for row in np.flatnonzero(np.bincount(table.index) < 2)]
-    if single:
-        raise ValueError(
-            f"Conditions with one cell: {first_names(single)}. A distribution needs at least 2: drop these cells, or "
-            f"merge them with another condition."
-        )
+    table, kept = drop_small(table, min_cells, notation.control)
+    if notation.perturbations is None:
+        table = drop_unused(table)
+    x = x[kept]
     check_values(x, names)
-    return PerturbationData(
+    data = PerturbationData(
         x=x,
         condition_index=table.index,
         labels=table.labels,
         conditions=table.names,
         perturbations=table.perturbations,
         features=names,
-        control=control,
-        separator=separator,
+        control=notation.control,
+        separator=notation.separator,
     )
+    _log_data(data)
+    return data
+
+
+def _log_data(data: PerturbationData) -> None:
+    """Says what was read."""
+    doses = {
+        name: np.unique(column[column != 0])
+        for name, column in zip(data.perturbations, data.labels.T, strict=True)
+        if np.any((column != 0) & (column != 1))
+    }
+    dosed = [f"{name} at {', '.join(f'{dose:g}' for dose in found[:8])}" for name, found in doses.items()]
+    logging.info(
+        "Read %d cells, %d features, %d conditions with %d cells of the control %r; %d perturbations: %s; doses: %s",
+        *(data.num_cells, data.num_features, data.num_conditions, data.counts[0], data.control),
+        *(data.num_perturbations, first_names(data.perturbations)),
+        "; ".join(dosed[:8]) + (f" ... ({len(dosed)} in all)" if len(dosed) > 8 else "") or "1 throughout",
+    )
+
+
+def _numbered(labels: Any) -> list[str]:
+    shape = labels.shape if hasattr(labels, "shape") else np.shape(labels)
+    return [f"p{column}" for column in range(shape[1] if len(shape) > 1 else 0)]
 
 
 def _as_list(conditions: Any) -> list[Any]:

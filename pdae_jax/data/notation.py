@@ -1,239 +1,188 @@
-"""How users write the condition of each cell (names, names with doses, dicts, a matrix), read into `Conditions`."""
+"""How a data set writes its conditions: control names, the separator, doses in names; what may be part of a name."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, NamedTuple
 
-import numpy as np
-from jaxtyping import Float
+from absl import logging
 
-from pdae_jax.data.conditions import (
-    Conditions,
-    check_one_name,
-    distinct,
-    distinct_labels,
-    distinct_names,
-    make_conditions,
-)
-from pdae_jax.labels import parse_label
-from pdae_jax.spelling import first_names, nearest_names
+from pdae_jax.labels import NUMBER, split_dose, split_name
+from pdae_jax.spelling import first_names
+
+#: What programs write for a value that is missing, as text; the first ones in any case.
+_MISSING_ANY_CASE = frozenset({"", "nan", "none", "null", "n/a", "#n/a", "<na>"})
+_MISSING = frozenset({"NA", "na", "NaT"})  # not Na, which is sodium, or NAT, a gene
+_UNIT = r"(?:[fpnuµμm]M|m?mol|[pnuµμm]g|[fpnuµμmk]?g/[nuµμmk]?(?:l|L|g)|I?U/m?[lL]|m?Gy|%)"
+_DOSE_WITH_UNIT = re.compile(rf"(?:^|.*[:\s_(]){NUMBER.pattern}\s*{_UNIT}\)?")
+_BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
-def read_names(
-    names: Sequence[Any], *, perturbations: Sequence[str] | None, control: str, separator: str
-) -> Conditions:
-    """Conditions given as one string per cell: ``"A+B"``, ``"A:0.5+B"`` or the name of the control.
+class Notation(NamedTuple):
+    """How the conditions of a data set are written."""
 
-    A number after the last colon of a name is its dose, unless `perturbations` holds the name with the number.
+    controls: tuple[str, ...]  # names of unperturbed cells; the first is that of the control condition
+    separator: str  # joins perturbations
+    perturbations: tuple[str, ...] | None  # label columns as the caller lists them; None: by first appearance
+    dose_in_name: bool | None  # whether a number after the last colon is a dose; None: where that is certain
 
-    Args:
-        names: one per cell.
-        perturbations: names of the label columns; by first appearance when None.
-        control: name of the control.
-        separator: joins perturbation names.
+    @property
+    def control(self) -> str:
+        return self.controls[0]
 
-    Raises:
-        ValueError: a name is missing or empty, or has an empty part or one part twice; see also `make_conditions`.
-        TypeError: a name is not a string.
-        KeyError: a name mentions something that is not in `perturbations`.
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Names that are found whole, whatever they contain."""
+        return (*(self.perturbations or ()), *self.controls)
+
+
+def make_notation(
+    control: Any = "control",
+    separator: str = "+",
+    perturbations: Iterable[Any] | None = None,
+    dose_in_name: bool | None = None,
+) -> Notation:
+    """Checks and cleans what the caller says of the notation.
+
+    A control that repeats one name (``"ctrl+ctrl"``, from two columns joined by hand) stands for that name.
     """
-    index, found = distinct_names(names)
-    tokens = [_tokens(name, control, separator, perturbations) for name in found]
-    known = _columns(tokens, perturbations)
-    labels = np.zeros((len(found), len(known)), dtype=np.float32)
-    for row, name in enumerate(found):
-        _check_known(name, tokens[row], known)
-        labels[row] = parse_label(name, known, control=control, separator=separator)
-    return make_conditions(index, labels, known, names=found, control=control, separator=separator)
+    if not separator:
+        raise ValueError("separator is empty. Pass what joins perturbation names, such as '+'.")
+    names = None if perturbations is None else tuple(as_text(name) for name in perturbations)
+    given = [control] if isinstance(control, str | int) or not isinstance(control, Iterable) else list(control)
+    if not given:
+        raise ValueError("control is an empty list. Pass the name of the unperturbed condition, or several.")
+    controls = []
+    for name in map(as_text, given):
+        parts = set(split_name(name, separator, names or ()))
+        controls.append(parts.pop() if len(parts) == 1 and all(parts) else name)
+    return Notation(tuple(dict.fromkeys(controls)), separator, names, dose_in_name)
 
 
-def read_names_and_doses(
-    names: Sequence[Any],
-    doses: Sequence[Any],
-    *,
-    perturbations: Sequence[str] | None = None,
-    control: str,
-    separator: str,
-) -> Conditions:
-    """Conditions given as a name and a dose per cell; they are named by `format_label`.
-
-    Args:
-        names: one per cell, without doses of their own.
-        doses: per cell, one number for all perturbations of its condition, or a string such as ``"1+0.5"`` in the
-            order of the names; ignored for the control.
-        perturbations: as in `read_names`, like the rest.
-        control: name of the control.
-        separator: joins perturbation names, and doses.
-
-    Raises:
-        ValueError: a dose is no finite number, is zero, or there are not as many as names; see also `read_names`.
-    """
-    which, found = distinct_names(names)
-    index, pairs = distinct(
-        [(name, None if found[name] == control else dose) for name, dose in zip(which.tolist(), doses, strict=True)]
-    )
-    parts = [_split(name, control, separator) for name in found]
-    known = _columns([[part for part in each if part != control] for each in parts], perturbations)
-    labels = np.zeros((len(pairs), len(known)), dtype=np.float32)
-    for row, (name, dose) in enumerate(pairs):
-        for part, value in _parse_doses(found[name], parts[name], dose, control, separator).items():
-            _check_known(found[name], [part], known)
-            labels[row, known.index(part)] = value
-    check_one_name([found[name] for name, _ in pairs], labels, known)
-    # "1" and "1.0" are written differently and mean the same
-    merged, labels = distinct_labels(labels)
-    return make_conditions(merged[index], labels, known, control=control, separator=separator)
+def as_text(name: Any) -> str:
+    """A name as text, without spaces around it."""
+    return str(name).strip()
 
 
-def read_dicts(
-    dicts: Sequence[Any], *, perturbations: Sequence[str] | None, control: str, separator: str
-) -> Conditions:
-    """Conditions given as one dict of doses per cell, ``{}`` for the control; named by `format_label`.
-
-    Raises:
-        TypeError: an entry is not a dict, or a dose is not a number.
-        KeyError: a dict mentions something that is not in `perturbations`.
-        ValueError: a dose that is not finite; see also `make_conditions`.
-    """
-    keys = []
-    for row, spec in enumerate(dicts):
-        if not isinstance(spec, Mapping):
-            raise TypeError(
-                f"conditions[{row}] is {spec!r} ({type(spec).__name__}), but conditions[0] is a dict. "
-                f"Pass a dict of names to doses for every cell, {{}} for the control."
-            )
-        try:
-            keys.append(tuple((str(name), float(dose)) for name, dose in spec.items()))
-        except (TypeError, ValueError):
-            raise TypeError(f"conditions[{row}] is {spec!r}: a dose is no number. Pass {{name: number}}.") from None
-    index, found = distinct(keys)
-    known = _columns([[name for name, _ in key] for key in found], perturbations)
-    labels = np.zeros((len(found), len(known)), dtype=np.float32)
-    for row, key in enumerate(found):
-        _check_known(dict(key), [name for name, _ in key], known)
-        labels[row] = parse_label(dict(key), known, control=control, separator=separator)
-    # {"A": 1, "B": 0} and {"A": 1} are written differently and mean the same
-    merged, labels = distinct_labels(labels)
-    return make_conditions(merged[index], labels, known, control=control, separator=separator)
+def is_missing(name: str, known: Collection[str]) -> bool:
+    """Whether a text says that there is no value, and is not asked for as a name."""
+    return name not in known and (name in _MISSING or name.casefold() in _MISSING_ANY_CASE)
 
 
-def read_matrix(
-    labels: Any, *, names: Sequence[Any] | None, perturbations: Sequence[str] | None, control: str, separator: str
-) -> Conditions:
-    """Conditions given as a matrix of doses ``[cells, perturbations]``, named by `names` or else by `format_label`.
-
-    Raises:
-        ValueError: not a matrix of finite numbers, not one perturbation name per column, a name with two labels; see
-            also `make_conditions`.
-    """
-    if perturbations is None and hasattr(labels, "columns"):
-        perturbations = [str(name) for name in labels.columns]
-    labels = np.asarray(labels.toarray() if hasattr(labels, "toarray") else labels)
-    if labels.ndim != 2 or labels.dtype.kind not in "fiub":
-        raise ValueError(
-            f"labels has shape {labels.shape}, dtype {labels.dtype}. Pass numbers in a matrix [cells, perturbations]."
-        )
-    if perturbations is None:
-        perturbations = [f"p{column}" for column in range(labels.shape[1])]
-    if len(perturbations) != labels.shape[1]:
-        raise ValueError(
-            f"labels has {labels.shape[1]} columns, but perturbations has {len(perturbations)} names "
-            f"({first_names(perturbations)}). Pass one name per column of labels."
-        )
-    bad = ~np.isfinite(labels)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ValueError(
-            f"labels has a dose that is not finite: row {row}, perturbation {perturbations[column]!r}, "
-            f"{labels[row, column]}. Doses are real numbers, 0 for absent."
-        )
-    index, rows = distinct_labels(labels.astype(np.float32))
-    found = None
-    if names is not None:
-        by_name, found = distinct_names(names)
-        rows = _one_label(by_name, found, rows[index])
-        index = by_name
-    return make_conditions(index, rows, perturbations, names=found, control=control, separator=separator)
-
-
-def _one_label(
-    index: np.ndarray, names: Sequence[str], labels: Float[np.ndarray, "cells perturbations"]
-) -> Float[np.ndarray, "conditions perturbations"]:
-    """The label of each name, which every one of its cells must have."""
-    _, start = np.unique(index, return_index=True)
-    wrong = np.flatnonzero((labels != labels[start][index]).any(axis=1))
-    if len(wrong):
-        row, first = int(wrong[0]), int(start[index[wrong[0]]])
-        raise ValueError(
-            f"Condition {names[int(index[row])]!r} has two labels: {labels[first].tolist()} in row {first}, "
-            f"{labels[row].tolist()} in row {row}. Give each label a condition name of its own."
-        )
-    return labels[start]
-
-
-def _parse_doses(name: str, parts: Sequence[str], dose: Any, control: str, separator: str) -> dict[str, float]:
-    """Doses by perturbation, given in the order of the parts of one condition's name."""
-    if not parts:
-        return {}
-    try:
-        values = [float(value) for value in (dose.split(separator) if isinstance(dose, str) else [dose])]
-    except (TypeError, ValueError):
-        values = []
-    if len(values) == 1:
-        values = values * len(parts)
-    if len(values) == len(parts):
-        found = {part: value for part, value in zip(parts, values, strict=True) if part != control}
-        if all(math.isfinite(value) and value != 0 for value in found.values()):
-            return found
-    raise ValueError(
-        f"Condition {name!r} has the dose {dose!r}. Pass one number, or {len(parts)} joined by {separator!r}, finite "
-        f"and not 0 (a cell without the perturbation is a control cell)."
-    )
-
-
-def _split(name: str, control: str, separator: str) -> list[str]:
-    """The parts of a condition name; none for the control."""
-    parts = [] if name == control else [part.strip() for part in name.split(separator)]
-    for part in parts:
-        if not part:
-            raise ValueError(
-                f"Condition {name!r} has an empty name between separators {separator!r}. "
-                f"Correct it, or pass separator=<what joins the names>."
-            )
-        if parts.count(part) > 1 and part != control:
-            raise ValueError(f"Condition {name!r} names {part!r} twice. Give a dose instead: '{part}:2'.")
+def parts_of(name: str, notation: Notation) -> list[str]:
+    """The parts of a condition name, with doses and parts that are the control; ``ValueError`` if one is no name."""
+    if name in notation.controls:
+        return [name]
+    parts = split_name(name, notation.separator, notation.known)
+    check_parts(name, parts, notation)
     return parts
 
 
-def _tokens(name: str, control: str, separator: str, perturbations: Sequence[str] | None) -> list[str]:
-    """The perturbations that a condition name mentions, without their doses."""
-    known = () if perturbations is None else perturbations
-    tokens = []
-    for part in _split(name, control, separator):
-        head, _, tail = part.rpartition(":")
-        tokens.append(head.strip() if part not in known and head and _is_number(tail) else part)
-    return [token for token in tokens if token != control]
+def check_parts(condition: object, parts: Sequence[str], notation: Notation) -> None:
+    """Raises ``ValueError`` for a part that is no name, and for a perturbation named twice."""
+    for part in parts:
+        if split_dose(part, notation.known)[0] not in notation.known:
+            _check_part(condition, part, notation)
+        if parts.count(part) > 1 and part not in notation.controls:
+            raise ValueError(f"Condition {condition!r} names {part!r} twice. Give a dose instead: '{part}:2'.")
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def read_doses(parts: Iterable[str], notation: Notation) -> dict[str, tuple[str, float]]:
+    """Name and dose of each part of the condition names of a data set.
+
+    A number after the last colon is a dose where `dose_in_name` says so, and where it is certain: the name before it is
+    listed in `perturbations`, stands alone elsewhere in the data, or has a number that no identifier has (a sign, a
+    decimal point, zero).
+    """
+    found = list(dict.fromkeys(parts))
+    if notation.dose_in_name is False:
+        return {part: (part, 1.0) for part in found}
+    if notation.perturbations is not None:
+        return {part: split_dose(part, notation.known) for part in found}
+    heads = {part: part.rpartition(":")[0].strip() for part in found if NUMBER.fullmatch(_tail(part))}
+    heads = {part: head for part, head in heads.items() if head}
+    certain = set(heads.values())
+    if notation.dose_in_name is None:
+        evident = {head for part, head in heads.items() if _is_no_identifier(_tail(part))}
+        certain &= evident | {part for part in found if part not in heads}
+        _warn_of_numbers([part for part, head in heads.items() if head not in certain])
+    return {part: split_dose(part, certain) if part in heads else (part, 1.0) for part in found}
 
 
-def _columns(tokens: Iterable[Sequence[str]], perturbations: Sequence[str] | None) -> list[str]:
-    """Names of the label columns: as given, or by first appearance."""
-    if perturbations is None:
-        return list(dict.fromkeys(token for each in tokens for token in each))
-    return list(perturbations)
+def has_dose(part: str) -> bool:
+    """Whether a part ends with a number that can only be a dose."""
+    return ":" in part and bool(NUMBER.fullmatch(_tail(part))) and _is_no_identifier(_tail(part))
 
 
-def _check_known(condition: Any, tokens: Sequence[str], known: Sequence[str]) -> None:
-    for token in tokens:
-        if token not in known:
-            raise KeyError(
-                f"Condition {condition!r} names {token!r}, which is not in perturbations; "
-                f"{nearest_names(token, known)}. Correct the name, or add it to perturbations."
+def unit_of(text: str) -> str | None:
+    """What follows the number in ``"10 uM"``; None for anything else."""
+    number = NUMBER.match(text.strip())
+    rest = text.strip()[number.end() :].strip() if number else ""
+    return rest or None
+
+
+def check_control_parts(parts: Iterable[str], notation: Notation) -> None:
+    """Raises ``ValueError`` where the control is a combination and has a part that other conditions have too."""
+    others = set(parts)
+    for control in notation.controls:
+        own = split_name(control, notation.separator, notation.perturbations or ())
+        shared = [part for part in own if part in others and part not in notation.controls]
+        if len(own) > 1 and shared:
+            raise ValueError(
+                f"The control {control!r} has the part {shared[0]!r}, which is also in other conditions: it would be a "
+                f"perturbation that the control lacks. Pass control={own} if these stand for nothing in a combination, "
+                f"or leave them out of the names."
             )
+
+
+def _check_part(condition: object, part: str, notation: Notation) -> None:
+    """Raises ``ValueError`` for a text that is not the name of a perturbation."""
+    separator = notation.separator
+    where = f"Condition {condition!r}" + ("" if part == condition else f" has the part {part!r}, which")
+    whole = f"perturbations=<all names, such as {condition!r}>, which are found whole"
+    if not part:
+        raise ValueError(
+            f"Condition {condition!r} has an empty name between separators {separator!r}. Correct it, or pass "
+            f"separator=<what joins the names>, or {whole}."
+        )
+    if is_missing(part, ()):
+        raise ValueError(
+            f"{where} is the text of a missing value. Name the condition of every cell; if it is a name, pass it in "
+            f"control= or perturbations=; join columns by condition=[<both>]."
+        )
+    if not any(letter.isalnum() for letter in part) or not _is_balanced(part):
+        why = "no name: brackets are left open or closed" if any(letter.isalnum() for letter in part) else "no name"
+        raise ValueError(
+            f"{where} is {why}. If {separator!r} belongs to the name, pass separator=<what joins names, such as "
+            f"' & '>, or {whole}."
+        )
+    if _DOSE_WITH_UNIT.fullmatch(part):
+        raise ValueError(
+            f"{where} is a dose with a unit. Write doses as numbers in one unit, 'A:10', or pass them in a column with "
+            f"dose=; if it is a name, pass {whole}."
+        )
+
+
+def _is_balanced(text: str) -> bool:
+    still_open: list[str] = []
+    for letter in text:
+        if letter in _BRACKETS.values():
+            still_open.append(letter)
+        elif letter in _BRACKETS and (not still_open or still_open.pop() != _BRACKETS[letter]):
+            return False
+    return not still_open
+
+
+def _tail(part: str) -> str:
+    return part.rpartition(":")[2].strip()
+
+
+def _is_no_identifier(number: str) -> bool:
+    return number == "0" or not number.lower().replace("e", "").isdigit()
+
+
+def _warn_of_numbers(names: Sequence[str]) -> None:
+    if names:
+        logging.warning(
+            "Read as names, not as doses: %s. Pass dose_in_name=True if the numbers are doses, False to silence this.",
+            first_names(names),
+        )

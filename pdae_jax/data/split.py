@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from pdae_jax.data.span import label_rank
-from pdae_jax.labels import LabelLike, format_label
+from pdae_jax.labels import LabelLike
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
 
@@ -31,7 +31,7 @@ def hold_out(
         ValueError: nothing is held out, the control is, or nothing but the control would be left.
     """
     specs: list[Any] = [conditions] if isinstance(conditions, str | Mapping) else list(conditions)
-    names = list(dict.fromkeys(_find(data, spec) for spec in specs))
+    names = list(dict.fromkeys(data.conditions[data.index(spec)] for spec in specs))
     if not names:
         raise ValueError(f"No conditions to hold out: the list is empty. Pass some of {first_names(data.conditions)}.")
     if data.control in names:
@@ -119,22 +119,6 @@ def random_conditions(
             f"others identify them. Pass a smaller number (at least 1), or combinations_only=False."
         )
     return found
-
-
-def _find(data: PerturbationData, spec: LabelLike) -> str:
-    """The condition with this name or label."""
-    if isinstance(spec, str) and spec in data.conditions:
-        return spec
-    try:
-        label = data.label(spec)
-    except KeyError:
-        if isinstance(spec, str):
-            data.index(spec)  # names the nearest conditions
-        raise
-    rows = np.flatnonzero((data.labels == label).all(axis=1))
-    if len(rows) == 0:
-        data.index(format_label(label, data.perturbations, control=data.control, separator=data.separator))
-    return data.conditions[rows[0]]
 
 
 def _cells(data: PerturbationData, mask: np.ndarray) -> PerturbationData:

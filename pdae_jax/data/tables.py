@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pdae_jax.data.conditions import Conditions
-from pdae_jax.data.notation import read_names, read_names_and_doses
+from pdae_jax.data.entries import read_columns, read_names
+from pdae_jax.data.notation import Notation
 from pdae_jax.spelling import first_names, nearest_names
 
 
@@ -57,18 +58,35 @@ def find_columns(names: Sequence[str], known: Sequence[str], where: str) -> list
     return [position[name] for name in names]
 
 
-def read_conditions(columns: Any, control: str, separator: str) -> Conditions:
-    """Conditions from a frame of one column (names) or two (names, doses)."""
-    missing = np.flatnonzero(columns.iloc[:, 0].isna().to_numpy())
-    if len(missing):
+def column_names(columns: str | Sequence[str] | None) -> list[str]:
+    """One column name, several or none, as a list."""
+    return [] if columns is None else [columns] if isinstance(columns, str) else list(columns)
+
+
+def read_conditions(columns: Any, num_names: int, notation: Notation) -> Conditions:
+    """Conditions from a frame: the first `num_names` columns have names, the others doses.
+
+    Raises:
+        ValueError: a name is missing, there are not as many columns of doses as of names; see also `read_columns`.
+    """
+    num_doses = columns.shape[1] - num_names
+    if num_names < 1 or num_doses not in (0, 1, num_names):
         raise ValueError(
-            f"Column {columns.columns[0]!r} is missing in {len(missing)} cells, the first in row {missing[0]}. "
-            f"Name the condition of every cell, or drop these."
+            f"{num_names} condition columns and {num_doses} dose columns. Pass one condition column or more, and no "
+            f"dose column, one, or one for each."
         )
-    names = columns.iloc[:, 0].tolist()
-    if columns.shape[1] == 1:
-        return read_names(names, perturbations=None, control=control, separator=separator)
-    return read_names_and_doses(names, columns.iloc[:, 1].tolist(), control=control, separator=separator)
+    for column in range(num_names):
+        missing = np.flatnonzero(columns.iloc[:, column].isna().to_numpy())
+        if len(missing):
+            more = " If these have no second perturbation, fill in the name of the control." if num_names > 1 else ""
+            raise ValueError(
+                f"Column {columns.columns[column]!r} is missing in {len(missing)} cells, the first in row "
+                f"{missing[0]}. Name the condition of every cell, or drop these.{more}"
+            )
+    values = [columns.iloc[:, column].tolist() for column in range(columns.shape[1])]
+    if len(values) == 1:
+        return read_names(values[0], notation)
+    return read_columns(values[:num_names], values[num_names:], notation)
 
 
 def _open_h5ad(file: Any, used: Sequence[str], layer: str | None) -> Table:

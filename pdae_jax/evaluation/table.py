@@ -3,6 +3,7 @@
 Every number is a row; `summary_table` and `format_table`, and all figures, are made from the table alone.
 """
 
+import contextlib
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -131,10 +132,8 @@ def evaluate(
     parts = {"test": test, "validation": fitted.validation, "train": fitted.train}
     cases = [case for split, data in parts.items() if data and split in splits for case in _cases(split, data)]
     if not isinstance(source, str):
-        names = [case.condition for split, data in parts.items() if data for case in _cases(split, data)]
-        for name in source:
-            if name not in names:
-                raise KeyError(f"source names {name!r}, no condition of this evaluation; {nearest_names(name, names)}.")
+        every = [case for split, data in parts.items() if data for case in _cases(split, data)]
+        request = request._replace(source=_sources(source, every, fitted.train))
     known = _known_means(parts)
     rows, bar = [], make_progress(progress, "evaluate", "condition")
     bar.update(0, len(cases), math.nan)
@@ -144,6 +143,20 @@ def evaluate(
         bar.update(number, len(cases), math.nan)
     bar.close()
     return pd.DataFrame(rows)
+
+
+def _sources(source: Mapping[str, str], cases: Sequence[Case], train: PerturbationData) -> dict[str, str]:
+    """Sources by the names of their conditions, in whatever order the mapping has their perturbations."""
+    found = {}
+    for name, start in source.items():
+        same = [case.condition for case in cases if case.condition == name]
+        with contextlib.suppress(KeyError):
+            same = same or [case.condition for case in cases if np.array_equal(case.label, train.label(name))]
+        if not same:
+            near = nearest_names(name, [case.condition for case in cases])
+            raise KeyError(f"source names {name!r}, no condition of this evaluation; {near}.")
+        found |= dict.fromkeys(same, start)
+    return found
 
 
 def _cases(split: str, data: PerturbationData) -> Iterator[Case]:

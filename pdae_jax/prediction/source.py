@@ -57,7 +57,8 @@ def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturb
         distance[np.all(train.labels == label, axis=1)] = np.inf
         source = train.conditions[int(np.argmin(distance))]
     name = train.control if source == "control" else source
-    return Source(name, train, train.rows[train.index(name)])
+    row = train.index(name)
+    return Source(train.conditions[row], train, train.rows[row])
 
 
 def new_cells(cells: Any, train: PerturbationData) -> PerturbationData:

@@ -79,11 +79,14 @@ def check_request(
     check_training_data(train, validation)
     if recipe.patience is not None and validation is None:
         raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
-    for name in source or {}:
-        if validation is None or name not in validation.conditions:
+    found = {}
+    for name, start in (source or {}).items():
+        if validation is None or not validation.has(name):
             raise KeyError(f"source names {name!r}, which is no validation condition. Remove it, or correct the name.")
-    # "control" is a name for the control everywhere; any other source must be a training condition, or index raises
-    return {c: train.conditions[train.index(train.control if s == "control" else s)] for c, s in (source or {}).items()}
+        # "control" is a name for the control everywhere; any other source must be a training condition, or index raises
+        row = train.index(train.control if start == "control" else start)
+        found[validation.conditions[validation.index(name)]] = train.conditions[row]
+    return found
 
 
 MIN_COMBINATIONS = 5  # that the other training conditions determine: with fewer nothing is left out to choose the end

@@ -33,7 +33,7 @@ from pdae_jax.two_sample.distances import manhattan_distances, squared_distances
 from pdae_jax.two_sample.kernels import Kernel
 from pdae_jax.two_sample.relabelling import (
     centred_samples,
-    check_pair,
+    checked_pair,
     draw_members,
     draw_signs,
     padded_rows,
@@ -41,7 +41,7 @@ from pdae_jax.two_sample.relabelling import (
     paired_statistics,
     unbiased_statistics,
 )
-from pdae_jax.types import AnyArray
+from pdae_jax.two_sample.samples import SampleLike
 
 METHODS = ("permutation", "wild_bootstrap")
 
@@ -67,8 +67,8 @@ class AggregatedTest(NamedTuple):
 
 
 def aggregated_test(
-    x: Float[AnyArray, "n d"],
-    y: Float[AnyArray, "m _"],
+    x: SampleLike,
+    y: SampleLike,
     *,
     key: Array,
     level: float = 0.05,
@@ -112,7 +112,7 @@ def aggregated_test(
             wild bootstrap is asked for unequal sizes, more than `pad_to` cells are pooled, `families` is empty, has one
             twice or an unknown one, or a number is out of range.
     """
-    check_pair(x, y, max_cells, pad_to)
+    x, y = checked_pair(x, y, max_cells, pad_to)
     n, m = (len(s) if max_cells is None else min(len(s), max_cells) for s in (x, y))
     _check_collection(families, num_bandwidths)
     _check_level(level, num_quantile, num_level)

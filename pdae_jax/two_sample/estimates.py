@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import Kernel, KernelLike, as_kernel
 from pdae_jax.two_sample.one_dimensional import energy_distance_1d
-from pdae_jax.two_sample.statistics import centred, check_samples
-from pdae_jax.types import AnyArray
+from pdae_jax.two_sample.samples import SampleLike
+from pdae_jax.two_sample.statistics import centred, checked_samples
 
 
 class Estimate(NamedTuple):
@@ -28,8 +28,8 @@ class Estimate(NamedTuple):
 
 def incomplete_statistic(
     key: Array,
-    x: Float[AnyArray, "n d"],
-    y: Float[AnyArray, "m _"],
+    x: SampleLike,
+    y: SampleLike,
     *,
     kernel: KernelLike | None = None,
     pairs_per_cell: int = 16,
@@ -59,7 +59,7 @@ def incomplete_statistic(
     Raises:
         ValueError: the feature counts differ, samples have fewer than four rows, or R is not below half of them.
     """
-    check_samples(x, y)
+    x, y = checked_samples(x, y)
     n = min(x.shape[0], y.shape[0])
     if not 1 <= pairs_per_cell < n / 2:
         raise ValueError(
@@ -96,8 +96,8 @@ def _incomplete(key: Array, x: Array, y: Array, kernel: Kernel, *, r: int) -> Es
 
 def sliced_energy_distance(
     key: Array,
-    x: Float[AnyArray, "n d"],
-    y: Float[AnyArray, "m _"],
+    x: SampleLike,
+    y: SampleLike,
     *,
     num_projections: int = 128,
     unbiased: bool = True,
@@ -122,7 +122,7 @@ def sliced_energy_distance(
     Raises:
         ValueError: the feature counts differ, a sample has fewer than two rows, or there are fewer than two directions.
     """
-    check_samples(x, y)
+    x, y = checked_samples(x, y)
     if num_projections < 2:
         raise ValueError(f"num_projections={num_projections}, but the standard error needs at least 2.")
     x, y = centred(x, y)

@@ -29,6 +29,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from pdae_jax.two_sample.distances import manhattan_distances, squared_distances
+from pdae_jax.two_sample.samples import SampleLike, as_sample
 from pdae_jax.types import AnyArray
 
 Metric = Literal["squared_euclidean", "manhattan"]
@@ -223,13 +224,13 @@ def dissimilarity(
 
 
 def median_bandwidth(
-    key: Array, x: Float[AnyArray, "n d"], *, max_cells: int = 1000, metric: Metric = "squared_euclidean"
+    key: Array, x: SampleLike, *, max_cells: int = 1000, metric: Metric = "squared_euclidean"
 ) -> Float[Array, ""]:
     """Median distance between distinct cells: exact up to `max_cells`, that of a random subsample above.
 
     Args:
         key: of the subsample.
-        x: cells, both samples pooled for a two-sample statistic.
+        x: cells ``[n, d]``, both samples pooled for a two-sample statistic.
         max_cells: bounds time and memory by its square.
         metric: Euclidean distance (not squared), or ``manhattan`` for the l1 Laplace kernel.
     """
@@ -237,7 +238,7 @@ def median_bandwidth(
 
 
 def mean_bandwidth(
-    key: Array, x: Float[AnyArray, "n d"], *, max_cells: int = 1000, metric: Metric = "squared_euclidean"
+    key: Array, x: SampleLike, *, max_cells: int = 1000, metric: Metric = "squared_euclidean"
 ) -> Float[Array, ""]:
     """Mean distance between distinct cells; arguments and subsample as in `median_bandwidth`.
 
@@ -246,10 +247,12 @@ def mean_bandwidth(
     return jnp.mean(_distinct_distances(key, x, max_cells, metric))
 
 
-def _distinct_distances(key: Array, x: AnyArray, max_cells: int, metric: Metric) -> Float[Array, " pairs"]:
-    if max_cells < 2 or x.shape[0] < 2:
+def _distinct_distances(key: Array, x: SampleLike, max_cells: int, metric: Metric) -> Float[Array, " pairs"]:
+    x = as_sample(x)
+    if max_cells < 2 or x.ndim != 2 or x.shape[0] < 2:
         raise ValueError(
-            f"A bandwidth needs two cells, but x has shape {tuple(x.shape)} and max_cells={max_cells}. Pass more cells."
+            f"A bandwidth needs two cells, but x has shape {tuple(x.shape)} and max_cells={max_cells}. Pass more "
+            f"cells, as [cells, features]."
         )
     x = jnp.asarray(x)
     if x.shape[0] > max_cells:

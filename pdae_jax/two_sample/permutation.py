@@ -19,12 +19,13 @@ from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import Kernel, KernelLike
 from pdae_jax.two_sample.relabelling import (
     centred_samples,
-    check_pair,
+    checked_pair,
     draw_members,
     padded_rows,
     padded_size,
     unbiased_statistics,
 )
+from pdae_jax.two_sample.samples import SampleLike
 from pdae_jax.two_sample.sequential import resolve
 from pdae_jax.types import AnyArray
 
@@ -55,8 +56,8 @@ class TwoSampleTests(NamedTuple):
 
 
 def two_sample_test(
-    x: Float[AnyArray, "n d"],
-    y: Float[AnyArray, "m _"],
+    x: SampleLike,
+    y: SampleLike,
     *,
     key: Array,
     num_permutations: int = 999,
@@ -85,7 +86,7 @@ def two_sample_test(
         ValueError: the feature counts differ, a sample has fewer than two rows or a value that is not finite,
             `num_permutations` or `max_cells` is too small, or more than `pad_to` cells are pooled.
     """
-    check_pair(x, y, max_cells, pad_to)
+    x, y = checked_pair(x, y, max_cells, pad_to)
     _check_permutations(num_permutations)
     size = padded_size(_used(x, max_cells) + _used(y, max_cells), pad_to)
     test = _prepare(x, y, key, num_permutations, max_cells, size)
@@ -97,7 +98,7 @@ def two_sample_test(
 
 
 def two_sample_tests(
-    pairs: Mapping[str, tuple[Float[AnyArray, "_ _"], Float[AnyArray, "_ _"]]],
+    pairs: Mapping[str, tuple[SampleLike, SampleLike]],
     *,
     key: Array,
     num_permutations: int = 999,
@@ -122,10 +123,9 @@ def two_sample_tests(
     Raises:
         ValueError: as in `two_sample_test`, naming the condition; no condition at all; or other features in one.
     """
-    _check_pairs(pairs, max_cells)
+    samples = _checked_pairs(pairs, max_cells)
     _check_permutations(num_permutations)
     kernel = kernels.as_kernel(kernel or kernels.energy())
-    samples = list(pairs.values())
     n, m = (np.array([_used(pair[side], max_cells) for pair in samples]) for side in (0, 1))
     size = padded_size(int(np.max(n + m)), None)
     tests = (
@@ -253,17 +253,22 @@ def _check_permutations(num_permutations: int) -> None:
         raise ValueError(f"num_permutations={num_permutations}, but it must be at least 1; 999 gives p >= 0.001.")
 
 
-def _check_pairs(pairs: Mapping[str, tuple[AnyArray, AnyArray]], max_cells: int | None) -> None:
+def _checked_pairs(
+    pairs: Mapping[str, tuple[SampleLike, SampleLike]], max_cells: int | None
+) -> list[tuple[AnyArray, AnyArray]]:
+    """The two samples of every condition, all with the same features."""
     if not pairs:
         raise ValueError("pairs is empty. Pass the two samples of at least one condition.")
-    first, (x_first, _) = next(iter(pairs.items()))
+    found: list[tuple[AnyArray, AnyArray]] = []
     for name, (x, y) in pairs.items():
         try:
-            check_pair(x, y, max_cells, None)
-        except ValueError as error:
-            raise ValueError(f"Condition {name!r}: {error}") from None
-        if x.shape[1] != x_first.shape[1]:
+            found.append(checked_pair(x, y, max_cells, None))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"Condition {name!r}: {error}") from None
+        width, expected = found[-1][0].shape[1], found[0][0].shape[1]
+        if width != expected:
             raise ValueError(
-                f"Condition {name!r} has {x.shape[1]} features but {first!r} has {x_first.shape[1]}. "
+                f"Condition {name!r} has {width} features but {next(iter(pairs))!r} has {expected}. "
                 f"Pass the same features in all conditions."
             )
+    return found

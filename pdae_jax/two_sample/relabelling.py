@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pdae_jax.two_sample.statistics import check_samples
+from pdae_jax.two_sample.samples import SampleLike
+from pdae_jax.two_sample.statistics import checked_samples
 from pdae_jax.types import AnyArray
 
 # Pooled samples are padded to a power of two, at least this many rows, so that sizes share compilations.
@@ -32,9 +33,13 @@ TIE = 1e-6
 # --- on the host ---------------------------------------------------------------------------------------------------
 
 
-def check_pair(x: AnyArray, y: AnyArray, max_cells: int | None, pad_to: int | None) -> None:
-    """Two finite samples of one dimension that fit into `pad_to` rows; ``ValueError`` otherwise."""
-    check_samples(x, y)
+def checked_pair(x: SampleLike, y: SampleLike, max_cells: int | None, pad_to: int | None) -> tuple[AnyArray, AnyArray]:
+    """What users pass as two samples, as finite ones of one dimension that fit into `pad_to` rows.
+
+    Raises:
+        ValueError, TypeError: they are not.
+    """
+    x, y = checked_samples(x, y)
     if max_cells is not None and max_cells < 2:
         raise ValueError(f"max_cells={max_cells}, but it must be at least 2, or None for all cells.")
     n, m = (len(sample) if max_cells is None else min(len(sample), max_cells) for sample in (x, y))
@@ -51,6 +56,7 @@ def check_pair(x: AnyArray, y: AnyArray, max_cells: int | None, pad_to: int | No
                 f"{name}[{row}, {column}] is {sample[row, column]}. A two-sample test needs finite values: drop "
                 f"those cells or features first."
             )
+    return x, y
 
 
 def centred_samples(

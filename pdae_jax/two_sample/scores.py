@@ -3,6 +3,8 @@
 They are smallest, in expectation, for the right law.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -10,11 +12,12 @@ from jaxtyping import Array, Float, Int
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import Kernel, KernelLike, dissimilarity_matrix
 from pdae_jax.two_sample.pair_sum import pair_sum, self_pair_sum
-from pdae_jax.two_sample.statistics import centred, check_samples, normalised, typical_dissimilarity, u_excess
+from pdae_jax.two_sample.samples import SampleLike, as_sample, as_samples
+from pdae_jax.two_sample.statistics import centred, checked_samples, normalised, typical_dissimilarity, u_excess
 from pdae_jax.types import AnyArray
 
 
-def energy_score(samples: Float[AnyArray, "m d"], y: Float[AnyArray, "n _"], *, beta: float = 1.0) -> Float[Array, ""]:
+def energy_score(samples: SampleLike, y: SampleLike, *, beta: float = 1.0) -> Float[Array, ""]:
     r"""Energy score of a predicted sample against observations, mean over the observations (U form).
 
     .. math:: E\|X - y\|^\beta - \tfrac12 E\|X - X'\|^\beta
@@ -25,7 +28,7 @@ def energy_score(samples: Float[AnyArray, "m d"], y: Float[AnyArray, "n _"], *, 
     Raises:
         ValueError: the feature counts differ, a sample has fewer than two rows, or beta is outside (0, 2).
     """
-    check_samples(samples, y)
+    samples, y = checked_samples(samples, y, ("samples", "y"))
     samples, y = centred(samples, y)
     return _score(samples, y, kernels.energy(beta))
 
@@ -41,24 +44,37 @@ def _score(samples: Array, y: Array, kernel: Kernel) -> Float[Array, ""]:
 
 
 def kernel_score(
-    samples: Float[Array, "*batch m d"],
-    y: Float[Array, "*batch n d"],
+    samples: SampleLike,
+    y: SampleLike,
     kernel: KernelLike,
     *,
     same: Float[Array, "*batch"] | Float[Array, ""] | None = None,
 ) -> Float[Array, "*batch"]:
     """`energy_score` for any kernel, over leading batch axes; whole distance matrices, for training batches.
 
-    `same` is the chance that two rows of `samples` are of one cell, which is at distance zero from itself: 1 / m, the
-    default, where all are distinct.
+    Args:
+        samples: ``[*batch, m, d]``.
+        y: ``[*batch, n, d]``.
+        kernel: of `pdae_jax.kernels`, or a function from squared distances to `h`.
+        same: the chance that two rows of `samples` are of one cell, which is at distance zero from itself: 1 / m, the
+            default, where all are distinct.
+
+    Raises:
+        ValueError: fewer than two samples, or the feature counts differ.
     """
+    samples, y = as_samples(samples, y, ("samples", "y"))
+    if min(samples.ndim, y.ndim) < 2 or samples.shape[-2] < 2 or samples.shape[-1] != y.shape[-1]:
+        raise ValueError(
+            f"samples has shape {tuple(samples.shape)} and y {tuple(y.shape)}. Pass [*batch, m >= 2, features] and "
+            f"[*batch, n, features]."
+        )
     cross = jnp.mean(dissimilarity_matrix(kernel, samples, y), axis=(-2, -1))
     within = jnp.mean(dissimilarity_matrix(kernel, samples), axis=(-2, -1))
     return cross - 0.5 * within / (1.0 - (1.0 / samples.shape[-2] if same is None else same))
 
 
 def grouped_score(
-    decoded: Float[Array, "labels cells d"], x: Float[Array, "cells d"], group: Int[Array, " cells"], kernel: KernelLike
+    decoded: SampleLike, x: SampleLike, group: Int[AnyArray, " cells"] | Sequence[int], kernel: KernelLike
 ) -> Float[Array, ""]:
     r"""Every cell of a batch as its own target, computed once per distinct label.
 
@@ -68,14 +84,15 @@ def grouped_score(
     diversity term of all cells `i` of `e` is :math:`n_e \sum_j r_e[j] - 2 \sum_{i \in e} r_e[i]`.
 
     Args:
-        decoded: all cells of the batch translated to each distinct label.
-        x: the cells themselves.
+        decoded: all cells of the batch translated to each distinct label, ``[labels, cells, d]``.
+        x: the cells themselves, ``[cells, d]``.
         group: index into the distinct labels, per cell.
         kernel: a function of `pdae_jax.kernels`.
     """
+    decoded, x = (jnp.asarray(as_sample(sample, name)) for sample, name in ((decoded, "decoded"), (x, "x")))
     num_labels, num_cells, _ = decoded.shape
     others = num_cells - 1
-    member = jax.nn.one_hot(group, num_labels, dtype=decoded.dtype).T  # [labels, cells]
+    member = jax.nn.one_hot(jnp.asarray(group), num_labels, dtype=decoded.dtype).T  # [labels, cells]
     targets = jnp.broadcast_to(x, (num_labels, *x.shape))
     cross = dissimilarity_matrix(kernel, decoded, targets)  # [labels, source, target]
     own = jnp.diagonal(cross, axis1=-2, axis2=-1)  # a cell does not predict itself

@@ -5,6 +5,7 @@ by about `E h(X, X') / n`). The U form can be slightly negative: that is correct
 observations (Gneiting & Raftery, JASA 2007); they are smallest, in expectation, for the right law.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -17,14 +18,15 @@ from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import Kernel, KernelLike, as_kernel
 from pdae_jax.two_sample.one_dimensional import energy_distance_1d
 from pdae_jax.two_sample.pair_sum import group_pair_sums, pair_sum, self_pair_sum
+from pdae_jax.two_sample.samples import SampleLike, as_sample, as_samples
 from pdae_jax.types import AnyArray
 
 # --- two-sample statistics -----------------------------------------------------------------------------------------
 
 
 def energy_distance(
-    x: Float[AnyArray, "n d"],
-    y: Float[AnyArray, "m _"],
+    x: SampleLike,
+    y: SampleLike,
     *,
     beta: float = 1.0,
     unbiased: bool = True,
@@ -47,7 +49,7 @@ def energy_distance(
     Raises:
         ValueError: the feature counts differ, a sample has fewer than two rows, or beta is outside (0, 2).
     """
-    check_samples(x, y)
+    x, y = checked_samples(x, y)
     if x.shape[1] == 1 and beta == 1 and tile is None:
         x, y = centred(x, y)
         return energy_distance_1d(x[:, 0], y[:, 0], unbiased=unbiased)  # one sort instead of all pairs
@@ -55,8 +57,8 @@ def energy_distance(
 
 
 def mmd2(
-    x: Float[AnyArray, "n d"],
-    y: Float[AnyArray, "m _"],
+    x: SampleLike,
+    y: SampleLike,
     *,
     kernel: KernelLike | None = None,
     unbiased: bool = True,
@@ -76,7 +78,7 @@ def mmd2(
     Raises:
         ValueError: the feature counts differ or a sample has fewer than two rows.
     """
-    check_samples(x, y)
+    x, y = checked_samples(x, y)
     x, y = centred(x, y)
     if kernel is None:
         pooled = jnp.concatenate([x, y])
@@ -89,8 +91,8 @@ def mmd2(
 
 
 def two_sample_statistic(
-    x: Float[AnyArray, "n d"],
-    y: Float[AnyArray, "m _"],
+    x: SampleLike,
+    y: SampleLike,
     kernel: KernelLike,
     *,
     weights_x: Float[AnyArray, " n"] | None = None,
@@ -103,7 +105,8 @@ def two_sample_statistic(
     Weights need not sum to one; zero weights mask rows, so that one compiled shape serves many sample sizes.
 
     Args:
-        x: sample, ``[n, d]``. NumPy arrays are centred in float64 first; float64 is kept where JAX has it enabled.
+        x: sample, ``[n, d]``: an array, a SciPy sparse matrix, an AnnData, a data frame or a list, as everywhere in
+            this module. NumPy arrays are centred in float64 first; float64 is kept where JAX has it enabled.
         y: sample, ``[m, d]``.
         kernel: of `pdae_jax.kernels`, or a function from squared Euclidean distances to `h`.
         weights_x: of the rows of `x`, not negative; all equal when None.
@@ -114,7 +117,7 @@ def two_sample_statistic(
     Raises:
         ValueError: the feature counts differ or a sample has fewer than two rows.
     """
-    check_samples(x, y)
+    x, y = checked_samples(x, y)
     x, y = centred(x, y)
     w_x, w_y = normalised(weights_x, x), normalised(weights_y, y)
     return _statistic(x, y, w_x, w_y, as_kernel(kernel), unbiased=unbiased, tile=tile)
@@ -138,8 +141,8 @@ def _statistic(
 
 
 def two_sample_matrix(
-    x: Float[AnyArray, "cells d"],
-    group: Int[AnyArray, " _"],
+    x: SampleLike,
+    group: Int[AnyArray, " _"] | Sequence[int],
     *,
     num_groups: int | None = None,
     kernel: KernelLike | None = None,
@@ -162,6 +165,7 @@ def two_sample_matrix(
     Raises:
         ValueError: `x` is no matrix, or `group` has another length or values outside 0 to G - 1.
     """
+    x, group = as_sample(x), group if isinstance(group, jax.Array) else np.asarray(group)
     if x.ndim != 2 or group.shape != x.shape[:1]:
         raise ValueError(f"x has shape {tuple(x.shape)} and group {tuple(group.shape)}; pass [cells, d] and [cells].")
     if isinstance(group, Tracer):
@@ -230,15 +234,25 @@ def centred(x: AnyArray, y: AnyArray) -> tuple[Array, Array]:
     return x - centre, y - centre
 
 
-def check_samples(x: AnyArray, y: AnyArray) -> None:
+def checked_samples(x: SampleLike, y: SampleLike, names: tuple[str, str] = ("x", "y")) -> tuple[AnyArray, AnyArray]:
+    """What users pass as two samples, as arrays that are two samples; see `as_samples` and `check_samples`."""
+    x, y = as_samples(x, y, names)
+    check_samples(x, y, names)
+    return x, y
+
+
+def check_samples(x: AnyArray, y: AnyArray, names: tuple[str, str] = ("x", "y")) -> None:
     """Two samples ``[n, d]`` and ``[m, d]`` with n, m >= 2; ``ValueError`` otherwise."""
-    for name, sample in (("x", x), ("y", y)):
+    for name, sample in zip(names, (x, y), strict=True):
         if sample.ndim != 2 or sample.shape[0] < 2:
             raise ValueError(
                 f"Sample {name} has shape {tuple(sample.shape)}; a two-sample statistic needs [cells >= 2, features]."
             )
     if x.shape[1] != y.shape[1]:
-        raise ValueError(f"x has {x.shape[1]} features but y has {y.shape[1]}. Pass the same features, in one order.")
+        raise ValueError(
+            f"{names[0]} has {x.shape[1]} features but {names[1]} has {y.shape[1]}. Pass the same features, in one "
+            f"order."
+        )
 
 
 # --- scores --------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def test_names_with_a_matrix_stay_names():
 
 def test_control_as_part_of_a_name_and_a_colon_in_a_known_name():
     data = from_arrays(X, ["A+ctrl", "ctrl", "HLA:2+A"] * 3, perturbations=["HLA:2", "A"], control="ctrl")
-    assert data.conditions == ("ctrl", "A+ctrl", "HLA:2+A")
+    assert data.conditions == ("ctrl", "A", "HLA:2+A")
     np.testing.assert_array_equal(data.labels, [[0, 0], [0, 1], [1, 1]])
 
 
@@ -214,15 +214,12 @@ MATRIX = np.array([[1.0, 1], [1, 1], [0, 0], [0, 1], [0, 0], [1, 0], [0, 1], [1,
         ({"control": "Ctrl"}, ValueError, "no condition is 'Ctrl'.*nearest are 'ctrl'", "Pass control="),
         ({"conditions": ["a"] * 9}, ValueError, "No control cells.*known are 'a'", "add unperturbed cells"),
         ({"conditions": [*NAMES[:-1], "C"]}, ValueError, "one cell: 'C'", "merge"),
-        ({"conditions": ["ctrl", "A+B", "B+A"] * 3}, ValueError, "'A[+]B' and 'B[+]A' have the same", "one name"),
-        ({"conditions": ["ctrl", "A", "A:1"] * 3}, ValueError, "'A' and 'A:1' have the same label", "one name"),
-        ({"conditions": ["ctrl", "A:0"] + ["B"] * 7}, ValueError, "'ctrl' and 'A:0' have the same label", "one name"),
         ({"conditions": ["ctrl", "A+A", "A"] * 3}, ValueError, "'A[+]A' names 'A' twice", "'A:2'"),
         ({"conditions": ["ctrl", "A+", "A"] * 3}, ValueError, "'A[+]' has an empty name", "separator="),
         ({"conditions": ["ctrl", "A:inf", "A"] * 3}, ValueError, "'A:inf'.*dose of 'A' is inf", "real numbers"),
         ({"conditions": [*NAMES[:-1], None]}, ValueError, "None.*row 8", "drop these"),
         ({"conditions": [*NAMES[:-1], np.nan]}, ValueError, "nan.*1 cells.*row 8", "drop these"),
-        ({"conditions": np.arange(9) % 3}, TypeError, r"0 \(int\) in 3 cells", "Pass strings"),
+        ({"conditions": np.arange(9) % 3 / 2}, TypeError, r"0.0 \(float\) in 3 cells", "Pass strings"),
         ({"conditions": [*NAMES[:-1], {"A": 1}]}, TypeError, r"conditions\[8\] is {'A': 1}", "a string for every cell"),
         ({"conditions": [{}] * 8 + ["A"]}, TypeError, r"conditions\[8\] is 'A'", "{} for the control"),
         ({"conditions": [{}] * 8 + [{"A": "high"}]}, TypeError, r"conditions\[8\].*'high'", "number"),
@@ -231,7 +228,8 @@ MATRIX = np.array([[1.0, 1], [1, 1], [0, 0], [0, 1], [0, 0], [1, 0], [0, 1], [1,
         ({"perturbations": ["A", "Bb"]}, KeyError, "names 'B'.*nearest are 'Bb'", "add it to perturbations"),
         ({"perturbations": ["A", "B", "A"]}, ValueError, "'A' is given 2 times", "rename"),
         ({"perturbations": ["A", "B", "ctrl"]}, ValueError, "'ctrl' has the name of the control", "rename"),
-        ({"perturbations": ["A", "B", "C+"]}, ValueError, r"'C\+' contains the separator '\+'", "separator that"),
+        ({"perturbations": ["A", "B", "A+B"]}, ValueError, r"'A\+B' also reads as 'A' and 'B'", "separator that"),
+        ({"perturbations": ["A", "B", "A:2"]}, ValueError, "'A:2' also reads as 'A'", "Rename it"),
         ({"separator": ""}, ValueError, "separator is empty", "'[+]'"),
         # label matrices
         ({"labels": MATRIX[:-1]}, ValueError, "labels has 8 entries.*9 rows", "one entry per row"),
@@ -273,13 +271,6 @@ def test_bad_arrays(change, error, offender, fix):
         (lambda: from_frame(frame(dose="x"), dose="dose"), ValueError, r"'A\+B'.*dose 'x'", "2 joined by"),
         (lambda: from_frame(frame(dose="1+2+3"), dose="dose"), ValueError, "dose '1[+]2[+]3'", "2 joined by"),
         (lambda: from_frame(frame(dose=np.nan), dose="dose"), ValueError, "dose nan", "finite"),
-        (lambda: from_frame(frame(dose=0), dose="dose"), ValueError, "dose 0", "control cell"),
-        (
-            lambda: from_frame(frame(condition=["A+B", "B+A", "ctrl"] * 3, dose=1), dose="dose", control="ctrl"),
-            ValueError,
-            "'A[+]B' and 'B[+]A' have the same label",
-            "one name",
-        ),
         (lambda: from_anndata(annotated(), condition="cond"), KeyError, "'cond' in obs.*'condition'", "Pass a name"),
         (lambda: from_anndata(annotated(), features=["f", "H"]), KeyError, "'H' in var_names", "Pass a name"),
         (lambda: from_anndata(annotated(), layer="counts"), KeyError, "'counts'; there are no layers", "layer=None"),
