@@ -11,11 +11,9 @@ import dataclasses
 MAX_LEVERAGE = 20.0
 
 MAX_OUTSIDE = 0.25  # share of latents outside the support above which a prediction counts as unsupported
-MAX_TESTED_ERROR = (
-    0.025  # energy distance of left-out combinations, as a fraction of the control's, that passes the test
-)
+MAX_TESTED_ERROR = 0.025  # energy distance of left-out combinations that passes the test, over the control's
 MAX_EXPECTED_ERROR = 0.05  # of left-out combinations, as a fraction of the distance that the label is predicted to go
-MAX_DISAGREEMENT = 0.05  # of predictions that should coincide, in shares of the distance from the control
+MAX_DISAGREEMENT = 0.05  # of predictions that should coincide, as a fraction of the distance from the control
 
 
 @dataclasses.dataclass(frozen=True)
