@@ -1,11 +1,11 @@
 """A trained model with all it needs to predict."""
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -15,6 +15,7 @@ from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
 
 _ROUNDING = 1e-5  # in the model's units: a zero that was carried along comes back as one
+_SMALL_BLOCK = 1024
 _BLOCK = 8192  # cells encoded at once: bounds memory, and one compiled shape serves all sample sizes
 
 
@@ -41,8 +42,9 @@ class Fitted:
                 f"({', '.join(self.train.features[:5])}, ...). Pass the same features in the same order."
             )
         x = np.asarray(self.standardizer.forward(x), dtype=np.float32)
-        padded = np.pad(x, ((0, -len(x) % min(_BLOCK, max(len(x), 1))), (0, 0)))
-        blocks = [_encode(self.model, self.params, jnp.asarray(b)) for b in _blocks(padded)]
+        block = min(_BLOCK, 2 ** math.ceil(math.log2(max(len(x), _SMALL_BLOCK))))  # few shapes to compile
+        padded = np.pad(x, ((0, -len(x) % block), (0, 0)))
+        blocks = [_encode(self.model, self.params, padded[i : i + block]) for i in range(0, len(padded), block)]
         return np.concatenate([np.asarray(b) for b in blocks])[: len(x)]
 
     def translate(
@@ -75,7 +77,8 @@ class Fitted:
         label_to: Float[np.ndarray, "... perturbations"],
     ) -> Float[np.ndarray, "... latent"]:
         """The displacement of the latents from one label to another."""
-        return np.asarray(self.model.shift(self.params, *map(self.standardizer.label, (label_from, label_to))))
+        labels = map(self.standardizer.label, (label_from, label_to))
+        return np.asarray(_shift(self.model, self.params, *labels))
 
     @property
     def shift_matrix(self) -> Float[np.ndarray, "perturbations latent"]:
@@ -99,8 +102,7 @@ _translate = jax.jit(
     lambda model, params, key, x, label_from, label_to: model.translate(params, key, x, label_from, label_to),
     static_argnums=0,
 )
+_shift = jax.jit(
+    lambda model, params, label_from, label_to: model.shift(params, label_from, label_to), static_argnums=0
+)
 _encode = jax.jit(lambda model, params, x: model.encode(params, x), static_argnums=0)
-
-
-def _blocks(x: np.ndarray) -> list[np.ndarray]:
-    return [x[i : i + _BLOCK] for i in range(0, len(x), _BLOCK)]
