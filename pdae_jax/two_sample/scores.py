@@ -48,7 +48,7 @@ def kernel_score(
     y: SampleLike,
     kernel: KernelLike,
     *,
-    same: Float[Array, "*batch"] | Float[Array, ""] | None = None,
+    same: Array | None = None,
 ) -> Float[Array, "*batch"]:
     """`energy_score` for any kernel, over leading batch axes; whole distance matrices, for training batches.
 
