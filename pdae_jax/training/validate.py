@@ -60,12 +60,12 @@ def worth_keeping(value: AnyArray | float, lowest: AnyArray | float, noise: floa
 
 def check_errors(errors: Float[np.ndarray, "*replicas conditions"], conditions: Sequence[str], step: int) -> None:
     """``FloatingPointError`` where an error is NaN or infinite: nothing compares with it, so nothing could be kept."""
-    bad = ~np.isfinite(errors).reshape(-1, len(conditions)).all(axis=0)
-    if bad.any():
+    bad = np.flatnonzero(np.any(~np.isfinite(errors).reshape(-1, len(conditions)), axis=0))
+    if len(bad):
         raise FloatingPointError(
             f"At step {step} the error on validation conditions became NaN or infinite: "
-            f"{first_names([name for name, is_bad in zip(conditions, bad, strict=True) if is_bad])}. Lower "
-            f"learning_rate, or look for extreme values in the cells of these conditions and of their sources."
+            f"{first_names([conditions[i] for i in bad])}. Lower learning_rate, or look for extreme values in the cells "
+            f"of these conditions and of their sources."
         )
 
 
