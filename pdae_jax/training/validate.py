@@ -60,11 +60,11 @@ def worth_keeping(value: AnyArray | float, lowest: AnyArray | float, noise: floa
 
 def check_errors(errors: Float[np.ndarray, "*replicas conditions"], conditions: Sequence[str], step: int) -> None:
     """``FloatingPointError`` where an error is NaN or infinite: nothing compares with it, so nothing could be kept."""
-    bad = np.any(~np.isfinite(errors).reshape(-1, len(conditions)), axis=0).tolist()
-    if any(bad):
+    finite = np.isfinite(errors).reshape(-1, len(conditions))
+    bad = [name for name, column in zip(conditions, finite.T, strict=True) if not np.all(column)]
+    if bad:
         raise FloatingPointError(
-            f"At step {step} the error on validation conditions became NaN or infinite: "
-            f"{first_names([name for name, is_bad in zip(conditions, bad, strict=True) if is_bad])}. Lower "
+            f"At step {step} the error on validation conditions became NaN or infinite: {first_names(bad)}. Lower "
             f"learning_rate, or look for extreme values in the cells of these conditions and of their sources."
         )
 
