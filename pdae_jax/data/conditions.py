@@ -44,8 +44,12 @@ def merge_written(index: Int[np.ndarray, " cells"], written: Sequence[Written], 
         ValueError: see `make_conditions`.
     """
     columns = _columns(written, notation)
-    labels = np.array([[way.doses.get(name, 0.0) for name in columns] for way in written], dtype=np.float32)
-    merged, rows = distinct_labels(labels.reshape(len(written), len(columns)))
+    position = {name: column for column, name in enumerate(columns)}
+    labels = np.zeros((len(written), len(columns)), dtype=np.float32)
+    for row, way in enumerate(written):
+        for name, dose in way.doses.items():
+            labels[row, position[name]] = dose
+    merged, rows = distinct_labels(labels)
     ways: list[list[Written]] = [[] for _ in rows]
     for row, way in zip(merged, written, strict=True):
         ways[row].append(way)
