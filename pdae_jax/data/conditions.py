@@ -165,7 +165,7 @@ def _name(label: np.ndarray, first: Written, columns: Sequence[str], notation: N
 def _log_ways(names: Sequence[str], ways: Sequence[Sequence[Written]], notation: Notation) -> None:
     """Says which texts were read as one condition, and where a dose of zero was read as absent."""
     for name, each in zip(names, ways, strict=True):
-        others = [way.text for way in each if way.text not in notation.controls]
+        others = [way.text for way in each if way.text != name]
         if name == notation.control and others:
             logging.info("Read as the control %r: %s", name, first_names(others))
     several = [

@@ -65,7 +65,7 @@ def read_columns(names: Sequence[Sequence[Any]], doses: Sequence[Sequence[Any]],
         if doses:
             _check_one_dose(text, [part for part in each if in_names.get(part, (part,))[0] != part])
             pairs = _with_doses(text, each, dose, notation)
-            text = f"{text} at {notation.separator.join(map(str, dose))}"
+            text = f"{text} at {notation.separator.join(map(str, dose))}" if pairs else text
         else:
             pairs = [in_names[part] for part in each if part in in_names]
         written.append(Written(text, _by_perturbation(text, pairs)))
