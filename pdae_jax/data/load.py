@@ -110,6 +110,10 @@ def from_frame(
         KeyError: a column is missing; the message names the nearest ones.
         ValueError, TypeError: see `from_arrays`.
     """
+    if not hasattr(frame, "columns"):
+        raise TypeError(
+            f"frame is a {type(frame).__name__}. Pass a pandas data frame, or use from_anndata or from_arrays."
+        )
     notation = make_notation(control, separator, perturbations, dose_in_name)
     known = [str(name) for name in frame.columns]
     named, dosed = column_names(condition), column_names(dose)
