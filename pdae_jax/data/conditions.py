@@ -44,8 +44,12 @@ def merge_written(index: Int[np.ndarray, " cells"], written: Sequence[Written], 
         ValueError: see `make_conditions`.
     """
     columns = _columns(written, notation)
-    labels = np.array([[way.doses.get(name, 0.0) for name in columns] for way in written], dtype=np.float32)
-    merged, rows = distinct_labels(labels.reshape(len(written), len(columns)))
+    position = {name: column for column, name in enumerate(columns)}
+    labels = np.zeros((len(written), len(columns)), dtype=np.float32)
+    for row, way in enumerate(written):
+        for name, dose in way.doses.items():
+            labels[row, position[name]] = dose
+    merged, rows = distinct_labels(labels)
     ways: list[list[Written]] = [[] for _ in rows]
     for row, way in zip(merged, written, strict=True):
         ways[row].append(way)
@@ -161,7 +165,7 @@ def _name(label: np.ndarray, first: Written, columns: Sequence[str], notation: N
 def _log_ways(names: Sequence[str], ways: Sequence[Sequence[Written]], notation: Notation) -> None:
     """Says which texts were read as one condition, and where a dose of zero was read as absent."""
     for name, each in zip(names, ways, strict=True):
-        others = [way.text for way in each if way.text not in notation.controls]
+        others = [way.text for way in each if way.text != name]
         if name == notation.control and others:
             logging.info("Read as the control %r: %s", name, first_names(others))
     several = [

@@ -15,7 +15,6 @@ from pdae_jax.data.notation import (
     as_text,
     check_control_parts,
     check_parts,
-    has_dose,
     parts_of,
     read_doses,
     unit_of,
@@ -64,8 +63,9 @@ def read_columns(names: Sequence[Sequence[Any]], doses: Sequence[Sequence[Any]],
     for (_, dose), each in zip(found, parts, strict=True):
         text = notation.separator.join(each)
         if doses:
+            _check_one_dose(text, [part for part in each if in_names.get(part, (part,))[0] != part])
             pairs = _with_doses(text, each, dose, notation)
-            text = f"{text} at {notation.separator.join(map(str, dose))}"
+            text = f"{text} at {notation.separator.join(map(str, dose))}" if pairs else text
         else:
             pairs = [in_names[part] for part in each if part in in_names]
         written.append(Written(text, _by_perturbation(text, pairs)))
@@ -207,11 +207,6 @@ def _parts_of_columns(names: tuple[str, ...], notation: Notation) -> list[str]:
 def _with_doses(text: str, parts: Sequence[str], doses: tuple[Any, ...], notation: Notation) -> list[tuple[str, float]]:
     """Names and doses of the perturbations of one cell, the control left out."""
     separator, perturbing = notation.separator, [part for part in parts if part not in notation.controls]
-    for part in perturbing:
-        if has_dose(part) and part not in notation.known:
-            raise ValueError(
-                f"Condition {text!r}: {part!r} has a dose, and so has the dose column. Pass one of the two."
-            )
     if not perturbing:
         return []
     given = doses[0].split(separator) if len(doses) == 1 and isinstance(doses[0], str) else list(doses)
@@ -227,6 +222,14 @@ def _with_doses(text: str, parts: Sequence[str], doses: tuple[Any, ...], notatio
         f"Condition {text!r} has the dose {shown!r}. {fix}Pass one number, or {len(parts)} joined by {separator!r}, "
         f"finite; 0 where the perturbation is absent."
     )
+
+
+def _check_one_dose(text: str, dosed: Sequence[str]) -> None:
+    if dosed:
+        raise ValueError(
+            f"Condition {text!r}: {dosed[0]!r} has a dose, and so has the dose column. Pass one of the two, or "
+            f"dose_in_name=False if the number is part of the name."
+        )
 
 
 def _number(dose: Any) -> float:

@@ -110,6 +110,10 @@ def from_frame(
         KeyError: a column is missing; the message names the nearest ones.
         ValueError, TypeError: see `from_arrays`.
     """
+    if not hasattr(frame, "columns"):
+        raise TypeError(
+            f"frame is a {type(frame).__name__}. Pass a pandas data frame, or use from_anndata or from_arrays."
+        )
     notation = make_notation(control, separator, perturbations, dose_in_name)
     known = [str(name) for name in frame.columns]
     named, dosed = column_names(condition), column_names(dose)
@@ -194,17 +198,17 @@ def _build(
 
 def _log_data(data: PerturbationData) -> None:
     """Says what was read."""
-    doses = {
-        name: np.unique(column[column != 0])
-        for name, column in zip(data.perturbations, data.labels.T, strict=True)
-        if np.any((column != 0) & (column != 1))
-    }
-    dosed = [f"{name} at {', '.join(f'{dose:g}' for dose in found[:8])}" for name, found in doses.items()]
+    dosed = np.flatnonzero(np.any((data.labels != 0) & (data.labels != 1), axis=0))
+    doses = []
+    for column in dosed[:8]:
+        found = np.setdiff1d(data.labels[:, column], [0])
+        doses.append(f"{data.perturbations[column]} at {', '.join(f'{dose:g}' for dose in found[:8])}")
+    more = f" ... ({len(dosed)} in all)" if len(dosed) > 8 else ""
     logging.info(
         "Read %d cells, %d features, %d conditions with %d cells of the control %r; %d perturbations: %s; doses: %s",
         *(data.num_cells, data.num_features, data.num_conditions, data.counts[0], data.control),
         *(data.num_perturbations, first_names(data.perturbations)),
-        "; ".join(dosed[:8]) + (f" ... ({len(dosed)} in all)" if len(dosed) > 8 else "") or "1 throughout",
+        "; ".join(doses) + more or "1 throughout",
     )
 
 

@@ -24,15 +24,12 @@ class Notation(NamedTuple):
     separator: str  # joins perturbations
     perturbations: tuple[str, ...] | None  # label columns as the caller lists them; None: by first appearance
     dose_in_name: bool | None  # whether a number after the last colon is a dose; None: where that is certain
+    known: frozenset[str]  # controls and listed perturbations: names whatever they contain
+    whole: frozenset[str]  # those of them that contain the separator
 
     @property
     def control(self) -> str:
         return self.controls[0]
-
-    @property
-    def known(self) -> tuple[str, ...]:
-        """Names that are found whole, whatever they contain."""
-        return (*(self.perturbations or ()), *self.controls)
 
 
 def make_notation(
@@ -55,7 +52,9 @@ def make_notation(
     for name in map(as_text, given):
         parts = set(split_name(name, separator, names or ()))
         controls.append(parts.pop() if len(parts) == 1 and all(parts) else name)
-    return Notation(tuple(dict.fromkeys(controls)), separator, names, dose_in_name)
+    known = frozenset((*(names or ()), *controls))
+    whole = frozenset(name for name in known if separator in name)
+    return Notation(tuple(dict.fromkeys(controls)), separator, names, dose_in_name, known, whole)
 
 
 def as_text(name: Any) -> str:
@@ -72,7 +71,7 @@ def parts_of(name: str, notation: Notation) -> list[str]:
     """The parts of a condition name, with doses and parts that are the control; ``ValueError`` if one is no name."""
     if name in notation.controls:
         return [name]
-    parts = split_name(name, notation.separator, notation.known)
+    parts = split_name(name, notation.separator, notation.whole)
     check_parts(name, parts, notation)
     return parts
 
@@ -106,11 +105,6 @@ def read_doses(parts: Iterable[str], notation: Notation) -> dict[str, tuple[str,
         certain &= evident | {part for part in found if part not in heads}
         _warn_of_numbers([part for part, head in heads.items() if head not in certain])
     return {part: split_dose(part, certain) if part in heads else (part, 1.0) for part in found}
-
-
-def has_dose(part: str) -> bool:
-    """Whether a part ends with a number that can only be a dose."""
-    return ":" in part and bool(NUMBER.fullmatch(_tail(part))) and _is_no_identifier(_tail(part))
 
 
 def unit_of(text: str) -> str | None:

@@ -24,8 +24,10 @@ def read_observations(x: Any, columns: Any = None) -> Float[np.ndarray, "cells f
 
     Raises:
         ValueError: x is no matrix, or is empty.
-        TypeError: x is not numeric.
+        TypeError: x is not numeric, or an AnnData.
     """
+    if hasattr(x, "var_names"):
+        raise TypeError(f"x is a {type(x).__name__}. Pass it to pdae_jax.from_anndata, or pass its X.")
     if hasattr(x, "columns"):
         x = _frame_values(x)
     elif scipy.sparse.issparse(x):

@@ -207,10 +207,11 @@ def test_a_control_whose_parts_are_in_other_conditions():
     assert labels_of(data)["nk"] == {"nk": 1}
 
 
-def test_several_names_of_the_control():
+def test_several_names_of_the_control(log):
     data = read(["NT-1", "NT-2", "A+NT-2", "NT-1+B", "A+B", "NT-2+NT-1"], control=["NT-1", "NT-2"])
     assert data.conditions == ("NT-1", "A", "B", "A+B") and data.control == "NT-1"
     np.testing.assert_array_equal(data.counts, [6, 2, 2, 2])
+    assert "Read as the control 'NT-1': 'NT-2', 'NT-2+NT-1'" in log.text
     with pytest.raises(ValueError, match="empty list"):
         read(["NT-1", "A"], control=[])
 

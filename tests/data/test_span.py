@@ -9,10 +9,10 @@ import pytest
 
 import pdae_jax
 from pdae_jax.data.span import determined_by_others, label_rank, label_span, least_squares
-from pdae_jax.data.units import make_standardizer
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.training import loop
 from pdae_jax.training.defaults import effective_rank
+from pdae_jax.training.pilot import make_pilot
 from pdae_jax.types import PerturbationData
 
 TOGETHER = [(0.1, 0.3), (0.2, 0.6), (0.7, 2.1), (1.1, 3.3)]  # always 1:3, and each rounded by itself
@@ -54,7 +54,7 @@ def test_drugs_always_dosed_together_are_not_told_apart(unit):
     verdict = pdae_jax.check_guarantee(data, alone)
     assert verdict.level == "not identified" and verdict.leverage < 1
     assert pdae_jax.check_guarantee(data, both).identified
-    assert effective_rank(data, make_standardizer(data, "feature")) == 1
+    assert effective_rank(make_pilot(pdae_jax.Recipe(standardize="feature"), data)) == 1
     # nor do baselines predict differences of rounding errors
     for name in ("linear_regression", "latent_additive", "additive"):
         moved = BASELINES[name](jax.random.key(0), data, alone, 30).mean(axis=0) - data.cells("control").mean(axis=0)
