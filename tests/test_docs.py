@@ -16,7 +16,10 @@ from pdae_jax.own_data import own_data
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [
-    *(REPOSITORY / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "experiments/RESULTS.md")),
+    *(
+        REPOSITORY / name
+        for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "experiments/RESULTS.md", "experiments/STUDIES.md")
+    ),
     *sorted((REPOSITORY / "docs").rglob("*.md")),
 ]
 
