@@ -38,7 +38,7 @@ WORLDS = flags.DEFINE_integer("worlds", 12, "number of worlds")
 FIRST_WORLD = flags.DEFINE_integer("first_world", 1000, "seed of the first world")
 REPLICAS = flags.DEFINE_integer("replicas", 5, "fits per world; 1: no ensemble of them")
 COMPARED_WORLDS = flags.DEFINE_integer("compared_worlds", 2, "first worlds that comparators are trained on too")
-OUT = flags.DEFINE_string("out", None, "table; default experiments/results/<study>.csv")
+OUT = flags.DEFINE_string("rows", None, "table; default experiments/results/<study>.csv")
 
 SAMPLES = 5000  # true cells of a condition; as many are predicted, where the control has as many
 TEST_CELLS = 1000  # of a two-sample test: five tests of a condition share no true cell
@@ -59,7 +59,7 @@ def main(_):
     if path.exists():
         rows = pd.read_csv(path)
         if list(rows) != list(COLUMNS):
-            raise ValueError(f"{path} has other columns than this version writes. Pass another file as --out.")
+            raise ValueError(f"{path} has other columns than this version writes. Pass another file as --rows.")
         done = set(rows[["variant", "world"]].itertuples(index=False, name=None))
     chosen = chosen_variants(list(STUDIES[STUDY.value]()), VARIANTS.value)
     for variant in chosen:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib
-import inspect
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ import numpy as np
 from absl import logging
 
 from pdae_jax.data.load import from_anndata, from_frame
-from pdae_jax.data.tables import find_columns
 from pdae_jax.spelling import first_names, nearest_names
 from pdae_jax.types import PerturbationData
 
@@ -67,7 +65,7 @@ def own_data(
     if file.suffix == ".h5ad":
         data = _from_h5ad(file, layer, list(features), min_cells, options)
     else:
-        data = _from_table(_read_table(file, condition, dose), file.name, list(features), min_cells, options)
+        data = _from_table(_read_table(file, condition, dose), list(features), min_cells, options)
     return data if arcsinh is None else dataclasses.replace(data, x=np.arcsinh(data.x / np.float32(arcsinh)))
 
 
@@ -123,55 +121,22 @@ def _from_h5ad(
     import anndata
 
     adata = anndata.read_h5ad(file)
-    keep, handled = _keep(from_anndata, adata.obs, "obs", min_cells, options)
-    adata = adata if keep.all() else adata[keep]
     matrix: Any = adata.X if layer is None else adata.layers.get(layer)
     if not features and matrix is not None:  # a layer that is missing is for from_anndata to report
         low, high = (_row(getattr(matrix, end)(axis=0)) for end in ("min", "max"))
         features = _varying([str(name) for name in adata.var_names], low == high)
-    return from_anndata(adata, layer=layer, features=features or None, **handled, **options)
+    return from_anndata(adata, layer=layer, features=features or None, min_cells=min_cells, **options)
 
 
-def _from_table(
-    frame: Any, where: str, features: list[str], min_cells: int, options: dict[str, Any]
-) -> PerturbationData:
+def _from_table(frame: Any, features: list[str], min_cells: int, options: dict[str, Any]) -> PerturbationData:
     from pandas.api.types import is_numeric_dtype
 
-    keep, handled = _keep(from_frame, frame, where, min_cells, options)
-    frame = frame.loc[keep]
     if not features:
         used = (options["condition"], options["dose"])
         columns = [(str(name), column) for name, column in frame.items() if str(name) not in used]
         constant = [is_numeric_dtype(column) and column.min() == column.max() for _, column in columns]
         features = _varying([name for name, _ in columns], np.array(constant, dtype=bool))
-    return from_frame(frame, features=features, **handled, **options)
-
-
-def _keep(
-    reader: Any, table: Any, where: str, min_cells: int, options: dict[str, Any]
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Which rows are in conditions with enough cells, and what the reader is to drop by itself.
-
-    To be replaced: a reader that takes `min_cells` knows that ``A+B`` and ``B+A`` are one condition.
-    """
-    used = [options[name] for name in ("condition", "dose") if options[name] is not None]
-    columns = table.iloc[:, find_columns(used, [str(name) for name in table.columns], where)]
-    if "min_cells" in inspect.signature(reader).parameters:
-        return np.ones(len(table), dtype=bool), {"min_cells": min_cells}
-    rows = [tuple(map(str, row)) for row in columns.itertuples(index=False)]
-    names = list(dict.fromkeys(row[0] for row in rows))
-    if options["control"] not in names:
-        raise ValueError(
-            f"No control cells: column {options['condition']!r} has no {options['control']!r}; "
-            f"{nearest_names(options['control'], names)}. Pass control=<the unperturbed condition>."
-        )
-    missing = columns.iloc[:, 0].isna().to_numpy()  # for the reader to report
-    few = {row for row, count in Counter(rows).items() if count < min_cells and row[0] != options["control"]}
-    keep = np.array([row not in few for row in rows], dtype=bool) | missing
-    if not keep.all():
-        dropped = sorted(" at dose ".join(row) for row in few)
-        logging.warning("dropped conditions of fewer than %d cells: %s", min_cells, first_names(dropped))
-    return keep, {}
+    return from_frame(frame, features=features, min_cells=min_cells, **options)
 
 
 def _varying(names: Sequence[str], constant: np.ndarray) -> list[str]:

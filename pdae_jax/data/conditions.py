@@ -123,7 +123,7 @@ def drop_small(
             f"more control cells."
         )
     rows = np.flatnonzero(kept[table.index])
-    logging.info(
+    logging.warning(
         "Dropped %d conditions with fewer than %d cells, %d cells in all: %s",
         *(len(small), min_cells, len(table.index) - len(rows), first_names(small)),
     )

@@ -213,8 +213,13 @@ def rename(data: PerturbationData, **changes) -> PerturbationData:
 @pytest.mark.parametrize(
     ("change", "options", "error", "message"),
     [
-        (lambda d: rename(d, features=("x0", "x1", "x2", "y")), {}, ValueError, r"missing \['x3'\], unknown \['y'\]"),
-        (lambda d: rename(d, perturbations=("p0", "p2", "p1")), {}, ValueError, "perturbations .*: the order differs"),
+        (
+            lambda d: rename(d, features=("x0", "x1", "x2", "y")),
+            {},
+            ValueError,
+            "lack 1 of the 4 .*: 'x3'",
+        ),
+        (lambda d: rename(d, perturbations=("p0", "p1", "drug")), {}, KeyError, "not trained on: 'drug'"),
         (lambda d: d.select(["control"]), {}, ValueError, r"no perturbed condition to evaluate.*\['control'\]"),
         (lambda d: d.select([]), {}, ValueError, "no perturbed condition"),
         (lambda d: d, {"baselines": ["addtive"]}, ValueError, "Unknown baseline 'addtive'. Pass some of .*, additive,"),

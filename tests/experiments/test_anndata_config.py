@@ -78,7 +78,7 @@ def test_a_file_with_odd_names_is_trained_evaluated_and_reported(h5ad, tmp_path)
     named = ("--config.split.test=('KLF1:2 & SET:2',)", "--config.evaluation.num_samples=50")
     done = run(h5ad, workdir, *named, *(f"--config.fit.{step}" for step in STEPS))
     assert done.returncode == 0, done.stderr
-    assert "fewer than 2 cells: 'rare at dose 2.0'" in done.stderr
+    assert "Dropped 1 conditions with fewer than 2 cells, 1 cells in all: 'rare:2'" in done.stderr
     assert "same in all cells: 'empty'" in done.stderr
     table = pd.read_csv(workdir / "evaluation.csv")
     assert set(table.loc[table["split"] == "test", "condition"]) == {"KLF1:2 & SET:2"}
@@ -122,7 +122,7 @@ def test_raw_counts_are_remarked_on(tmp_path):
         (
             {"control": "nontargeting"},
             ValueError,
-            f"column '{COLUMN}' has no 'nontargeting'; nearest are 'non-targeting'",
+            "No control cells: no condition is 'nontargeting' (zero label); nearest are 'non-targeting:2'",
         ),
         ({"layer": "lognorm"}, KeyError, "No layer 'lognorm'; nearest are 'log norm'"),
         ({"layer": None}, ValueError, "Constant features"),
@@ -178,7 +178,7 @@ def test_tables_and_cytometry_files_are_the_same_data(write, tmp_path):
     """Names that look like missing values or numbers are names."""
     frame, names = screen()
     frame, names = frame[names != "rare"], names[names != "rare"]
-    for old, new in {"non-targeting": "NA", "KLF1": "None", "SET": "7"}.items():
+    for old, new in {"non-targeting": "NA", "KLF1": "1e5", "SET": "7"}.items():
         names = np.array([name.replace(old, new) for name in names])
     expected = from_arrays(np.arcsinh(frame / 5), names, control="NA", separator=" & ")
     found = own_data(**{**write(frame, names, tmp_path), "control": "NA", "separator": " & ", "arcsinh": 5.0})

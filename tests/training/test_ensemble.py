@@ -50,11 +50,13 @@ def split():
 
 @pytest.fixture(scope="module")
 def ensemble(split, tmp_path_factory):
-    train, validation, _ = split
+    train, validation, test = split
     folder = tmp_path_factory.mktemp("runs") / "ensemble"
-    return pdae_jax.fit_ensemble(
+    fitted = pdae_jax.fit_ensemble(
         train, key=KEY, num_replicas=3, bootstrap=True, validation=validation, workdir=folder, **SMALL
     )
+    results.save_test(folder, test)
+    return fitted
 
 
 def leaves(ensemble: Ensemble) -> list[np.ndarray]:
@@ -90,7 +92,6 @@ def test_resumed_and_loaded_ensembles_are_the_same_bits(split, ensemble, tmp_pat
         "num_replicas": 3,
         "bootstrap": True,
         "validation": validation,
-        "test": split[2],
         "workdir": tmp_path / "run",
         **SMALL,
     }
