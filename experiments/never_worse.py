@@ -90,20 +90,19 @@ def plot_sweep(table: Any) -> Figure:
     """Error against the share of the training pairs, and against the cells of a condition; means over the splits."""
     rows = table[table["metric"] == "energy_distance"]
     means = rows.groupby(["name", "method"])["value"].mean().unstack("method")
+    splits = [n for n in SWEEP_SPLITS if norman_name(n) in means.index]
     axes_of: dict[str, list[tuple[float, list[str]]]] = {
-        "training pairs, share": [(s, [norman_name(n, share=s) for n in SWEEP_SPLITS]) for s in SWEEP_SHARES],
-        "cells a condition": [
-            (c, [norman_name(n, cells=c) for n in SWEEP_SPLITS]) for c in sorted((*SWEEP_CELLS, 100))
-        ],
+        "training pairs, share": [(s, [norman_name(n, share=s) for n in splits]) for s in SWEEP_SHARES],
+        "cells a condition": [(c, [norman_name(n, cells=c) for n in splits]) for c in sorted((*SWEEP_CELLS, 100))],
     }
     figure = Figure(figsize=(7.2, 3.0), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     shown = {"pdae": BLUE, "ridge": GREEN, "latent_additive": ORANGE, "additive": GREY}
     for axes, (title, points) in zip(panels, axes_of.items(), strict=True):
+        points = [(value, names) for value, names in points if set(names) <= set(means.index)]
         for method, colour in shown.items():
-            x = [value for value, _ in points]
             y = [means.loc[names, method].mean() for _, names in points]
-            axes.plot(x, y, color=colour, marker="o", ms=3, lw=1.6, label=method.replace("_", " "))
+            axes.plot([value for value, _ in points], y, color=colour, marker="o", ms=3, lw=1.6, label=method)
         axes.set(xlabel=title, ylim=(0, None))
         clean(axes)
     panels[1].set_xscale("log")
