@@ -22,7 +22,7 @@ world = pdae_jax.simulate(
 )
 train, test = pdae_jax.hold_out(world.data, conditions=["p0+p1"])
 steps = {"num_steps": 20, "log_every": 10, "eval_every": 10, "checkpoint_every": 10, "hidden": (8,)}
-pdae_jax.fit(train, test=test, key=jax.random.key(1), workdir="run", progress=False, **steps)
+pdae_jax.fit(train, key=jax.random.key(1), workdir="run", progress=False, **steps)
 fitted = pdae_jax.load_run("run")
 prediction = pdae_jax.predict(fitted, "p0+p1", key=jax.random.key(2), num_samples=50)
 table = pdae_jax.evaluate(fitted, test, num_samples=50, progress=False)

@@ -110,6 +110,7 @@ class Recipe:
 
 #: Options of earlier versions, and what became of them.
 REMOVED = {
+    "test": "a fit does not look at test conditions, and `reporting.results.save_test` keeps them with its run",
     "linear_skip": "every fit starts at the best linear model",
     "translation": "the translation score has weight 1",
     "consistency": "it made no difference worth its cost",
