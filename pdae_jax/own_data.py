@@ -19,6 +19,7 @@ ENDINGS = (".h5ad", ".csv", ".csv.gz", ".tsv", ".parquet", ".fcs")
 
 #: Condition or dose of an .fcs file by its own name, without the ending.
 FILE = "file"
+_MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")  # of a value in a table
 
 
 def own_data(
@@ -164,9 +165,12 @@ def _read_table(file: Path, condition: str, dose: str | None) -> Any:
         _require("pyarrow", file)
         return pd.read_parquet(file)
     separator = "\t" if file.suffix == ".tsv" else ","
-    # a name such as "None", "NA" or "1" is a name, and not a missing value or a number
+    # a name such as "NA" or "1" is a name, and not a missing value or a number
     text: dict[Any, Any] = {name: str for name in (condition, dose) if name is not None}
-    table = pd.read_csv(file, sep=separator, converters=text)
+    numeric = [name for name in pd.read_csv(file, sep=separator, nrows=0).columns if name not in text]
+    table = pd.read_csv(
+        file, sep=separator, dtype=text, keep_default_na=False, na_values={name: list(_MISSING) for name in numeric}
+    )
     # what pandas and R write before the first column: the names of the rows
     return table.iloc[:, 1:] if str(table.columns[0]).startswith("Unnamed: 0") else table
 
