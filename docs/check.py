@@ -17,7 +17,7 @@ PUBLIC = (
     "pdae_jax.linear_time",
     "pdae_jax.data.simulate",
     "pdae_jax.data.datasets",
-    "pdae_jax.own_data",
+    "pdae_jax.data.own_data",
 )
 
 

@@ -27,8 +27,7 @@ from ml_collections import config_flags
 from experiments.configs.bodenmiller import Fold, folds, order_of_pairs, source_of
 from pdae_jax import build, evaluate, fit, fit_ensemble, hold_out
 from pdae_jax.compiled import cache_compilations
-from pdae_jax.evaluation.baselines import additive_shift, condition_means
-from pdae_jax.labels import LabelLike
+from pdae_jax.evaluation.baselines import Method, Task, additive_shift, condition_means
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.reporting import plots
@@ -84,7 +83,7 @@ def run_fold(data: PerturbationData, fold: Fold, config: Any, num_replicas: int)
         num_samples=config.evaluation.num_samples,
         source={fold.pair: source_of(fold.pair)},
         metrics=METRICS,
-        methods={"unmoved": unmoved},
+        methods={"unmoved": Method(unmoved)},
         progress=False,
     )
     effect, interaction = non_additivity(train, test.cells(fold.pair), fold.pair)
@@ -97,17 +96,9 @@ def run_fold(data: PerturbationData, fold: Fold, config: Any, num_replicas: int)
     )
 
 
-def unmoved(
-    key: Array,
-    train: PerturbationData,
-    label: LabelLike,
-    num_samples: int,
-    *,
-    source: str | None = None,
-    floor: float | None = None,
-) -> Float[np.ndarray, "num_samples features"]:
+def unmoved(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
     """Source cells as they are: the stimulation does nothing to this cell type."""
-    cells = train.cells(source or train.control)
+    cells = task.train.cells(task.source)
     return np.asarray(jax.random.permutation(key, cells))[:num_samples]
 
 

@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 
 from pdae_jax.data import datasets
 from pdae_jax.data.norman_pairs import norman_pairs
+from pdae_jax.data.own_data import choose_held_out, own_data
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out
 from pdae_jax.evaluation.compositional import COMPARATORS
 from pdae_jax.evaluation.identification import Truth, truth_of
-from pdae_jax.own_data import choose_held_out, own_data
 from pdae_jax.recipe import Recipe
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData

@@ -12,7 +12,7 @@ import pytest
 
 from experiments.configs import anndata as own_file
 from pdae_jax import build
-from pdae_jax.own_data import own_data
+from pdae_jax.data.own_data import own_data
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = [

@@ -15,7 +15,6 @@ ORDER = (
     "root",  # the nouns: labels, types, recipe
     "two_sample",
     "data",
-    "own_data",
     "model",
     "runs",
     "training",

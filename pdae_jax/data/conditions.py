@@ -84,7 +84,7 @@ def make_conditions(
     _check_perturbations(perturbations, notation)
     control = notation.control
     zero = [name for name, label in zip(names, labels, strict=True) if not label.any()]
-    if control not in zero:
+    if control not in zero and (zero or notation.needs_control):
         raise ValueError(_no_control(zero, names, labels, perturbations, control))
     _check_one_name(names, labels, perturbations)
     for name, count in Counter(names).items():

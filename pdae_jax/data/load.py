@@ -27,6 +27,7 @@ def from_arrays(
     separator: str = "+",
     dose_in_name: bool | None = None,
     min_cells: int | None = None,
+    like: PerturbationData | None = None,
 ) -> PerturbationData:
     """Data from a matrix of observations and the condition of each cell.
 
@@ -51,6 +52,8 @@ def from_arrays(
             it is a dose where that is certain: A is in `perturbations`, stands alone in other conditions, or has a
             number elsewhere that no identifier has (``"A:0.5"``, ``"A:-1"``, ``"A:0"``); else it is part of the name.
         min_cells: conditions with fewer cells are dropped, and named in the log. None: all must have 2.
+        like: data that these cells join, a test set from a file of its own, say. Its control, separator, perturbations
+            and features are taken, control cells need not be there, and features may be constant.
 
     Raises:
         ValueError, TypeError, KeyError: anything that could not be analysed as it stands; the message names the
@@ -68,7 +71,8 @@ def from_arrays(
             raise ValueError(f"{name} has {count} entries, but x has {x.shape[0]} rows. Pass one entry per row of x.")
     if labels is not None and perturbations is None:
         perturbations = labels.columns if hasattr(labels, "columns") else _numbered(labels)
-    notation = make_notation(control, separator, perturbations, dose_in_name)
+    notation = _notation(like, control, separator, perturbations, dose_in_name)
+    features = like.features if like is not None and features is None else features
     if labels is not None:
         table = read_matrix(labels, entries, notation)
     elif entries and isinstance(entries[0], Mapping):
@@ -89,6 +93,7 @@ def from_frame(
     separator: str = "+",
     dose_in_name: bool | None = None,
     min_cells: int | None = None,
+    like: PerturbationData | None = None,
 ) -> PerturbationData:
     """Data from a pandas data frame with one row per cell.
 
@@ -105,6 +110,7 @@ def from_frame(
         separator: joins perturbation names in a condition name.
         dose_in_name: whether the number in ``"A:2"`` is a dose, see `from_arrays`.
         min_cells: conditions with fewer cells are dropped.
+        like: data that these cells join, see `from_arrays`.
 
     Raises:
         KeyError: a column is missing; the message names the nearest ones.
@@ -114,7 +120,8 @@ def from_frame(
         raise TypeError(
             f"frame is a {type(frame).__name__}. Pass a pandas data frame, or use from_anndata or from_arrays."
         )
-    notation = make_notation(control, separator, perturbations, dose_in_name)
+    notation = _notation(like, control, separator, perturbations, dose_in_name)
+    features = like.features if like is not None and features is None else features
     known = [str(name) for name in frame.columns]
     named, dosed = column_names(condition), column_names(dose)
     used = [*named, *dosed]
@@ -137,6 +144,7 @@ def from_anndata(
     perturbations: Iterable[str] | None = None,
     dose_in_name: bool | None = None,
     min_cells: int | None = None,
+    like: PerturbationData | None = None,
 ) -> PerturbationData:
     """Data from an AnnData, or from an .h5ad file of which only the needed parts are read.
 
@@ -153,19 +161,29 @@ def from_anndata(
         dose_in_name: whether the number in ``"A:2"`` is a dose of A, or part of a name as in ``"CHEBI:41423"``. None:
             it is a dose where that is certain, see `from_arrays`.
         min_cells: conditions with fewer cells are dropped, and named in the log. None: all must have 2.
+        like: data that these cells join, see `from_arrays`.
 
     Raises:
         KeyError: a column, layer or feature is missing; the message names the nearest ones.
         FileNotFoundError: there is no such file.
         ValueError, TypeError: see `from_arrays`.
     """
-    notation = make_notation(control, separator, perturbations, dose_in_name)
+    notation = _notation(like, control, separator, perturbations, dose_in_name)
+    features = like.features if like is not None and features is None else features
     named, dosed = column_names(condition), column_names(dose)
     with open_anndata(adata, [*named, *dosed], layer) as table:
         names = table.features if features is None else [str(name) for name in features]
         columns = None if features is None else find_columns(names, table.features, "var_names")
         conditions = read_conditions(table.obs, len(named), notation)
         return _build(read_observations(table.matrix, columns), conditions, names, notation, min_cells)
+
+
+def _notation(like: PerturbationData | None, control: Any, separator: str, perturbations: Any, dose_in_name: Any):
+    """How conditions are written: as the caller says, or as in the data that these join."""
+    if like is None:
+        return make_notation(control, separator, perturbations, dose_in_name)
+    found = make_notation(like.control, like.separator, like.perturbations, dose_in_name)
+    return found._replace(needs_control=False)
 
 
 def _build(
@@ -181,7 +199,7 @@ def _build(
     if notation.perturbations is None:
         table = drop_unused(table)
     x = x[kept]
-    check_values(x, names)
+    check_values(x, names, may_be_constant=not notation.needs_control)
     data = PerturbationData(
         x=x,
         condition_index=table.index,
@@ -204,9 +222,10 @@ def _log_data(data: PerturbationData) -> None:
         found = np.setdiff1d(data.labels[:, column], [0])
         doses.append(f"{data.perturbations[column]} at {', '.join(f'{dose:g}' for dose in found[:8])}")
     more = f" ... ({len(dosed)} in all)" if len(dosed) > 8 else ""
+    in_control = len(data.cells(data.control)) if data.control in data.conditions else 0
     logging.info(
         "Read %d cells, %d features, %d conditions with %d cells of the control %r; %d perturbations: %s; doses: %s",
-        *(data.num_cells, data.num_features, data.num_conditions, data.counts[0], data.control),
+        *(data.num_cells, data.num_features, data.num_conditions, in_control, data.control),
         *(data.num_perturbations, first_names(data.perturbations)),
         "; ".join(doses) + more or "1 throughout",
     )

@@ -26,6 +26,7 @@ class Notation(NamedTuple):
     dose_in_name: bool | None  # whether a number after the last colon is a dose; None: where that is certain
     known: frozenset[str]  # controls and listed perturbations: names whatever they contain
     whole: frozenset[str]  # those of them that contain the separator
+    needs_control: bool = True  # False: cells that join other data, which have the control
 
     @property
     def control(self) -> str:

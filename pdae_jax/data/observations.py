@@ -71,7 +71,9 @@ def read_features(features: Iterable[str] | None, width: int) -> tuple[str, ...]
     return names
 
 
-def check_values(x: Float[np.ndarray, "cells features"], features: Sequence[str]) -> None:
+def check_values(
+    x: Float[np.ndarray, "cells features"], features: Sequence[str], *, may_be_constant: bool = False
+) -> None:
     """Raises ``ValueError`` for features with values that are not finite, and for constant ones."""
     low, high = x.min(axis=0), x.max(axis=0)  # NaN wins in both: no mask of the size of x is needed
     bad = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high))).tolist()
@@ -83,7 +85,7 @@ def check_values(x: Float[np.ndarray, "cells features"], features: Sequence[str]
             f"row {rows[0]}: {x[rows[0], bad[0]]}.{more} Drop these cells or features, or impute the values."
         )
     constant = np.flatnonzero(low == high).tolist()
-    if constant:
+    if constant and not may_be_constant:
         raise ValueError(
             f"Constant features: {first_names([features[column] for column in constant])}; {features[constant[0]]!r} "
             f"is {low[constant[0]]:g} in all {x.shape[0]} cells. Drop them: pass features=<those that vary>, or the "

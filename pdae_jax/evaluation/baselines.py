@@ -5,8 +5,10 @@ and move every one by the same displacement, in the user's own units; the other 
 data: moved cells may fall below zero; they are clipped only where `floor` is given.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -21,102 +23,89 @@ from pdae_jax.types import PerturbationData
 PCA_VARIANCE = 0.95
 
 
-def control(
-    key: Array,
-    train: PerturbationData,
-    label: LabelLike,
-    num_samples: int,
-    *,
-    source: str | None = None,
-    floor: float | None = None,
-) -> Float[np.ndarray, "num_samples features"]:
+class Task(NamedTuple):
+    """What a method is asked for."""
+
+    train: PerturbationData
+    label: Float[np.ndarray, " perturbations"]  # the target
+    source: str  # training condition whose cells are moved, by methods that move cells
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A rule that predicts cells, and whose cells it takes: those of the ``source``, the ``control``, or ``all``."""
+
+    sample: Callable  # (key, task, num_samples) -> [num_samples, features]
+    cells: str = "source"
+
+    def __call__(
+        self,
+        key: Array,
+        train: PerturbationData,
+        label: LabelLike,
+        num_samples: int,
+        *,
+        source: str | None = None,
+        floor: float | None = None,
+    ) -> Float[np.ndarray, "num_samples features"]:
+        """Samples for a label.
+
+        Args:
+            key: draws the cells, and the noise of methods that have some.
+            train: training data.
+            label: target.
+            num_samples: cells to return.
+            source: condition whose cells are moved; None: the control.
+            floor: clip below.
+        """
+        x = self.sample(key, Task(train, _vector(train, label), source or train.control), num_samples)
+        return x if floor is None else np.maximum(x, floor)
+
+
+def control(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
     """Control cells unchanged: the perturbations do nothing."""
-    return _moved(key, train, train.control, np.zeros(train.num_features), num_samples, floor)
+    return _moved(key, task.train, task.train.control, np.zeros(task.train.num_features), num_samples)
 
 
-def pool_all(
-    key: Array,
-    train: PerturbationData,
-    label: LabelLike,
-    num_samples: int,
-    *,
-    source: str | None = None,
-    floor: float | None = None,
-) -> Float[np.ndarray, "num_samples features"]:
+def pool_all(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
     """Cells of all training conditions: the label carries no information.
 
     As equally many of each condition as there are distinct ones to draw: a copy would pass for another cell in U forms
     and permutation tests. Of more samples than cells, every cell comes equally often.
     """
-    random = generator(key)
+    train, random = task.train, generator(key)
     rounds, rest = divmod(num_samples, train.num_cells)
     sizes = rounds * train.counts + _even_sizes(random, train.counts, rest)
-    rows = [
-        members[_draw(random, len(members), int(size))]
-        for members, size in zip(_rows_by_condition(train), sizes, strict=True)
-    ]
-    return _clipped(train.x[np.concatenate(rows)], floor)
+    rows = [members[_draw(random, len(members), int(size))] for members, size in zip(train.rows, sizes, strict=True)]
+    return train.x[np.concatenate(rows)]
 
 
-def pseudobulk(
-    key: Array,
-    train: PerturbationData,
-    label: LabelLike,
-    num_samples: int,
-    *,
-    source: str | None = None,
-    floor: float | None = None,
-) -> Float[np.ndarray, "num_samples features"]:
+def pseudobulk(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
     """Every cell at one profile, the control mean plus `additive_shift`: what methods for means alone deliver."""
-    means = condition_means(train)
-    profile = means[train.index(train.control)] + additive_shift(train, label)
-    return _clipped(np.tile(profile.astype(train.x.dtype), (num_samples, 1)), floor)
+    train, means = task.train, condition_means(task.train)
+    profile = means[train.index(train.control)] + additive_shift(train, task.label)
+    return np.tile(profile.astype(train.x.dtype), (num_samples, 1))
 
 
-def additive(
-    key: Array,
-    train: PerturbationData,
-    label: LabelLike,
-    num_samples: int,
-    *,
-    source: str | None = None,
-    floor: float | None = None,
-) -> Float[np.ndarray, "num_samples features"]:
+def additive(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
     """Source cells moved by the sum of the single effects, see `additive_shift`, less those of the source's label."""
-    start = source or train.control
-    shift = additive_shift(train, label) - additive_shift(train, start)
-    return _moved(key, train, start, shift, num_samples, floor)
+    shift = additive_shift(task.train, task.label) - additive_shift(task.train, task.source)
+    return _moved(key, task.train, task.source, shift, num_samples)
 
 
-def linear_regression(
-    key: Array,
-    train: PerturbationData,
-    label: LabelLike,
-    num_samples: int,
-    *,
-    source: str | None = None,
-    floor: float | None = None,
-) -> Float[np.ndarray, "num_samples features"]:
+def linear_regression(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
     """Least squares with intercept of condition means on labels, over all training conditions.
 
     Source cells are moved by the predicted mean minus the mean of the source CELLS, so that the samples have the
     mean that the regression predicts. Where labels are collinear: the solution with the smallest slopes.
     """
-    means = condition_means(train)
-    predicted = means.mean(0) + (_vector(train, label) - train.labels.mean(0, dtype=np.float64)) @ _slopes(train)
-    start = source or train.control
-    return _moved(key, train, start, predicted - means[train.index(start)], num_samples, floor)
+    train, means = task.train, condition_means(task.train)
+    predicted = means.mean(0) + (task.label - train.labels.mean(0, dtype=np.float64)) @ _slopes(train)
+    return _moved(key, train, task.source, predicted - means[train.index(task.source)], num_samples)
 
 
 def latent_additive(
-    key: Array,
-    train: PerturbationData,
-    label: LabelLike,
-    num_samples: int,
-    *,
-    latent_dim: int | None = None,
-    source: str | None = None,
-    floor: float | None = None,
+    key: Array, task: Task, num_samples: int, *, latent_dim: int | None = None
 ) -> Float[np.ndarray, "num_samples features"]:
     r"""Additive shifts in the space of the first principal components, fitted to all training conditions.
 
@@ -126,49 +115,36 @@ def latent_additive(
 
     Args:
         key: draws the source cells.
-        train: training data.
-        label: target.
+        task: training data, target and source.
         num_samples: cells to return.
         latent_dim: number of components; default as many as hold 95 % of the variance of the pooled training cells,
             each condition with equal weight.
-        source: condition whose cells are moved; None: the control.
-        floor: clip below.
     """
-    loadings = principal_components(train, latent_dim)  # [features, k]
-    start = source or train.control
+    loadings = principal_components(task.train, latent_dim)  # [features, k]
     # least squares acts on every direction by itself: project the effects on the features onto the components
-    shift = (_vector(train, label) - _vector(train, start)) @ _effects(train) @ loadings @ loadings.T
-    return _moved(key, train, start, shift, num_samples, floor)
+    shift = (task.label - _vector(task.train, task.source)) @ _effects(task.train) @ loadings @ loadings.T
+    return _moved(key, task.train, task.source, shift, num_samples)
 
 
-def ridge(
-    key: Array,
-    train: PerturbationData,
-    label: LabelLike,
-    num_samples: int,
-    *,
-    source: str | None = None,
-    floor: float | None = None,
-) -> Float[np.ndarray, "num_samples features"]:
+def ridge(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
     """The best linear model of the condition means (`linear`): where `fit` starts.
 
     Source cells are moved by the difference of the predicted means of the two labels. Ridge, gain of combinations and
     rank are chosen by leaving out training combinations, in closed form.
     """
-    start, model = source or train.control, linear_model(train)
-    shift = model.predict(_vector(train, label)) - model.predict(_vector(train, start))
-    return _moved(key, train, start, shift, num_samples, floor)
+    model = linear_model(task.train)
+    shift = model.predict(task.label) - model.predict(_vector(task.train, task.source))
+    return _moved(key, task.train, task.source, shift, num_samples)
 
 
-#: Name -> ``(key, train, label, num_samples, *, source=None, floor=None) -> samples [num_samples, features]``.
-BASELINES: dict[str, Callable] = {
-    "control": control,
-    "pool_all": pool_all,
-    "pseudobulk": pseudobulk,
-    "additive": additive,
-    "linear_regression": linear_regression,
-    "latent_additive": latent_additive,
-    "ridge": ridge,
+BASELINES: dict[str, Method] = {
+    "control": Method(control, cells="control"),
+    "pool_all": Method(pool_all, cells="all"),
+    "pseudobulk": Method(pseudobulk, cells="all"),
+    "additive": Method(additive),
+    "linear_regression": Method(linear_regression),
+    "latent_additive": Method(latent_additive),
+    "ridge": Method(ridge),
 }
 
 
@@ -233,7 +209,7 @@ def _effects(train: PerturbationData) -> Float[np.ndarray, "perturbations featur
 def _spectrum(train: PerturbationData) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, largest first, and eigenvectors of the covariance of the pooled, equally weighted conditions."""
     centre = condition_means(train).mean(axis=0)
-    blocks = (train.x[rows] - centre for rows in _rows_by_condition(train))
+    blocks = (train.x[rows] - centre for rows in train.rows)
     covariance = sum(block.T @ block / len(block) for block in blocks) / train.num_conditions
     values, vectors = np.linalg.eigh(covariance)
     return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
@@ -252,12 +228,9 @@ def principal_components(
     return vectors[:, :latent_dim]
 
 
-def _moved(
-    key: Array, train: PerturbationData, source: str, shift: np.ndarray, num_samples: int, floor: float | None
-) -> np.ndarray:
+def _moved(key: Array, train: PerturbationData, source: str, shift: np.ndarray, num_samples: int) -> np.ndarray:
     cells = train.cells(source)
-    moved = cells[_draw(generator(key), len(cells), num_samples)] + shift
-    return _clipped(moved.astype(train.x.dtype), floor)
+    return (cells[_draw(generator(key), len(cells), num_samples)] + shift).astype(train.x.dtype)
 
 
 def _draw(random: np.random.Generator, population: int, size: int) -> Int[np.ndarray, " size"]:
@@ -279,14 +252,5 @@ def _even_sizes(
     return sizes
 
 
-def _clipped(x: np.ndarray, floor: float | None) -> np.ndarray:
-    return x if floor is None else np.maximum(x, floor)
-
-
 def _vector(train: PerturbationData, label: LabelLike) -> Float[np.ndarray, " perturbations"]:
     return train.label(label).astype(np.float64)
-
-
-def _rows_by_condition(train: PerturbationData) -> list[np.ndarray]:
-    order = np.argsort(train.condition_index, kind="stable")
-    return np.split(order, np.cumsum(train.counts)[:-1])

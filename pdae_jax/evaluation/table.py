@@ -98,7 +98,7 @@ def evaluate(
         baselines: names of `baselines.BASELINES`; default all.
         metrics: names of `METRIC_NAMES`; default all.
         splits: of ``test``, ``validation`` (the fit's validation conditions, if any) and ``train`` (in-sample).
-        methods: further methods by name, each a function like those of `baselines.BASELINES`; called and tabled as
+        methods: further methods by name, each a `baselines.Method` or a function called as one; called and tabled as
             baselines are, with the same keys. ``{"compositional": fit_compositional(train, key=key).samples}``.
         progress: show a bar on stderr; None: if it is a terminal.
 
@@ -197,7 +197,7 @@ def _rows(
             key_baselines,
             fitted.train,
             case.label,
-            min(request.num_samples, _available(fitted.train, _start(name, source))),
+            min(request.num_samples, _available(fitted.train, _start(method, source))),
             source=None if source == "all" else source,
             floor=0.0 if fitted.recipe.nonnegative else None,
         )
@@ -217,11 +217,12 @@ def _rows(
     return [row for result in results for row in _result_rows(case, result, about, context.bandwidth)]
 
 
-def _start(method: str, source: str) -> str:
-    """Whose cells a baseline or a further method takes."""
-    if method in ("pool_all", "pseudobulk"):
-        return "all"
-    return "control" if method == "control" or source == "all" else source
+def _start(method: Callable, source: str) -> str:
+    """Whose cells a baseline or a further method takes; a plain function takes those of the source."""
+    cells = getattr(method, "cells", "source")
+    if cells != "source":
+        return cells
+    return "control" if source == "all" else source
 
 
 def _available(train: PerturbationData, source: str) -> int:

@@ -134,10 +134,8 @@ def condition_means(
     train: PerturbationData, x: Float[np.ndarray, "cells features"] | None = None
 ) -> Float[np.ndarray, "conditions features"]:
     """Mean of each condition, in float64."""
-    order = np.argsort(train.condition_index, kind="stable")
-    groups = np.split(order, np.cumsum(train.counts)[:-1])
     cells = train.x if x is None else x
-    return np.stack([cells[rows].mean(axis=0, dtype=np.float64) for rows in groups])
+    return np.stack([cells[rows].mean(axis=0, dtype=np.float64) for rows in train.rows])
 
 
 class _Choice(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pdae_jax.data.checks import aligned
-from pdae_jax.data.observations import read_observations
+from pdae_jax.data.observations import check_values, read_observations
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.spelling import first_names
@@ -25,11 +25,7 @@ class Source(NamedTuple):
     name: str  # a training condition, ``all``, or ``new cells``
     data: PerturbationData  # the training data, or the new cells in its columns
     rows: Int[np.ndarray, " cells"]  # of the data
-
-    @property
-    def condition(self) -> str:
-        """The training condition that stands for the source in a verdict: the control, for cells of several."""
-        return self.data.control if self.name in ("all", NEW_CELLS) else self.name
+    condition: str  # the training condition that stands for it in a verdict: the control, for cells of several
 
     def labels(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "_ perturbations"]:
         """The label of each row of the data, one row where all are of one condition."""
@@ -49,16 +45,16 @@ def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturb
     train = fitted.train
     if not isinstance(source, str):
         data = new_cells(source, train)
-        return Source(NEW_CELLS, data, np.arange(data.num_cells))
+        return Source(NEW_CELLS, data, np.arange(data.num_cells), train.control)
     if source == "all":
-        return Source("all", train, np.arange(train.num_cells))
+        return Source("all", train, np.arange(train.num_cells), train.control)
     if source == "nearest":
         distance = np.linalg.norm(fitted.members[0].shift(train.labels, label), axis=1)
         distance[np.all(train.labels == label, axis=1)] = np.inf
         source = train.conditions[int(np.argmin(distance))]
     name = train.control if source == "control" else source
     row = train.index(name)
-    return Source(train.conditions[row], train, train.rows[row])
+    return Source(train.conditions[row], train, train.rows[row], train.conditions[row])
 
 
 def new_cells(cells: Any, train: PerturbationData) -> PerturbationData:
@@ -87,12 +83,7 @@ def new_cells(cells: Any, train: PerturbationData) -> PerturbationData:
             f"Source cells of shape {x.shape}, but the model was fitted on [cells, {train.num_features}] "
             f"({first_names(train.features)}). Pass the same features in the same order, and at least one cell."
         )
-    bad = np.flatnonzero(~np.isfinite(x).all(axis=0))
-    if len(bad):
-        raise ValueError(
-            f"Source cells have values that are NaN or infinite in {first_names([train.features[i] for i in bad])}. "
-            f"Drop these cells, or impute the values."
-        )
+    check_values(x, train.features, may_be_constant=True)
     return PerturbationData(
         x=x,
         condition_index=np.zeros(len(x), np.int32),

@@ -31,7 +31,8 @@ class Checkpoints:
     def restore(self, like: Any, *, repair: bool = False) -> Any:
         """The newest checkpoint that can be read, in the structure, shapes and types of `like`.
 
-        A damaged one is passed over with a warning. `repair` deletes it, so that a run that goes on can write it again.
+        A damaged one is passed over with a warning. `repair` moves it to ``damaged`` beside the checkpoints, so that a
+        run that goes on can write it again.
 
         Raises:
             FileNotFoundError: there is no complete checkpoint.
@@ -53,13 +54,22 @@ class Checkpoints:
                     *(bad, self._manager.directory, type(error).__name__, step),
                 )
                 if repair:
-                    self._manager.delete(bad)
+                    self._put_aside(bad)
             return state
         step, error = errors[0]
         raise ValueError(
             f"No checkpoint in {self._manager.directory} can be read; of step {step}: {type(error).__name__}: "
             f"{str(error)[:300]}. Put a copy in its place, or repeat the run with another workdir."
         ) from error
+
+    def _put_aside(self, step: int) -> None:
+        folder = pathlib.Path(self._manager.directory)
+        number = 0
+        while (target := folder.with_name("damaged") / f"{step}.{number}").exists():
+            number += 1
+        target.parent.mkdir(exist_ok=True)
+        (folder / str(step)).rename(target)
+        self._manager.reload()
 
     def close(self) -> None:
         self._manager.close()

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 
 from pdae_jax.data.simulate import design, simulate
-from pdae_jax.evaluation.baselines import BASELINES, additive_shift, linear_model, principal_components
+from pdae_jax.evaluation.baselines import (
+    BASELINES,
+    Task,
+    additive_shift,
+    latent_additive,
+    linear_model,
+    principal_components,
+)
 from pdae_jax.two_sample.permutation import two_sample_test
 from pdae_jax.types import PerturbationData
 
@@ -112,10 +119,11 @@ def test_latent_additive_drops_directions_without_components():
     pooled = data.x.astype(np.float64) - data.x.mean(0)
     _, _, directions = np.linalg.svd(pooled, full_matrices=False)  # conditions have equal size here
     np.testing.assert_allclose(np.abs(directions[:2] @ loadings), np.eye(2), atol=1e-6)
-    samples = BASELINES["latent_additive"](KEY, data, "A+B", 60, latent_dim=2)
+    task = Task(data, data.label("A+B"), "control")
+    samples = latent_additive(KEY, task, 60, latent_dim=2)
     expected = 10.0 + (SHIFT[0] + SHIFT[1]) @ loadings @ loadings.T
     np.testing.assert_allclose(samples.mean(0), expected, atol=1e-4)
-    full = BASELINES["latent_additive"](KEY, data, "A+B", 60, latent_dim=5)
+    full = latent_additive(KEY, task, 60, latent_dim=5)
     np.testing.assert_allclose(full.mean(0), 10.0 + SHIFT[0] + SHIFT[1], atol=1e-4)
 
 

@@ -14,7 +14,7 @@ import pytest
 from experiments import dry_run
 from experiments.configs import anndata as own
 from pdae_jax import build, check_guarantee, from_arrays
-from pdae_jax.own_data import choose_held_out, own_data
+from pdae_jax.data.own_data import choose_held_out, own_data
 
 REPOSITORY = Path(__file__).parents[2]
 COLUMN, DOSE = "Target gene (final)", "dose [µM]"

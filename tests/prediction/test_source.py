@@ -58,6 +58,40 @@ def test_new_cells_with_labels_start_from_them(fitted):
     assert float(pdae_jax.losses.energy_distance(found.samples, test.cells("p0+p2"))) < 0.05
 
 
+def test_new_cells_may_name_their_control_otherwise(fitted):
+    model, _ = fitted
+    cells = model.train.select(["control", "p0"])
+    other = dataclasses.replace(cells, conditions=("DMSO", "p0"), control="DMSO")
+    found, expected = (pdae_jax.predict(model, "p0+p2", key=KEY, source=source) for source in (other, cells))
+    np.testing.assert_array_equal(found.samples, expected.samples)
+    assert found.verdict == expected.verdict
+
+
+@pytest.mark.parametrize("kind", ["arrays", "frame", "anndata"])
+def test_a_file_without_control_joins_the_training_data(fitted, kind):
+    model, test = fitted
+    cells, features = test.x[:, ::-1], test.features[::-1]
+    names = ["p2 + p0"] * len(cells)
+    if kind == "arrays":
+        data = pdae_jax.from_arrays(test.x, names, like=model.train)
+    elif kind == "frame":
+        frame = pd.DataFrame(cells, columns=features).assign(drug=names, note="x")
+        data = pdae_jax.from_frame(frame, condition="drug", like=model.train)
+    else:
+        adata = as_anndata(cells, features)
+        adata.obs["drug"] = names
+        data = pdae_jax.from_anndata(adata, condition="drug", like=model.train)
+    options = {"metrics": ["energy_distance"], "baselines": ["additive"], "progress": False}
+    found, expected = (pdae_jax.evaluate(model, each, **options) for each in (data, test))
+    pd.testing.assert_series_equal(found["n_true"], expected["n_true"])
+    # its condition has a name of its own, and with it random numbers of its own
+    np.testing.assert_allclose(found["value"], expected["value"], atol=0.05)
+    with pytest.raises(KeyError, match="'p9', which is not in perturbations"):
+        pdae_jax.from_arrays(test.x, ["p9"] * len(cells), like=model.train)
+    with pytest.raises(ValueError, match="No control cells"):
+        pdae_jax.from_arrays(test.x, names)
+
+
 def test_cells_far_from_the_training_cells_are_not_supported(fitted):
     model, _ = fitted
     cells = model.train.cells("control") + 40.0
@@ -83,7 +117,7 @@ def test_a_test_set_of_its_own_gives_the_same_table(fitted):
     ("change", "error", "message"),
     [
         (lambda train: train.x[:, :2], ValueError, r"shape \(.*, 2\), but the model was fitted on \[cells, 3\]"),
-        (lambda train: train.x * np.nan, ValueError, "NaN or infinite in 'x0'"),
+        (lambda train: train.x * np.nan, ValueError, "'x0' has .* values that are NaN or infinite"),
         (lambda train: pd.DataFrame(train.x, columns=["x0", "x1", "y"]), ValueError, "lack 1 of the 3 .*'x2'"),
         (
             lambda train: dataclasses.replace(train, perturbations=("p0", "p1", "drug")),

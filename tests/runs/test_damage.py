@@ -74,6 +74,7 @@ def test_the_previous_checkpoint_is_used_and_a_resumed_run_ends_the_same(run, fi
     resumed = pdae_jax.fit(data, key=KEY, workdir=run, progress=False, **OPTIONS)
     for here, there in zip(jax.tree.leaves(resumed.params), jax.tree.leaves(fitted.params), strict=True):
         np.testing.assert_array_equal(here, there)
+    assert list((run / "damaged" / "40.0").rglob("*"))  # put aside, not lost
     again = pdae_jax.load_run(run)
     assert again.history[-1]["step"] == 40
     np.testing.assert_array_equal(again.shift_matrix, fitted.shift_matrix)
