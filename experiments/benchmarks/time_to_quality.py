@@ -24,7 +24,6 @@ of the times at which the target was first met; "more than" where PyTorch had no
 """
 
 import csv
-import itertools
 import json
 import os
 import pathlib
@@ -36,42 +35,27 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
-from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from experiments.benchmarks.contenders import (
+    FAST,
+    Contender,
+    Task,
+    Translate,
+    make_ours,
+    make_pytorch,
+    make_pytorch_recipe,
+)
 from experiments.configs import simulated
 from pdae_jax import build, losses
-from pdae_jax.data.units import make_standardizer
 from pdae_jax.evaluation import baselines
-from pdae_jax.model.model import linear_start
 from pdae_jax.recipe import Recipe
 from pdae_jax.reporting.panels import BLUE, GREEN, GREY, ORANGE, VERMILION, clean
 from pdae_jax.runs.store import load_data, save_data
-from pdae_jax.training.defaults import resolve_recipe
-from pdae_jax.training.pilot import make_pilot
-from pdae_jax.training.prepare import prepare
-from pdae_jax.training.step import make_train_steps
-from pdae_jax.types import PerturbationData
 
-CHUNK = 25
 NUM_CELLS = 2000  # control cells that are translated
-FAST = {
-    "latent_dim": 4,
-    "noise": "drawn",  # of dimension 0: a decoder without noise, which these worlds have not
-    "noise_dim": 0,
-    "hidden": [64, 64],
-    "cells_per_source": 8,
-    "cells_per_target": 32,
-    "reconstruction": 0.5,
-    "likelihood": 0.0,
-    "num_steps": 1000,
-    "learning_rate": 1.5e-2,
-    "warmup_steps": 25,
-    "average_decay": 0.99,
-}
 COLOURS = {"ours": BLUE, "pytorch": VERMILION, "pytorch_recipe": GREEN}
 NAMES = {
     "ours": "ours",
@@ -89,23 +73,6 @@ WORKER = flags.DEFINE_enum(
     "worker", None, ["ours", "pytorch", "pytorch_recipe"], "measure this side (the script calls itself)"
 )
 FOLDER = flags.DEFINE_string("folder", None, "of a worker: data, and where its curve goes")
-
-
-class Task(NamedTuple):
-    """Data in memory, and what judges."""
-
-    train: PerturbationData
-    test: PerturbationData
-    seed: int
-
-
-# cells [n, features] and a label [perturbations] -> cells at that label, both in the user's units
-Translate = Callable[[Float[np.ndarray, "n d"], Float[np.ndarray, " perturbations"]], Float[np.ndarray, "n d"]]
-
-
-class Contender(NamedTuple):
-    advance: Callable[[], int]  # trains, waits for it and says for how many steps
-    translate: Translate
 
 
 class Point(NamedTuple):
@@ -152,84 +119,6 @@ def measure(
     return points
 
 
-def make_ours(task: Task, recipe: Recipe) -> Contender:
-    parts = prepare(jax.random.key(task.seed), task.train, None, recipe, chunk=CHUNK)
-    steps = make_train_steps(parts.step, CHUNK)
-    state = parts.state.train
-    move = jax.jit(parts.model.translate)
-
-    def advance() -> int:
-        nonlocal state
-        state, metrics = steps(state, parts.data)
-        jax.block_until_ready(metrics)
-        return CHUNK
-
-    def translate(x, label):
-        x = parts.standardizer.forward(x).astype(np.float32)
-        label = parts.standardizer.label(label)
-        moved = move(parts.unravel(state.average), jax.random.key(0), x, jnp.zeros_like(label), label)
-        return parts.standardizer.backward(np.asarray(moved))
-
-    return Contender(advance, translate)
-
-
-def make_pytorch(task: Task) -> Contender:
-    import torch  # pyright: ignore[reportMissingImports]
-
-    from experiments.benchmarks import torch_reference as reference
-
-    torch.manual_seed(task.seed)
-    standardizer = make_standardizer(task.train, "feature")
-    networks = reference.make_networks(reference.SETTINGS["10-d"])
-    x_train = torch.from_numpy(standardizer.forward(task.train.x).astype(np.float32))
-    step = reference.make_step(networks, x_train, torch.from_numpy(task.train.labels[task.train.condition_index]))
-
-    def advance() -> int:
-        step()
-        return 1
-
-    def translate(x, label):  # from the control, whose label is zero
-        x = torch.from_numpy(standardizer.forward(x).astype(np.float32))
-        return standardizer.backward(reference.translate(networks, x, torch.from_numpy(label)).numpy())
-
-    return Contender(advance, translate)
-
-
-def make_pytorch_recipe(task: Task) -> Contender:
-    import torch  # pyright: ignore[reportMissingImports]
-
-    from experiments.benchmarks.torch_recipe import make_recipe_step
-
-    torch.manual_seed(task.seed)
-    recipe = resolve_recipe(asked_recipe()[0], task.train)
-    pilot = make_pilot(recipe, task.train)
-    data = pilot.data
-    start = linear_start(
-        data.x,
-        data.labels[data.condition_index],
-        pilot.additive,
-        int(recipe.latent_dim or 1),
-        noise="drawn",
-        noise_dim=0,
-    )
-    x = torch.from_numpy(data.x[np.concatenate(data.rows)])
-    sizes = np.cumsum([0, *map(len, data.rows)])
-    rows = [np.arange(a, b) for a, b in itertools.pairwise(sizes)]
-    step, average = make_recipe_step(start, x, rows, torch.from_numpy(data.labels), recipe)
-
-    def advance() -> int:
-        step()
-        return 1
-
-    @torch.no_grad()
-    def translate(x, label):
-        x = torch.from_numpy(pilot.standardizer.forward(x).astype(np.float32))
-        moved = average.translate(x, torch.from_numpy(pilot.standardizer.label(label)))
-        return pilot.standardizer.backward(moved.numpy())
-
-    return Contender(advance, translate)
-
-
 def asked_recipe() -> tuple[Recipe, int]:
     """That of the flag, and the steps after which ours stops."""
     recipe = Recipe.from_dict(json.loads(RECIPE.value))
@@ -254,8 +143,13 @@ def work(side: str, folder: pathlib.Path, seed: int) -> None:
 
         from experiments.benchmarks.torch_reference import fastest_threads
 
-        make = make_pytorch if side == "pytorch" else make_pytorch_recipe
-        max_steps = np.inf if side == "pytorch" else asked_recipe()[1]
+        recipe, num_steps = asked_recipe()
+        published = side == "pytorch"
+        max_steps = np.inf if published else num_steps
+
+        def make(task: Task) -> Contender:
+            return make_pytorch(task) if published else make_pytorch_recipe(task, recipe)
+
         ms, threads = fastest_threads(lambda: make(task).advance)
         torch.set_num_threads(threads)
         print(f"{side}: {ms:.1f} ms per step on {threads} thread(s)", flush=True)
