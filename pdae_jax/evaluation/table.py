@@ -29,6 +29,15 @@ from pdae_jax.types import PerturbationData
 MODEL, CEILING = "pdae", "oracle_half"
 METRIC_NAMES = (*METRICS, "p_value")
 SPLITS = ("train", "validation", "test")
+#: Columns with numbers of the verdict, NaN where they are not known.
+VERDICT_NUMBERS = (
+    "latent_rank",
+    "outside",
+    "tested_error",
+    "expected_error",
+    "source_disagreement",
+    "replica_disagreement",
+)
 P_VALUE_CELLS = 500  # per sample: a p-value depends on the sample size, so that is the same everywhere
 CEILING_REPEATS, CEILING_ENOUGH = 10, 1000  # repeated halving where a condition has fewer cells than this
 
@@ -290,15 +299,7 @@ def _verdict_columns(verdict: Verdict) -> dict[str, Any]:
         "residual": verdict.residual,
         "leverage": verdict.leverage,
         **{
-            name: float("nan") if getattr(verdict, name) is None else getattr(verdict, name)
-            for name in (
-                "latent_rank",
-                "outside",
-                "tested_error",
-                "expected_error",
-                "source_disagreement",
-                "replica_disagreement",
-            )
+            name: float("nan") if getattr(verdict, name) is None else getattr(verdict, name) for name in VERDICT_NUMBERS
         },
     }
 

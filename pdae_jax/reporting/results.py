@@ -13,7 +13,7 @@ from pdae_jax.evaluation.compositional import fit_comparators
 from pdae_jax.evaluation.diagnostics import extremes, residual_laws
 from pdae_jax.evaluation.identification import identification_table, load_truth, measure_identification
 from pdae_jax.evaluation.summary import COMPARED, format_table, summary_table
-from pdae_jax.evaluation.table import MODEL, SPLITS, evaluate
+from pdae_jax.evaluation.table import MODEL, SPLITS, VERDICT_NUMBERS, evaluate
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.export import to_anndata
@@ -160,22 +160,8 @@ def read_evaluation(workdir: str | pathlib.Path) -> Any:
     import pandas as pd
 
     names: Any = dict.fromkeys(("condition", "split", "method", "metric", "source", "verdict"), str)
-    numbers: Any = {
-        name: [""]
-        for name in (
-            "value",
-            "residual",
-            "leverage",
-            "latent_rank",
-            "outside",
-            "tested_error",
-            "expected_error",
-            "source_disagreement",
-            "replica_disagreement",
-            "reach",
-            "bandwidth",
-        )
-    }
+    columns = ("value", "residual", "leverage", *VERDICT_NUMBERS, "reach", "bandwidth")
+    numbers: Any = {name: [""] for name in columns}
     path = pathlib.Path(workdir) / EVALUATION_FILE
     return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=numbers)
 
