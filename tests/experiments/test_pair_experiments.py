@@ -14,6 +14,7 @@ from absl import flags
 import pdae_jax
 from experiments.configs.bodenmiller import held_out_pairs
 from pdae_jax.data.datasets import COMMON_CELL_TYPES, STIMULATIONS
+from pdae_jax.evaluation.baselines import Method
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -129,7 +130,7 @@ def test_non_additivity_of_a_known_interaction(leave, monkeypatch):
 
 def test_unmoved_cells_are_those_of_the_source(leave):
     data = additive_world(cells=20)
-    moved = leave.unmoved(jax.random.key(0), data, "a+b", 20, source="a")
+    moved = Method(leave.unmoved)(jax.random.key(0), data, "a+b", 20, source="a")
     np.testing.assert_array_equal(np.sort(moved, axis=0), np.sort(data.cells("a"), axis=0))
 
 
