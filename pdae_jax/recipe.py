@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 NOISES = ("abducted", "drawn")  # where the noise of a translated cell comes from
 
@@ -106,6 +106,39 @@ class Recipe:
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
         """The recipe that `to_dict` wrote."""
         return cls().override(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+
+
+_REQUIRED: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved(Recipe):
+    """A recipe for certain data: what may be left open in a `Recipe` is filled in."""
+
+    latent_dim: int = _REQUIRED
+    observed_effects: bool = _REQUIRED
+    nonnegative: bool = _REQUIRED
+    standardize: str = _REQUIRED
+    reconstruction: float = _REQUIRED
+    contrast: float = _REQUIRED
+    likelihood: float = _REQUIRED
+    num_steps: int = _REQUIRED
+    learning_rate: float = _REQUIRED
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in Resolved.__annotations__:
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} is open. Pass the recipe to resolve_recipe, which finds it from the data.")
+
+    def override(self, **changes: Any) -> "Resolved":
+        """As `Recipe.override`; nothing can be left open again."""
+        return cast(Resolved, super().override(**changes))
+
+    @property
+    def weights(self) -> LossWeights:
+        """Of the terms of the loss."""
+        return LossWeights(self.reconstruction, self.contrast, self.likelihood)
 
 
 #: Options of earlier versions, and what became of them.

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -13,6 +13,8 @@ from pdae_jax.spelling import nearest_names
 
 #: Of NumPy or of JAX: what numerical functions take from users.
 AnyArray = Array | np.ndarray
+#: Parameters of a network: a pytree of arrays, as flax has them.
+Params = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -133,4 +135,5 @@ class Batch(NamedTuple):
     label_source: Float[Array, "sources perturbations"]
     x_target: Float[Array, "targets n features"]
     label_target: Float[Array, "targets perturbations"]
+    source: Int[Array, " sources"]  # rows of the source conditions
     same_source: Float[Array, " sources"] | None = None  # chance that two of the m rows are one cell; None: 1 / m

@@ -58,7 +58,7 @@ def make_ours(task: Task, recipe: Recipe) -> Contender:
     parts = prepare(jax.random.key(task.seed), task.train, None, recipe, chunk=CHUNK)
     steps = make_train_steps(parts.step, CHUNK)
     state = parts.state.train
-    move = jax.jit(parts.model.translate)
+    move = jax.jit(parts.frame.model.translate)
 
     def advance() -> int:
         nonlocal state
@@ -67,10 +67,10 @@ def make_ours(task: Task, recipe: Recipe) -> Contender:
         return CHUNK
 
     def translate(x, label):
-        x = parts.standardizer.forward(x).astype(np.float32)
-        label = parts.standardizer.label(label)
-        moved = move(parts.unravel(state.average), jax.random.key(0), x, jnp.zeros_like(label), label)
-        return parts.standardizer.backward(np.asarray(moved))
+        x = parts.frame.standardizer.forward(x).astype(np.float32)
+        label = parts.frame.standardizer.label(label)
+        moved = move(parts.frame.unravel(state.average), jax.random.key(0), x, jnp.zeros_like(label), label)
+        return parts.frame.standardizer.backward(np.asarray(moved))
 
     return Contender(advance, translate)
 
@@ -110,7 +110,7 @@ def make_pytorch_recipe(task: Task, recipe: Recipe) -> Contender:
         data.x,
         data.labels[data.condition_index],
         pilot.additive,
-        int(recipe.latent_dim or 1),
+        recipe.latent_dim,
         noise="drawn",
         noise_dim=0,
     )

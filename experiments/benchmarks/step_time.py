@@ -75,7 +75,14 @@ def plain_model(setting: Setting) -> Model:
 def carrying_model(setting: Setting) -> Model:
     """The default model of the library at the same size: noise carried from the source cell."""
     return make_model(
-        setting.num_features, setting.num_perturbations, latent_dim=setting.latent_dim, hidden=setting.encoder_hidden
+        setting.num_features,
+        setting.num_perturbations,
+        latent_dim=setting.latent_dim,
+        noise="abducted",
+        noise_dim=0,
+        observed_effects=True,
+        hidden=setting.encoder_hidden,
+        activation="silu",
     )
 
 

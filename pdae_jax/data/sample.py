@@ -114,6 +114,7 @@ def make_sampler(
             label_source=data.labels[source],
             x_target=cells_of(data, target, bits_target.reshape(shapes[1])),
             label_target=data.labels[target],
+            source=source,
             same_source=chance_of_one_cell(data.count[source], cells_per_source),
         )
 

@@ -8,25 +8,21 @@ adversary that guesses the condition from it is to fail, or the basal states of 
 """
 
 import dataclasses
-import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from pdae_jax.data.checks import check_same_columns, check_training_data
-from pdae_jax.data.sample import DeviceData, make_sampler
+from pdae_jax.data.sample import make_sampler
 from pdae_jax.data.units import Standardizer
 from pdae_jax.evaluation.baselines import _draw
 from pdae_jax.evaluation.compositional_step import (
     Networks,
-    State,
-    Terms,
+    Opponents,
     Weights,
     make_compositional_step,
     make_networks,
@@ -34,11 +30,12 @@ from pdae_jax.evaluation.compositional_step import (
 from pdae_jax.labels import LabelLike
 from pdae_jax.prediction.samples import BATCH, generator
 from pdae_jax.recipe import Recipe
-from pdae_jax.runs.track import make_progress
-from pdae_jax.training.compiler import RUNS_OFTEN, compiler_options
+from pdae_jax.runs.track import History, make_progress
+from pdae_jax.training.loop import run_steps
 from pdae_jax.training.optimizer import make_optimizer
-from pdae_jax.training.prepare import Parts, prepare
-from pdae_jax.training.validate import Validator, check_errors, make_validator, worth_keeping
+from pdae_jax.training.prepare import prepare, with_errors
+from pdae_jax.training.step import TrainState
+from pdae_jax.training.validate import make_validator
 from pdae_jax.types import PerturbationData
 
 LEARNING_RATE = 5e-3  # where the recipe has none
@@ -159,7 +156,7 @@ def fit_compositional(
         raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
     key_start, key_decoder, key_adversary, key_steps, key_validate = jax.random.split(key, 5)
     parts = prepare(key_start, train, None, recipe)
-    parts = parts._replace(recipe=parts.recipe.override(patience=recipe.patience))
+    frame = parts.frame
     networks, params, adversary = make_networks(key_decoder, key_adversary, parts, train, subtract_label)
     optimizer = make_optimizer(
         parts.num_steps,
@@ -167,28 +164,24 @@ def fit_compositional(
         warmup_steps=recipe.warmup_steps,
         clip_norm=recipe.clip_norm,
     )
-    optimizer = optax.flatten(optimizer)  # on one vector, as the model's is
     weights = Weights(
         adversary=adversary_weight if disentangle == "adversarial" else 0.0,
         prior=prior_weight if disentangle == "prior" else 0.0,
     )
-    step = make_compositional_step(
-        networks, optimizer, _make_sampler(parts.recipe, train), weights, recipe, train.num_conditions
-    )
-    state = State(
-        jnp.zeros((), jnp.int32),
-        key_steps,
-        params,
-        jax.tree.map(jnp.copy, params),  # the steps donate both
-        adversary,
-        optimizer.init(params),
-        optimizer.init(adversary),
-    )
-    validator = None
+    frame = frame._replace(recipe=frame.recipe.override(patience=recipe.patience), unravel=networks.unravel)
     if validation:
-        validator = make_validator(key_validate, networks.model, parts.standardizer, train, validation)
-    params, history = _train(step, state, parts, validator, progress)
-    return Compositional(networks, params, parts.standardizer, train, parts.recipe, history)
+        validator = make_validator(key_validate, networks.model, frame.standardizer, train, validation)
+        frame = frame._replace(validator=validator)
+    sample = _make_sampler(frame.recipe, train)
+    step = make_compositional_step(networks, optimizer, sample, weights, recipe.average_decay, train.num_conditions)
+    opponents = Opponents(optimizer.init(params), adversary, optimizer.init(adversary))
+    # copies: a step donates its state
+    start = TrainState(jnp.zeros((), jnp.int32), key_steps, params, jnp.copy(params), opponents)
+    state = with_errors(parts.state._replace(train=start, kept=jnp.copy(params)), frame.validator)
+    history, bar = History(), make_progress(progress, "fit_compositional")
+    state = run_steps(parts._replace(frame=frame, step=step), state, None, history, bar)
+    params = frame.unravel(state.kept if validation else state.train.average)
+    return Compositional(networks, params, frame.standardizer, train, frame.recipe, history.entries)
 
 
 COMPARATORS = {"compositional": False, "compositional_with_source_label": True}  # name -> `subtract_label`
@@ -235,44 +228,3 @@ def _make_sampler(recipe: Recipe, train: PerturbationData) -> Callable:
         num_targets=1,
         cells_per_target=1,
     )
-
-
-def _train(
-    step: Callable, state: State, parts: Parts, validator: Validator | None, show: bool | None
-) -> tuple[dict, list[dict[str, Any]]]:
-    """Chunks of scanned steps; averaged parameters of the last step, or of the evaluation that is kept."""
-    recipe, history, progress = parts.recipe, [], make_progress(show, "fit_compositional")
-    kept, lowest, since_lowest, done = None, math.inf, 0, 0
-    progress.update(0, parts.num_steps, math.nan)
-    while done < parts.num_steps and (recipe.patience is None or since_lowest < recipe.patience):
-        length = min(recipe.log_every, parts.num_steps - done)
-        state, terms = _make_steps(step, length)(state, parts.data)
-        entry = {name: float(value) for name, value in jax.device_get(terms)._asdict().items()}
-        if not all(map(math.isfinite, entry.values())):
-            raise FloatingPointError(
-                f"Between steps {done} and {done + length} the loss became NaN or infinite: {entry}. "
-                f"Lower learning_rate or adversary_weight, or look for extreme values in the data."
-            )
-        done += length
-        if validator and (done % recipe.eval_every == 0 or done == parts.num_steps):
-            errors = np.asarray(validator.errors(state.average))
-            check_errors(errors, validator.conditions, done)
-            value = entry["validation_energy_distance"] = float(np.mean(errors))
-            if worth_keeping(value, lowest, validator.noise):
-                kept = jax.tree.map(jnp.copy, state.average)
-            lowest, since_lowest = (value, 0) if value < lowest else (lowest, since_lowest + 1)
-        history.append({"step": done, **entry})
-        progress.update(done, parts.num_steps, entry["total"])
-    progress.close()
-    return kept or state.average, history
-
-
-@functools.lru_cache(maxsize=32)
-def _make_steps(step: Callable, num_steps: int) -> Callable[[State, DeviceData], tuple[State, Terms]]:
-    """`num_steps` steps in one compiled scan; terms are means over the steps."""
-
-    def steps(state: State, data: DeviceData) -> tuple[State, Terms]:
-        state, terms = jax.lax.scan(lambda carry, _: step(carry, data), state, None, length=num_steps)
-        return state, jax.tree.map(jnp.mean, terms)
-
-    return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options(RUNS_OFTEN))

@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.data.sample import DeviceData
 from pdae_jax.data.units import zero_floor
 from pdae_jax.model.model import Model
 from pdae_jax.model.networks import make_mlp, with_skip
-from pdae_jax.recipe import Recipe
 from pdae_jax.training.prepare import Parts
+from pdae_jax.training.step import Metrics, TrainState, averaged
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import dissimilarity_matrix
 from pdae_jax.two_sample.scores import kernel_score
@@ -28,6 +29,8 @@ class Networks(NamedTuple):
     """Pure functions of ``params``; `model` has the protocol of a pdae model, its decoder draws from the Gaussian."""
 
     model: Model
+    unravel: Callable  # vector -> params
+    unravel_adversary: Callable  # vector -> params of the adversary
     basal: Callable  # (params, x [..., features], label) -> [..., latent]
     effect: Callable  # (params, label) -> [..., latent], the embedding of the label
     distribution: Callable  # (params, z [..., latent]) -> mean, standard deviation [..., features]
@@ -43,16 +46,12 @@ class Terms(NamedTuple):
     prior: Float[Array, ""]  # energy distance of basal states to N(0, I), mean over conditions; 0 where not used
 
 
-class State(NamedTuple):
-    """What is carried from step to step."""
+class Opponents(NamedTuple):
+    """The ``opt_state`` of a `TrainState`: the two optimisers, and the network that only one of them is after."""
 
-    step: Int[Array, ""]
-    key: Array  # step t uses fold_in(key, t)
-    params: dict
-    average: dict  # exponential moving average of params: what predicts
-    adversary: dict
-    opt_state: optax.OptState
-    adversary_opt_state: optax.OptState
+    autoencoder: optax.OptState
+    adversary: Float[Array, " weights"]
+    of_adversary: optax.OptState
 
 
 class Cells(NamedTuple):
@@ -103,16 +102,16 @@ def make_compositional_step(
     optimizer: optax.GradientTransformation,
     sample: Callable,
     weights: Weights,
-    recipe: Recipe,
+    average_decay: float,
     num_conditions: int,
-) -> Callable[[State, DeviceData], tuple[State, Terms]]:
-    """``step(state, data) -> (state, terms)``: the adversary descends its loss, then the autoencoder ascends it."""
+) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
+    """``step(state, data) -> (state, metrics)``: the adversary descends its loss, then the autoencoder ascends it."""
 
-    def adversary_loss(adversary: dict, basal: Array, index: Array, most: float = math.inf) -> Array:
-        return condition_entropy(networks.classify(adversary, basal), index, most)
+    def adversary_loss(adversary: Array, basal: Array, index: Array, most: float = math.inf) -> Array:
+        return condition_entropy(networks.classify(networks.unravel_adversary(adversary), basal), index, most)
 
-    def loss(params: dict, adversary: dict, key: Array, cells: Cells) -> tuple[Array, Terms]:
-        zero = jnp.zeros(())
+    def loss(vector: Array, adversary: Array, key: Array, cells: Cells) -> tuple[Array, Terms]:
+        params, zero = networks.unravel(vector), jnp.zeros(())
         basal = networks.basal(params, cells.x, cells.label)
         mean, std = networks.distribution(params, basal + networks.effect(params, cells.label))
         reconstruction = jnp.mean(gaussian_nll(cells.x, mean, std))
@@ -124,48 +123,51 @@ def make_compositional_step(
         total = reconstruction - weights.adversary * entropy + weights.prior * prior
         return total, Terms(total, reconstruction, entropy, prior)
 
-    def update_adversary(state: State, cells: Cells) -> State:
-        basal = networks.basal(state.params, cells.x, cells.label)
-        gradient = jax.grad(adversary_loss)(state.adversary, basal, cells.index)
-        updates, opt_state = optimizer.update(gradient, state.adversary_opt_state, state.adversary)
-        adversary = cast(dict, optax.apply_updates(state.adversary, updates))
-        return state._replace(adversary=adversary, adversary_opt_state=opt_state)
+    def update_adversary(params: dict, rivals: Opponents, cells: Cells) -> Opponents:
+        basal = networks.basal(params, cells.x, cells.label)
+        gradient = jax.grad(adversary_loss)(rivals.adversary, basal, cells.index)
+        updates, opt_state = optimizer.update(gradient, rivals.of_adversary, rivals.adversary)
+        adversary = jnp.asarray(optax.apply_updates(rivals.adversary, updates))
+        return rivals._replace(adversary=adversary, of_adversary=opt_state)
 
     def draw(key: Array, data: DeviceData) -> Cells:
         batch = sample(key, data)
-        row = jnp.argmax(jnp.all(batch.label_source[:, None] == data.labels, axis=-1), axis=1)
-        index = jnp.broadcast_to(row[:, None], batch.x_source.shape[:2])
+        index = jnp.broadcast_to(batch.source[:, None], batch.x_source.shape[:2])
         return Cells(batch.x_source, batch.label_source[:, None, :], index, batch.same_source)
 
-    def step(state: State, data: DeviceData) -> tuple[State, Terms]:
+    def step(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
         key_prior, key_cells, key_adversary = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+        rivals = state.opt_state
         if weights.adversary:
-            keys = jax.random.split(key_adversary, ADVERSARY_STEPS)
-            state, _ = jax.lax.scan(lambda carry, key: (update_adversary(carry, draw(key, data)), None), state, keys)
+            own, keys = networks.unravel(state.params), jax.random.split(key_adversary, ADVERSARY_STEPS)
+            rivals, _ = jax.lax.scan(lambda r, key: (update_adversary(own, r, draw(key, data)), None), rivals, keys)
         gradient_fn = jax.grad(loss, has_aux=True)
-        gradient, terms = gradient_fn(state.params, state.adversary, key_prior, draw(key_cells, data))
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = cast(dict, optax.apply_updates(state.params, updates))
-        # as in `train.make_train_step`
-        decay = jnp.minimum(recipe.average_decay, (1.0 + state.step) / (10.0 + state.step))
-        average = cast(dict, optax.incremental_update(params, state.average, 1.0 - decay))
-        return state._replace(step=state.step + 1, params=params, average=average, opt_state=opt_state), terms
+        gradient, terms = gradient_fn(state.params, rivals.adversary, key_prior, draw(key_cells, data))
+        updates, opt_state = optimizer.update(gradient, rivals.autoencoder, state.params)
+        params = jnp.asarray(optax.apply_updates(state.params, updates))
+        average = averaged(state, params, average_decay)
+        state = TrainState(state.step + 1, state.key, params, average, rivals._replace(autoencoder=opt_state))
+        return state, Metrics(terms, jnp.linalg.norm(gradient))
 
     return step
 
 
 def make_networks(
     key_decoder: Array, key_adversary: Array, parts: Parts, train: PerturbationData, subtract_label: bool
-) -> tuple[Networks, dict, dict]:
-    """Encoder and embedding of the pdae model with their start; its decoder with a second output; the adversary."""
-    recipe, pdae = parts.recipe, parts.model
+) -> tuple[Networks, Float[Array, " parameters"], Float[Array, " weights"]]:
+    """Encoder and embedding of the pdae model with their start; its decoder with a second output; the adversary.
+
+    The last two are vectors: the parameters of the autoencoder and of the adversary at the start.
+    """
+    frame, start = parts.frame, parts.frame.unravel(parts.state.train.params)
+    recipe, pdae = frame.recipe, frame.model
     nets = {"activation": recipe.activation, "linear_skip": True}
     d, k = pdae.num_features, pdae.latent_dim
     init_decoder, decode_both = make_mlp(k, 2 * d, hidden=tuple(reversed(recipe.hidden)), **nets)
     init_adversary, classify = make_mlp(
         k, train.num_conditions, hidden=recipe.hidden, activation=recipe.activation, linear_skip=False
     )
-    floor = zero_floor(parts.standardizer) if recipe.nonnegative else None
+    floor = zero_floor(frame.standardizer) if recipe.nonnegative else None
 
     def effect(params, label):
         return pdae.shift(params, jnp.zeros_like(label), label)
@@ -186,10 +188,12 @@ def make_networks(
     def translate(params, key, x, label_from, label_to):
         return decode(params, key, basal(params, x, label_from) + effect(params, label_to))
 
-    start = parts.unravel(parts.state.train.params)
     decoder = init_decoder(key_decoder)
     skip = {name: jnp.pad(v, [(0, 0)] * (v.ndim - 1) + [(0, d)]) for name, v in start["decoder"]["skip"].items()}
     decoder = with_skip(decoder, **skip)
     model = pdae._replace(decode=decode, translate=translate)
     params = {"encoder": start["encoder"], "shift": start["shift"], "decoder": decoder}
-    return Networks(model, basal, effect, distribution, classify), params, init_adversary(key_adversary)
+    vector, unravel = ravel_pytree(params)
+    adversary, unravel_adversary = ravel_pytree(init_adversary(key_adversary))
+    networks = Networks(model, unravel, unravel_adversary, basal, effect, distribution, classify)
+    return networks, vector, adversary

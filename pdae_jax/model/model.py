@@ -27,6 +27,7 @@ changes the spread or the correlation of features in a way that the latents do n
 conditions then have laws that differ by condition: `diagnostics.residual_laws`.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -34,26 +35,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
-from pdae_jax.model.decoder import make_decoder
-from pdae_jax.model.encoder import make_encoder
+from pdae_jax.model.decoder import Decoder, make_decoder
+from pdae_jax.model.encoder import Encoder, make_encoder
 from pdae_jax.model.linear import LinearModel, effective_label
-from pdae_jax.model.shift import make_shift
+from pdae_jax.model.shift import Shift, make_shift
 from pdae_jax.recipe import NOISES
-from pdae_jax.types import AnyArray
+from pdae_jax.types import AnyArray, Params
 
 
 class Model(NamedTuple):
     """Pure functions of explicit parameters, and the sizes that fix their shapes."""
 
-    init: Callable  # (key, Start) -> params
-    encode: Callable  # (params, x [..., features]) -> z [..., latent]
-    shift: Callable  # (params, label_from [..., perturbations], label_to [..., perturbations]) -> [..., latent]
-    decode: Callable  # (params, key, z [..., latent]) -> x [..., features]; with abducted noise the centre `mu`
-    translate: Callable  # (params, key, x [..., features], label_from, label_to) -> x_new [..., features]
-    translate_latent: Callable  # (params, key, x, z, label_from, label_to) -> x_new, of cells already encoded
-    abduct: Callable  # (params, x, z) -> eps [..., features], the noise of cells; of abducted noise only
+    init: Callable[[Array, "Start"], Params]  # (key, start) -> params
+    encode: Callable[[Params, AnyArray], Array]  # (params, x [..., features]) -> z [..., latent]
+    # (params, label_from [..., perturbations], label_to [..., perturbations]) -> [..., latent]
+    shift: Callable[[Params, AnyArray, AnyArray], Array]
+    # (params, key, z [..., latent]) -> x [..., features]; with abducted noise the centre `mu`
+    decode: Callable[[Params, Array, AnyArray], Array]
+    # (params, key, x [..., features], label_from, label_to) -> x_new [..., features]
+    translate: Callable[[Params, Array, AnyArray, AnyArray, AnyArray], Array]
+    # (params, key, x, z, label_from, label_to) -> x_new, of cells already encoded
+    translate_latent: Callable[[Params, Array, AnyArray, AnyArray, AnyArray, AnyArray], Array]
+    # (params, x, z) -> eps [..., features], the noise of cells; of abducted noise only
+    abduct: Callable[[Params, AnyArray, AnyArray], Array]
     num_features: int
     num_perturbations: int
     latent_dim: int
@@ -67,14 +73,16 @@ def make_model(
     num_perturbations: int,
     *,
     latent_dim: int,
-    noise: str = "abducted",
-    noise_dim: int = 0,
-    observed_effects: bool = True,
-    hidden: Sequence[int] = (128, 128, 128),
-    activation: str = "silu",
-    floor: np.ndarray | None = None,
+    noise: str,
+    noise_dim: int,
+    observed_effects: bool,
+    hidden: Sequence[int],
+    activation: str,
+    floor: Sequence[float] | Float[np.ndarray, " features"] | None = None,
 ) -> Model:
-    """Encoder, shift and decoder, joined.
+    """Encoder, shift and decoder, joined; equal arguments give the same model, which is compiled once.
+
+    `Recipe` has what `fit` takes for them.
 
     Args:
         num_features: d.
@@ -85,7 +93,7 @@ def make_model(
         observed_effects: whether effects have a part outside the latents, and combinations a gain; of abducted noise.
         hidden: widths of the encoder; the decoder mirrors them.
         activation: a key of `networks.ACTIVATIONS`.
-        floor: smallest value per feature, ``[features]``, in the units the model sees; None for no floor.
+        floor: smallest value of each feature, in the units the model sees; None for no floor.
 
     Raises:
         ValueError: a size that is not positive, an unknown activation or noise, observed effects with drawn noise.
@@ -100,16 +108,42 @@ def make_model(
         raise ValueError(f"noise={noise!r} is not known; pass one of {', '.join(NOISES)}.")
     if noise == "drawn" and observed_effects:
         raise ValueError("observed_effects move the cell's own noise; with noise='drawn' pass observed_effects=False.")
-    encoder = make_encoder(num_features, latent_dim, hidden=hidden, activation=activation)
-    decoder = make_decoder(
-        latent_dim,
-        num_features,
-        noise=noise,
-        noise_dim=noise_dim,
-        hidden=tuple(reversed(hidden)),
-        activation=activation,
-    )
-    shift = make_shift(observed_effects=observed_effects)
+    networks = _Networks(latent_dim, num_features, noise, noise_dim, observed_effects, tuple(hidden), activation)
+    return _join(networks, num_perturbations, None if floor is None else tuple(np.asarray(floor).tolist()))
+
+
+class _Networks(NamedTuple):
+    """What fixes encoder, decoder and shift."""
+
+    latent_dim: int
+    num_features: int
+    noise: str
+    noise_dim: int
+    observed_effects: bool
+    hidden: tuple[int, ...]
+    activation: str
+
+    def encoder(self) -> Encoder:
+        return make_encoder(self.num_features, self.latent_dim, hidden=self.hidden, activation=self.activation)
+
+    def decoder(self) -> Decoder:
+        return make_decoder(
+            self.latent_dim,
+            self.num_features,
+            noise=self.noise,
+            noise_dim=self.noise_dim,
+            hidden=self.hidden[::-1],
+            activation=self.activation,
+        )
+
+    def shift(self) -> Shift:
+        return make_shift(observed_effects=self.observed_effects)
+
+
+@functools.lru_cache(maxsize=64)
+def _join(networks: _Networks, num_perturbations: int, floor: tuple[float, ...] | None) -> Model:
+    encoder, decoder, shift = networks.encoder(), networks.decoder(), networks.shift()
+    noise, lowest = networks.noise, None if floor is None else np.asarray(floor, np.float32)
 
     def init(key, start):
         key_encoder, key_decoder = jax.random.split(key)
@@ -126,7 +160,7 @@ def make_model(
         return shift.shift(params["shift"], label_from, label_to)
 
     def above_floor(x):
-        return x if floor is None else jnp.maximum(x, floor)
+        return x if lowest is None else jnp.maximum(x, lowest)
 
     def decode(params, key, z):
         centre = decoder.decode(params["decoder"], key, z)
@@ -159,12 +193,12 @@ def make_model(
         translate=translate,
         translate_latent=translate_latent,
         abduct=abduct,
-        num_features=num_features,
+        num_features=networks.num_features,
         num_perturbations=num_perturbations,
-        latent_dim=latent_dim,
+        latent_dim=networks.latent_dim,
         noise=noise,
-        noise_dim=noise_dim,
-        observed_effects=observed_effects,
+        noise_dim=networks.noise_dim,
+        observed_effects=networks.observed_effects,
     )
 
 

@@ -29,8 +29,8 @@ class MLP(nn.Module):
 
     hidden: Sequence[int]
     out_dim: int
-    activation: str = "relu"
-    linear_skip: bool = True
+    activation: str
+    linear_skip: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch in_dim"]) -> Float[Array, "*batch out_dim"]:

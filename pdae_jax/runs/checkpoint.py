@@ -29,7 +29,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore(self, like: Any, *, repair: bool = False) -> Any:
-        """The newest checkpoint that can be read, in the structure, shapes and types of `like`.
+        """The newest checkpoint that can be read, in the structure, shapes and types of `like`, arrays or their shapes.
 
         A damaged one is passed over with a warning. `repair` moves it to ``damaged`` beside the checkpoints, so that a
         run that goes on can write it again.
@@ -75,6 +75,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
-    # with its sharding: a checkpoint written on one machine is read on another
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    # with a sharding of this machine: a checkpoint written on another may name devices that are not here
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

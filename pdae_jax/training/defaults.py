@@ -1,6 +1,6 @@
 """What a recipe leaves open, found from the data."""
 
-import functools
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from pdae_jax.data.sample import balanced_rows
 from pdae_jax.data.units import Standardizer, zero_floor
 from pdae_jax.model.linear import effective_label
 from pdae_jax.model.model import Model, linear_start, make_model
-from pdae_jax.recipe import Recipe
+from pdae_jax.recipe import Recipe, Resolved
 from pdae_jax.training.density import has_density
 from pdae_jax.training.pilot import Pilot, make_pilot, with_units
 from pdae_jax.types import PerturbationData
@@ -53,19 +53,20 @@ MIN_STEPS = 300
 _PAIRED = 2048  # cells whose distances from each other are looked at
 
 
-def resolve_recipe(recipe: Recipe, train: PerturbationData, pilot: Pilot | None = None) -> Recipe:
+def resolve_recipe(recipe: Recipe, train: PerturbationData, pilot: Pilot | None = None) -> Resolved:
     """The recipe with what depends on the data filled in: floor, scale, steps, number of latents."""
     recipe = with_units(recipe, train)
     pilot = pilot or make_pilot(recipe, train)
     if recipe.latent_dim is None:
         recipe = recipe.override(latent_dim=effective_rank(pilot))
     if any(getattr(recipe, name) is None for name in ON_SURFACE):
-        on_surface = lies_on_surface(pilot.data, int(recipe.latent_dim or 1))
+        assert recipe.latent_dim is not None
+        on_surface = lies_on_surface(pilot.data, recipe.latent_dim)
         found = (ON_SURFACE if on_surface else WITH_NOISE) | (DRAWN if recipe.noise == "drawn" else {})
         recipe = recipe.override(**{name: v for name, v in found.items() if getattr(recipe, name) is None})
     if recipe.num_steps is None:
         recipe = recipe.override(num_steps=default_steps(recipe, train))
-    return recipe
+    return Resolved(**dataclasses.asdict(recipe))
 
 
 def lies_on_surface(data: PerturbationData, latent_dim: int) -> bool:
@@ -105,23 +106,16 @@ def effective_rank(pilot: Pilot) -> int:
     return max(1, int(np.sum(singular > RELEVANT_SHIFT * singular[0])))
 
 
-def build_model(recipe: Recipe, train: PerturbationData, standardizer: Standardizer) -> Model:
-    """The model of a resolved recipe. Fits of one shape share it, and with it what is compiled for it."""
-    floor = tuple(zero_floor(standardizer).tolist()) if recipe.nonnegative else None
-    return _build_model(recipe, train.num_features, train.num_perturbations, floor)
-
-
-@functools.lru_cache(maxsize=64)
-def _build_model(recipe: Recipe, num_features: int, num_perturbations: int, floor: tuple[float, ...] | None) -> Model:
-    assert recipe.latent_dim is not None, "resolve_recipe comes first"
+def build_model(recipe: Resolved, train: PerturbationData, standardizer: Standardizer) -> Model:
+    """The model of a recipe."""
     return make_model(
-        num_features,
-        num_perturbations,
+        train.num_features,
+        train.num_perturbations,
         latent_dim=recipe.latent_dim,
         noise=recipe.noise,
         noise_dim=recipe.noise_dim,
-        observed_effects=bool(recipe.observed_effects),
+        observed_effects=recipe.observed_effects,
         hidden=recipe.hidden,
         activation=recipe.activation,
-        floor=None if floor is None else np.asarray(floor, np.float32),
+        floor=tuple(zero_floor(standardizer).tolist()) if recipe.nonnegative else None,
     )

@@ -20,7 +20,7 @@ from pdae_jax.data.sample import bootstrap_rows
 from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.recipe import Recipe
 from pdae_jax.training.loop import check_request, fitted_of, key_data, replica_of, run_training, with_stop
-from pdae_jax.training.prepare import LoopState, Parts, prepare
+from pdae_jax.training.prepare import Frame, LoopState, Parts, prepare, with_errors
 from pdae_jax.training.step import replicate
 from pdae_jax.training.validate import make_validator
 from pdae_jax.types import PerturbationData
@@ -71,14 +71,14 @@ def fit_ensemble(
     recipe = with_stop(train, validation, key, recipe, workdir, progress)
     parts = prepare_replicas(key, train, validation, recipe, source, num_replicas, bootstrap)
     identity = {
-        "recipe": parts.recipe.to_dict(),
+        "recipe": parts.frame.recipe.to_dict(),
         "key": key_data(key),
         "source": source,
         "num_replicas": num_replicas,
         "bootstrap": bootstrap,
     }
     state, history, path = run_training(parts, identity, train, validation, workdir, progress, config or {})
-    return ensemble_of(key, parts, state, train, validation, history, path)
+    return ensemble_of(key, parts.frame, state, train, validation, history, path)
 
 
 def prepare_replicas(
@@ -91,19 +91,25 @@ def prepare_replicas(
     bootstrap: bool,
 ) -> Parts:
     """As `prepare`; every leaf of the state has a leading axis of replicas, and the step takes them all at once."""
-    keys = [jax.random.fold_in(key, r) for r in range(num_replicas)]
+    keys = replica_keys(key, num_replicas)
     first, *others = [prepare(k, train, validation if k is keys[0] else None, recipe, source) for k in keys]
-    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), first.state, *(parts.state for parts in others))
+    states = [parts.state._replace(errors=None) for parts in (first, *others)]
+    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     data = first.data
     if bootstrap:
         data = data._replace(rows=jnp.stack([bootstrap_rows(jax.random.fold_in(k, _BOOTSTRAP), data) for k in keys]))
     step = replicate(first.step, bootstrap=bootstrap)
-    return first._replace(data=data, step=step, state=state)
+    return first._replace(data=data, step=step, state=with_errors(state, first.frame.validator))
+
+
+def replica_keys(key: Array, num_replicas: int) -> list[Array]:
+    """What each replica starts from."""
+    return [jax.random.fold_in(key, r) for r in range(num_replicas)]
 
 
 def ensemble_of(
     key: Array,
-    parts: Parts,
+    frame: Frame,
     state: LoopState,
     train: PerturbationData,
     validation: PerturbationData | None,
@@ -112,12 +118,14 @@ def ensemble_of(
 ) -> Ensemble:
     """The replicas of a finished loop, the bad ones marked."""
     replicas = tuple(
-        fitted_of(parts, replica_of(state, r), train, validation, history, path, r) for r in range(len(state.lowest))
+        fitted_of(frame, replica_of(state, r), train, validation, history, path) for r in range(len(state.lowest))
     )
-    validator = parts.validator
-    if validator is None:
+    if frame.validator and state.errors:
+        control, errors = frame.validator.control, np.asarray(state.errors.kept)
+    else:
         # nothing was left out: how well the training conditions themselves are met from the control
         perturbed = train.select([c for c, a in zip(train.conditions, train.labels, strict=True) if np.any(a)])
-        validator = make_validator(key, parts.model, parts.standardizer, train, perturbed)
-    errors = [float(np.sum(validator.errors(replica.params)) / np.sum(validator.control)) for replica in replicas]
-    return Ensemble(replicas, find_bad(np.maximum(errors, 0.0), pairwise_alignment(replicas)), path)
+        validator = make_validator(key, frame.model, frame.standardizer, train, perturbed)
+        control, errors = validator.control, np.stack([validator.errors(replica.params) for replica in replicas])
+    relative = np.maximum(np.sum(errors, axis=1) / np.sum(control), 0.0)
+    return Ensemble(replicas, find_bad(relative.tolist(), pairwise_alignment(replicas)), path)

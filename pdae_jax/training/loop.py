@@ -22,7 +22,7 @@ from pdae_jax.runs.files import read_json
 from pdae_jax.runs.store import fingerprint
 from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.defaults import resolve_recipe
-from pdae_jax.training.prepare import LoopState, Parts, prepare, step_of
+from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, prepare, step_of
 from pdae_jax.training.step import Metrics, make_train_steps
 from pdae_jax.training.validate import check_errors, worth_keeping
 from pdae_jax.types import PerturbationData
@@ -67,9 +67,9 @@ def fit(
     resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
     # a finished run has nothing to compile
     parts = prepare(key, train, validation, recipe, source, chunk=0 if resuming else recipe.log_every)
-    identity = {"recipe": parts.recipe.to_dict(), "key": key_data(key), "source": source}
+    identity = {"recipe": parts.frame.recipe.to_dict(), "key": key_data(key), "source": source}
     state, history, path = run_training(parts, identity, train, validation, workdir, progress, config or {})
-    return fitted_of(parts, state, train, validation, history, path)
+    return fitted_of(parts.frame, state, train, validation, history, path)
 
 
 def check_request(
@@ -176,20 +176,24 @@ def run_training(
             state = run.checkpoints.restore(state, repair=True)
             logging.info("Resuming %s at step %d.", run.path, step_of(state))
     history = History(run.path / folder.METRICS_FILE if run else None, resume_step=step_of(state))
-    state = _train(parts, state, run, history, make_progress(progress))
+    state = run_steps(parts, state, run, history, make_progress(progress))
     if run:
         run.checkpoints.close()
     return state, history.entries, run.path if run else None
 
 
-def _train(
+def run_steps(
     parts: Parts, state: LoopState, run: folder.RunFolder | None, history: History, progress: Progress
 ) -> LoopState:
-    """Chunks of scanned steps until the last step, or until patience runs out."""
-    recipe, clock, compiled = parts.recipe, Clock(), {}
+    """The loop: chunks of scanned steps until the last step, or until patience runs out.
+
+    It knows steps, states and validation errors, and nothing of the model: comparators are trained by it too.
+    """
+    recipe, validator, clock, compiled = parts.frame.recipe, parts.frame.validator, Clock(), {}
     step = step_of(state)
-    if parts.validator and step == 0:  # the start is the first that is kept
-        state = state._replace(lowest=jnp.mean(_errors(state, step, parts), axis=-1))
+    if validator and step == 0:  # the start is the first that is kept
+        errors = _errors(state, step, parts.frame)
+        state = state._replace(lowest=jnp.mean(errors, axis=-1), errors=Errors(errors, errors))
     progress.update(step, parts.num_steps, math.nan)
     while step < parts.num_steps and not _stopped(state, recipe):
         length = min(recipe.log_every, parts.num_steps - step)
@@ -206,9 +210,10 @@ def _train(
             "gradient_norm": float(np.mean(metrics.gradient_norm)),
             "steps_per_second": length / clock.lap(),
         }
-        if parts.validator and (step % recipe.eval_every == 0 or step == parts.num_steps):
-            state, value = _evaluate(state, step, parts)
-            entry["validation_energy_distance"] = float(np.mean(value))
+        if validator and (step % recipe.eval_every == 0 or step == parts.num_steps):
+            errors = _errors(state, step, parts.frame)
+            state = _keep(state, errors, validator.noise)
+            entry["validation_energy_distance"] = float(np.mean(errors))
         history.append(entry)
         progress.update(step, parts.num_steps, entry["total"])
         if run and (step % recipe.checkpoint_every == 0 or step == parts.num_steps or _stopped(state, recipe)):
@@ -219,24 +224,29 @@ def _train(
     return state
 
 
-def _evaluate(state: LoopState, step: int, parts: Parts) -> tuple[LoopState, Array]:
+def _keep(state: LoopState, errors: Array, noise: float) -> LoopState:
     """Keep the averaged parameters where none before were better, each replica by itself."""
-    assert parts.validator is not None
-    value = jnp.mean(_errors(state, step, parts), axis=-1)  # scalar, or [replicas]
-    keep = worth_keeping(value, state.lowest, parts.validator.noise)
-    kept = jnp.where(keep[..., None], state.train.average, state.kept)
-    since = jnp.where(value < state.lowest, 0, state.evaluations_since_lowest + 1)
-    return LoopState(state.train, kept, jnp.minimum(value, state.lowest), since), value
+    assert state.errors is not None
+    value, start = jnp.mean(errors, axis=-1), jnp.mean(state.errors.start, axis=-1)  # scalars, or [replicas]
+    # a fit never ends worse than it began
+    keep = (worth_keeping(value, state.lowest, noise) & (value <= start))[..., None]
+    return LoopState(
+        train=state.train,
+        kept=jnp.where(keep, state.train.average, state.kept),
+        lowest=jnp.minimum(value, state.lowest),
+        evaluations_since_lowest=jnp.where(value < state.lowest, 0, state.evaluations_since_lowest + 1),
+        errors=state.errors._replace(kept=jnp.where(keep, errors, state.errors.kept)),
+    )
 
 
-def _errors(state: LoopState, step: int, parts: Parts) -> Array:
+def _errors(state: LoopState, step: int, frame: Frame) -> Array:
     """Of each validation condition, and replica; all finite."""
-    validator, average, replicas = parts.validator, state.train.average, state.lowest.shape
+    validator, average, replicas = frame.validator, state.train.average, state.lowest.shape
     assert validator is not None
     if replicas:
-        errors = jnp.stack([validator.errors(parts.unravel(average[r])) for r in range(replicas[0])])
+        errors = jnp.stack([validator.errors(frame.unravel(average[r])) for r in range(replicas[0])])
     else:
-        errors = validator.errors(parts.unravel(average))
+        errors = validator.errors(frame.unravel(average))
     check_errors(np.asarray(errors), validator.conditions, step)
     return errors
 
@@ -260,36 +270,34 @@ def _check_finite(metrics: Metrics, first: int, last: int) -> None:
 
 
 def fitted_of(
-    parts: Parts,
+    frame: Frame,
     state: LoopState,
     train: PerturbationData,
     validation: PerturbationData | None,
     history: list[dict[str, Any]],
     workdir: pathlib.Path | None,
-    replica: int | None = None,
 ) -> Fitted:
     """The model of a finished loop, in the user's units; `state` may be that of one replica of an ensemble."""
-    params, errors = parts.unravel(state.kept if parts.validator else state.train.average), {}
-    if parts.validator:
-        start = parts.unravel(parts.state.kept if replica is None else parts.state.kept[replica])
-        values, of_start = (np.asarray(parts.validator.errors(p)) for p in (params, start))
-        if np.mean(values) > np.mean(of_start):  # a fit never ends worse than it began
-            params, values = start, of_start
+    errors = {}
+    if frame.validator and state.errors:
+        of_conditions = zip(
+            frame.validator.conditions,
+            *(np.asarray(values) for values in (*state.errors, frame.validator.control)),
+            strict=True,
+        )
         errors = {
-            condition: {"pdae": float(value), "start": float(began), "control": float(control)}
-            for condition, value, began, control in zip(
-                parts.validator.conditions, values, of_start, parts.validator.control, strict=True
-            )
+            condition: {"pdae": float(kept), "start": float(start), "control": float(control)}
+            for condition, start, kept, control in of_conditions
         }
     return Fitted(
-        model=parts.model,
-        params=params,
-        standardizer=parts.standardizer,
+        model=frame.model,
+        params=frame.unravel(state.kept if frame.validator else state.train.average),
+        standardizer=frame.standardizer,
         train=train,
         validation=validation,
         validation_errors=errors,
-        recipe=parts.recipe,
+        recipe=frame.recipe,
         history=history,
-        seed=parts.seed,
+        seed=frame.seed,
         workdir=workdir,
     )

@@ -1,5 +1,6 @@
 """From a recipe, data and a key to all that a loop needs: model, data on the device, step, state at step 0."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,18 +13,32 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.data.sample import DeviceData, balanced_rows, make_sampler, to_device
-from pdae_jax.data.units import Standardizer
+from pdae_jax.data.units import Standardizer, make_standardizer
 from pdae_jax.model.model import Model, Start, linear_start
 from pdae_jax.randomness import make_random
-from pdae_jax.recipe import LossWeights, Recipe
+from pdae_jax.recipe import LossWeights, Recipe, Resolved
 from pdae_jax.training.compiler import RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import build_model, resolve_recipe
 from pdae_jax.training.optimizer import make_optimizer
 from pdae_jax.training.pilot import make_pilot, with_units
-from pdae_jax.training.step import TrainState, init_state, make_train_step, make_train_steps, make_unravel
+from pdae_jax.training.step import (
+    TrainState,
+    init_state,
+    make_train_step,
+    make_train_steps,
+    make_unravel,
+    start_shapes,
+)
 from pdae_jax.training.validate import Validator, make_validator
 from pdae_jax.two_sample import kernels
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import Params, PerturbationData
+
+
+class Errors(NamedTuple):
+    """Energy distances on validation conditions, of the parameters at the start and of those that are kept."""
+
+    start: Float[Array, "*replicas conditions"]
+    kept: Float[Array, "*replicas conditions"]
 
 
 class LoopState(NamedTuple):
@@ -37,21 +52,28 @@ class LoopState(NamedTuple):
     kept: Float[Array, "*replicas parameters"]
     lowest: Float[Array, "*replicas"]  # of all evaluations, mean energy distance over the validation conditions
     evaluations_since_lowest: Int[Array, "*replicas"]
+    errors: Errors | None = None  # None without validation conditions
+
+
+class Frame(NamedTuple):
+    """What makes a model of a state that was trained."""
+
+    recipe: Resolved
+    standardizer: Standardizer
+    model: Model
+    unravel: Callable[[Array], Params]  # of a vector of parameters
+    validator: Validator | None
+    seed: int
 
 
 class Parts(NamedTuple):
     """What a recipe, data and a key define: everything `fit` needs, built without a side effect."""
 
-    recipe: Recipe  # resolved
+    frame: Frame
     num_steps: int  # to be taken: all of the schedule, or the recipe's `stop_step`
-    standardizer: Standardizer
-    model: Model
-    unravel: Callable  # [parameters] -> params of the model
     data: DeviceData
     step: Callable
     state: LoopState  # at step 0
-    validator: Validator | None
-    seed: int
 
 
 def step_of(state: LoopState) -> int:
@@ -77,17 +99,13 @@ def prepare(
     recipe = with_units(recipe, train)
     pilot = make_pilot(recipe, train)
     recipe = resolve_recipe(recipe, train, pilot)
-    num_steps = recipe.num_steps
-    assert num_steps is not None
-    standardizer, inside = pilot.standardizer, pilot.data
-    model = build_model(recipe, train, standardizer)
-    data = to_device(inside)
-    optimizer = _make_optimizer(recipe)
+    model = build_model(recipe, train, pilot.standardizer)
+    data = to_device(pilot.data)
     random = make_random(key)
     rows = balanced_rows(random, train, int(np.clip(_START_CELLS // train.num_conditions, 8, 256)))
     additive = linear_start(
-        inside.x[rows],
-        inside.labels[train.condition_index[rows]],
+        pilot.data.x[rows],
+        pilot.data.labels[train.condition_index[rows]],
         pilot.linear if recipe.observed_effects else pilot.additive,
         model.latent_dim,
         noise=recipe.noise,
@@ -95,32 +113,62 @@ def prepare(
     )
     # one program instead of many small ones, each of which would be compiled by itself
     start = jax.jit(_start, static_argnums=(2, 3), compiler_options=compiler_options(RUNS_ONCE))
-    start = start.trace(key, additive, model, optimizer)
-
-    def make_step(bandwidths: tuple[float, ...] | None) -> Callable:
-        step = _make_step(recipe, model, optimizer, train.num_conditions, bandwidths)
-        if chunk:
-            make_train_steps(step, min(chunk, num_steps)).lower(start.out_info[0].train, data).compile()
-        return step
-
+    start = start.trace(key, additive, model, optimizer_of(recipe))
     with ThreadPoolExecutor(max_workers=1) as thread:
         # only compiled there: contexts of the caller, its default device say, do not reach another thread
         compiling = thread.submit(start.lower().compile)
-        step = make_step(None) if recipe.kernel == "energy" else None
+        step = step_for(recipe, model, train.num_conditions, pilot.data.x[rows])
+        if chunk:
+            make_train_steps(step, min(chunk, recipe.num_steps)).lower(start.out_info[0].train, data).compile()
         state, key_validate = compiling.result()(key, additive)
-    step = step or make_step(_bandwidths(recipe, inside.x[rows]))
+    frame = _frame(recipe, model, pilot.standardizer, key, key_validate, train, validation, source)
     return Parts(
-        recipe=recipe,
-        num_steps=num_steps if recipe.stop_step is None else min(recipe.stop_step, num_steps),
-        standardizer=standardizer,
-        model=model,
-        unravel=jax.jit(make_unravel(model)),
+        frame=frame,
+        num_steps=recipe.num_steps if recipe.stop_step is None else min(recipe.stop_step, recipe.num_steps),
         data=data,
         step=step,
-        state=state,
-        validator=make_validator(key_validate, model, standardizer, train, validation, source) if validation else None,
-        seed=int(random.integers(2**31 - 1)),
+        state=with_errors(state, frame.validator),
     )
+
+
+def outline(
+    key: Array,
+    train: PerturbationData,
+    validation: PerturbationData | None,
+    recipe: Recipe,
+    source: Mapping[str, str] | None,
+) -> tuple[Frame, LoopState]:
+    """Of a run with a resolved recipe, what its checkpoint is read with: the state has shapes only."""
+    recipe = Resolved(**dataclasses.asdict(recipe))
+    standardizer = make_standardizer(train, recipe.standardize)
+    model = build_model(recipe, train, standardizer)
+    frame = _frame(recipe, model, standardizer, key, jax.random.split(key, 3)[2], train, validation, source)
+    start = functools.partial(_start, model=model, optimizer=optimizer_of(recipe))
+    state, _ = jax.eval_shape(start, key, start_shapes(model))
+    return frame, jax.eval_shape(lambda state: with_errors(state, frame.validator), state)
+
+
+def _frame(
+    recipe: Resolved,
+    model: Model,
+    standardizer: Standardizer,
+    key: Array,
+    key_validate: Array,
+    train: PerturbationData,
+    validation: PerturbationData | None,
+    source: Mapping[str, str] | None,
+) -> Frame:
+    validator = make_validator(key_validate, model, standardizer, train, validation, source) if validation else None
+    seed = int(make_random(jax.random.fold_in(key, _SEED)).integers(2**31 - 1))
+    return Frame(recipe, standardizer, model, jax.jit(make_unravel(model)), validator, seed)
+
+
+def with_errors(state: LoopState, validator: Validator | None) -> LoopState:
+    """The state with room for the errors on validation conditions."""
+    if validator is None:
+        return state
+    room = jnp.zeros((*state.lowest.shape, len(validator.conditions)), jnp.float32)
+    return state._replace(errors=Errors(room, jnp.copy(room)))
 
 
 def _start(
@@ -132,18 +180,12 @@ def _start(
     return LoopState(state, jnp.copy(state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32)), key_validate
 
 
+_SEED = 8  # folded into the key of a fit
 _START_CELLS = 8192  # of all conditions together, at most 256 of each
 
 
-def _bandwidths(recipe: Recipe, x: Float[np.ndarray, "cells features"]) -> tuple[float, ...]:
-    """Multiples of the median distance."""
-    median = float(kernels.median_bandwidth(jax.random.key(0), x))
-    return tuple(factor * median for factor in recipe.bandwidths)
-
-
-@functools.lru_cache(maxsize=64)
-def _make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    assert recipe.num_steps is not None and recipe.learning_rate is not None, "resolve_recipe comes first"
+def optimizer_of(recipe: Resolved) -> optax.GradientTransformation:
+    """The optimiser of a recipe."""
     return make_optimizer(
         recipe.num_steps,
         learning_rate=recipe.learning_rate,
@@ -152,28 +194,52 @@ def _make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     )
 
 
-@functools.lru_cache(maxsize=64)  # so that fits of one shape, as in a sweep or an ensemble, share what is compiled
+def step_for(recipe: Resolved, model: Model, num_conditions: int, x: Float[np.ndarray, "cells features"]) -> Callable:
+    """The training step of a recipe; bandwidths are multiples of the median distance of the cells `x`."""
+    parameters = (recipe.beta,)
+    if recipe.kernel != "energy":
+        median = float(kernels.median_bandwidth(jax.random.key(0), x))
+        parameters = tuple(factor * median for factor in recipe.bandwidths)
+    sizes = (recipe.num_sources, recipe.cells_per_source, recipe.num_targets, recipe.cells_per_target)
+    return _make_step(
+        model,
+        optimizer_of(recipe),
+        num_conditions,
+        sizes,
+        (recipe.kernel, parameters),
+        recipe.weights,
+        recipe.form,
+        recipe.average_decay,
+    )
+
+
+@functools.lru_cache(maxsize=64)  # fits that differ in nothing that is compiled, as of an ensemble, share the program
 def _make_step(
-    recipe: Recipe,
     model: Model,
     optimizer: optax.GradientTransformation,
     num_conditions: int,
-    bandwidths: tuple[float, ...] | None,
+    sizes: tuple[int, int, int, int],
+    kernel: tuple[str, tuple[float, ...]],
+    weights: LossWeights,
+    form: str,
+    average_decay: float,
 ) -> Callable:
+    num_sources, cells_per_source, num_targets, cells_per_target = sizes
     sample = make_sampler(
         num_conditions,
-        num_sources=recipe.num_sources,
-        cells_per_source=recipe.cells_per_source,
-        num_targets=recipe.num_targets,
-        cells_per_target=recipe.cells_per_target,
+        num_sources=num_sources,
+        cells_per_source=cells_per_source,
+        num_targets=num_targets,
+        cells_per_target=cells_per_target,
     )
+    name, parameters = kernel
     make = {"gaussian": kernels.gaussian, "laplace": kernels.laplace, "imq": kernels.inverse_multiquadric}
     return make_train_step(
         model,
         optimizer,
         sample,
-        kernel=kernels.energy(recipe.beta) if bandwidths is None else make[recipe.kernel](jnp.asarray(bandwidths)),
-        form=recipe.form,
-        weights=LossWeights(**{name: getattr(recipe, name) for name in LossWeights._fields}),
-        average_decay=recipe.average_decay,
+        kernel=kernels.energy(*parameters) if name == "energy" else make[name](jnp.asarray(parameters)),
+        form=form,
+        weights=weights,
+        average_decay=average_decay,
     )

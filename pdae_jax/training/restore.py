@@ -14,9 +14,9 @@ from pdae_jax.runs import folder
 from pdae_jax.runs.files import read_json
 from pdae_jax.runs.store import load_data
 from pdae_jax.runs.track import read_metrics
-from pdae_jax.training.ensemble import ensemble_of, prepare_replicas
+from pdae_jax.training.ensemble import ensemble_of, replica_keys
 from pdae_jax.training.loop import fitted_of
-from pdae_jax.training.prepare import LoopState, Parts, prepare, step_of
+from pdae_jax.training.prepare import LoopState, outline, step_of
 from pdae_jax.types import PerturbationData
 
 
@@ -30,9 +30,9 @@ def load_run(workdir: str | pathlib.Path) -> Fitted:
     record = read_record(workdir)
     if "num_replicas" in record.identity:
         raise ValueError(f"The run in {str(record.path)!r} is an ensemble. Read it with pdae_jax.load_ensemble.")
-    parts = prepare(record.key, record.train, record.validation, record.recipe, record.source)
-    state, entries = read_state(record.path, parts)
-    return fitted_of(parts, state, record.train, record.validation, entries, record.path)
+    frame, shapes = outline(record.key, record.train, record.validation, record.recipe, record.source)
+    state, entries = read_state(record.path, shapes)
+    return fitted_of(frame, state, record.train, record.validation, entries, record.path)
 
 
 class Record(NamedTuple):
@@ -64,10 +64,10 @@ def read_record(workdir: str | pathlib.Path) -> Record:
     )
 
 
-def read_state(path: pathlib.Path, parts: Parts) -> tuple[LoopState, list[dict[str, Any]]]:
+def read_state(path: pathlib.Path, shapes: LoopState) -> tuple[LoopState, list[dict[str, Any]]]:
     """The newest checkpoint, and the history up to it."""
     checkpoints = folder.Checkpoints(path / folder.CHECKPOINT_FOLDER)
-    state = checkpoints.restore(parts.state)
+    state = checkpoints.restore(shapes)
     checkpoints.close()
     return state, [e for e in read_metrics(path / folder.METRICS_FILE) if e["step"] <= step_of(state)]
 
@@ -83,17 +83,15 @@ def load_ensemble(workdir: str | pathlib.Path) -> Ensemble:
     path, identity = record.path, record.identity
     if "num_replicas" not in identity:
         raise ValueError(f"The run in {str(path)!r} is a single fit. Read it with pdae_jax.load_run.")
-    parts = prepare_replicas(
-        record.key,
-        record.train,
-        record.validation,
-        record.recipe,
-        record.source,
-        identity["num_replicas"],
-        identity["bootstrap"],
-    )
-    state, entries = read_state(path, parts)
-    return ensemble_of(record.key, parts, state, record.train, record.validation, entries, path)
+    first, *_ = replica_keys(record.key, identity["num_replicas"])
+    frame, shapes = outline(first, record.train, record.validation, record.recipe, record.source)
+    state, entries = read_state(path, of_replicas(shapes, identity["num_replicas"]))
+    return ensemble_of(record.key, frame, state, record.train, record.validation, entries, path)
+
+
+def of_replicas(shapes: LoopState, num_replicas: int) -> LoopState:
+    """The shapes of as many states, stacked."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_replicas, *leaf.shape), leaf.dtype), shapes)
 
 
 def load_model(workdir: str | pathlib.Path) -> Fitted | Ensemble:

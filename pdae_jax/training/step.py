@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,13 @@ class TrainState(NamedTuple):
     key: Array  # of the run; step t folds in 2 t and 2 t + 1
     params: Float[Array, " parameters"]  # of the model, as one vector: compiles and runs faster; see `make_unravel`
     average: Float[Array, " parameters"]  # exponential moving average of params: what predicts
-    opt_state: optax.OptState
+    opt_state: Any  # of the optimiser; a step may carry more in it
 
 
 class Metrics(NamedTuple):
     """What a step reports."""
 
-    loss: LossTerms
+    loss: NamedTuple  # `LossTerms`, or those of another model
     gradient_norm: Float[Array, "..."]
 
 
@@ -42,6 +42,13 @@ def init_state(key: Array, params: dict, optimizer: optax.GradientTransformation
     vector, _ = ravel_pytree(params)
     # a copy: `params` and `average` must not share buffers, the steps donate both
     return TrainState(jnp.zeros((), jnp.int32), key, vector, jnp.copy(vector), optimizer.init(vector))
+
+
+def averaged(state: TrainState, params: Array, decay: float) -> Array:
+    """The moving average after a step to `params`."""
+    # the first steps follow the parameters closely: an average over the start would be of no use
+    now = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
+    return now * state.average + (1.0 - now) * params
 
 
 def start_shapes(model: Model) -> Start:
@@ -83,9 +90,7 @@ def make_train_step(
         gradient, terms = jax.grad(loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = jnp.asarray(optax.apply_updates(state.params, updates))
-        # the first steps follow the parameters closely: an average over the start would be of no use
-        decay = jnp.minimum(average_decay, (1.0 + state.step) / (10.0 + state.step))
-        average = decay * state.average + (1.0 - decay) * params
+        average = averaged(state, params, average_decay)
         new_state = TrainState(state.step + 1, state.key, params, average, opt_state)
         return new_state, Metrics(terms, jnp.linalg.norm(gradient))
 

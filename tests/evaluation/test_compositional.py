@@ -66,7 +66,7 @@ def fits(data):
 def with_random_start(key, train, validation, recipe):
     """As `prepare`, with linear maps and shifts drawn anew."""
     parts = prepare(key, train, validation, recipe)
-    params = parts.unravel(parts.state.train.params)
+    params = parts.frame.unravel(parts.state.train.params)
 
     def drawn(leaf):
         return jax.random.normal(jax.random.fold_in(key, leaf.size), leaf.shape) / leaf.shape[0] ** 0.5
@@ -170,7 +170,7 @@ def test_the_same_cells_are_moved_as_by_baselines(fits, source):
 
 def test_the_key_decides_and_a_good_evaluation_is_kept(fits, data, monkeypatch):
     errors_of_evaluations = [1.0, 0.2, 0.5, 0.3, 0.9, 0.4]
-    seen, values = [], iter(errors_of_evaluations)
+    seen, values = [], iter([2.0, *errors_of_evaluations])  # the start is judged first
 
     def errors(params):
         seen.append(jax.tree.map(np.array, params))
@@ -180,13 +180,14 @@ def test_the_key_decides_and_a_good_evaluation_is_kept(fits, data, monkeypatch):
     monkeypatch.setattr(compositional, "make_validator", lambda *_: Validator(errors, np.ones(1), ("p0+p2",), 0.25))
     again = fit_compositional(data.select(TRAINED), disentangle="none", validation=data.select(["p0+p2"]), **PLAIN)
     jax.tree.map(np.testing.assert_array_equal, seen[-1], fits["none"].params)  # without validation: the last
-    jax.tree.map(np.testing.assert_array_equal, seen[3], again.params)  # 0.3 is as good as 0.2, 0.4 is not
+    jax.tree.map(np.testing.assert_array_equal, seen[4], again.params)  # 0.3 is as good as 0.2, 0.4 is not
     assert [e["total"] for e in again.history] == [e["total"] for e in fits["none"].history]
     assert [e["validation_energy_distance"] for e in again.history] == pytest.approx(errors_of_evaluations)
 
 
 def test_a_validation_error_that_is_not_a_number_stops_the_run(data, monkeypatch):
-    validator = Validator(lambda params: jnp.array([np.nan]), np.ones(1), ("p0+p2",), 0.25)
+    values = iter([1.0, np.nan])
+    validator = Validator(lambda params: jnp.array([next(values)]), np.ones(1), ("p0+p2",), 0.25)
     monkeypatch.setattr(compositional, "make_validator", lambda *_: validator)
     options = {**PLAIN, "num_steps": 10, "log_every": 5, "eval_every": 5, "checkpoint_every": 5}
     with pytest.raises(FloatingPointError, match=r"At step 5 .*NaN or infinite: 'p0\+p2'"):

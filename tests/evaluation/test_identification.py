@@ -242,7 +242,14 @@ def planted(simulation, matrix, *, shift_matrix=None):
     latent_dim = simulation.world.latent_dim
     inverse = np.asarray(simulation.world.mixing(jnp.eye(latent_dim))).T  # orthonormal columns
     model = make_model(
-        train.num_features, train.num_perturbations, latent_dim=matrix.shape[1], observed_effects=False, hidden=(4,)
+        train.num_features,
+        train.num_perturbations,
+        latent_dim=matrix.shape[1],
+        noise="abducted",
+        noise_dim=0,
+        observed_effects=False,
+        hidden=(4,),
+        activation="silu",
     )
     shift = simulation.world.shift_matrix @ matrix if shift_matrix is None else shift_matrix
     params = {"kernel": (inverse @ matrix).astype(np.float32), "shift": {"matrix": shift.astype(np.float32)}}

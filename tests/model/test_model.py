@@ -26,13 +26,16 @@ def linear_world():
     )
 
 
+NETWORKS = {"noise": "abducted", "noise_dim": 0, "observed_effects": True, "hidden": (16,), "activation": "silu"}
+
+
 def start_of(data, latent_dim, noise="abducted", noise_dim=0, linear=None):
     linear = fit_means(data) if linear is None else linear
     return linear_start(data.x, data.labels[data.condition_index], linear, latent_dim, noise=noise, noise_dim=noise_dim)
 
 
 def started(data, latent_dim=3, linear=None, **options):
-    model = make_model(data.num_features, data.num_perturbations, latent_dim=latent_dim, hidden=(16,), **options)
+    model = make_model(data.num_features, data.num_perturbations, latent_dim=latent_dim, **NETWORKS | options)
     start = start_of(data, latent_dim, model.noise, model.noise_dim, linear)
     return model, jax.jit(model.init)(jax.random.key(1), start)
 
@@ -178,7 +181,7 @@ def test_drawn_noise_is_the_papers_form(linear_world):
     again = model.translate(params, jax.random.key(3), x, label, target)
     assert float(jnp.abs(again - moved).max()) > 0.1
     with pytest.raises(ValueError, match="observed_effects=False"):
-        make_model(6, 3, latent_dim=2, noise="drawn", observed_effects=True)
+        make_model(6, 3, latent_dim=2, **NETWORKS | {"noise": "drawn"})
 
 
 def test_more_latents_than_features_start_switched_off():
@@ -209,7 +212,15 @@ def test_floor_puts_mass_at_zero(linear_world, noise):
 )
 def test_impossible_models_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        make_model(3, 2, **{"latent_dim": 2, **change})
+        make_model(3, 2, **{"latent_dim": 2, **NETWORKS, **change})
+
+
+def test_equal_arguments_give_one_model():
+    """What is compiled for a model serves every fit of its shape."""
+    floor = np.zeros(3, np.float32)
+    first = make_model(3, 2, latent_dim=2, floor=floor, **NETWORKS)
+    assert make_model(3, 2, latent_dim=2, floor=[0.0, 0.0, 0.0], **NETWORKS | {"hidden": [16]}) is first
+    assert make_model(3, 2, latent_dim=2, floor=floor + 1, **NETWORKS) is not first
 
 
 def test_mlp_with_skip_starts_as_its_linear_part():

@@ -15,10 +15,12 @@ from pdae_jax.model.model import linear_start, make_model
 from pdae_jax.training import objective
 from pdae_jax.types import Batch, PerturbationData
 
+NETWORKS = {"noise": "abducted", "noise_dim": 0, "observed_effects": True, "hidden": (8,), "activation": "silu"}
+
 
 @pytest.fixture
 def model():
-    return make_model(5, 3, latent_dim=2, hidden=(8,), activation="tanh")
+    return make_model(5, 3, latent_dim=2, **NETWORKS | {"activation": "tanh"})
 
 
 def init(model, key, x, label):
@@ -81,7 +83,7 @@ def test_grouped_score_equals_the_ungrouped_loss_and_gradient(model, labelled):
 
 def make_batch(labelled):
     x, _, distinct = labelled
-    return Batch(x[:12].reshape(3, 4, 5), distinct[:3], x[12:].reshape(2, 6, 5), distinct[1:3])
+    return Batch(x[:12].reshape(3, 4, 5), distinct[:3], x[12:].reshape(2, 6, 5), distinct[1:3], jnp.arange(3))
 
 
 def test_translation_scores_equal_the_scores_of_single_laws(model, labelled):
@@ -107,7 +109,9 @@ def test_repeated_cells_do_not_shrink_the_spread(form):
 
 @pytest.mark.parametrize("noise", ["abducted", "drawn"])
 def test_every_term_is_reported_and_weighted(labelled, noise):
-    model = make_model(5, 3, latent_dim=2, noise=noise, noise_dim=2, observed_effects=noise == "abducted", hidden=(8,))
+    model = make_model(
+        5, 3, latent_dim=2, **NETWORKS | {"noise": noise, "noise_dim": 2, "observed_effects": noise == "abducted"}
+    )
     batch, x, label = make_batch(labelled), labelled[0], labelled[2][labelled[1]]
     params = init(model, jax.random.key(1), x, label)
     weights = objective.LossWeights(0.5, 0.4, 0.6)
@@ -152,6 +156,7 @@ def test_permuting_cells_or_conditions_changes_nothing(model, labelled):
         batch.label_source[jnp.array([2, 0, 1])],
         batch.x_target[::-1][:, jnp.array([5, 4, 0, 1, 3, 2])],
         batch.label_target[::-1],
+        batch.source[jnp.array([2, 0, 1])],
     )
     np.testing.assert_allclose(loss(shuffled), loss(batch), rtol=1e-5)
 
@@ -159,7 +164,7 @@ def test_permuting_cells_or_conditions_changes_nothing(model, labelled):
 @pytest.fixture
 def additive():
     """A model whose effects are of the latents only: parameters of the shift are one matrix."""
-    return make_model(5, 3, latent_dim=2, observed_effects=False, hidden=(8,), activation="tanh")
+    return make_model(5, 3, latent_dim=2, **NETWORKS | {"observed_effects": False, "activation": "tanh"})
 
 
 def test_contrast_is_the_log_posterior_of_gaussian_discriminants(additive, labelled):
@@ -183,7 +188,7 @@ def test_contrast_prefers_the_true_chart_to_a_bent_one(additive):
 
 def test_likelihood_has_the_gradient_of_the_log_density_on_a_linear_surface():
     """Four features on a plane, encoder and decoder inverse to each other: the density is a Gaussian's."""
-    model = make_model(4, 2, latent_dim=2, observed_effects=False, hidden=(3,))
+    model = make_model(4, 2, latent_dim=2, **NETWORKS | {"observed_effects": False, "hidden": (3,)})
     label = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     key_kernel, key_x, key_sign = jax.random.split(jax.random.key(5), 3)
     kernel = jax.random.normal(key_kernel, (4, 2))
