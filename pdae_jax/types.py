@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+import weakref
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -13,6 +14,11 @@ from pdae_jax.spelling import nearest_names
 
 #: Of NumPy or of JAX: what numerical functions take from users.
 AnyArray = Array | np.ndarray
+#: A pandas DataFrame. `import pdae_jax` does not import pandas, so the type is for readers and checkers only.
+if TYPE_CHECKING:
+    from pandas import DataFrame as Table
+else:
+    Table = Any
 #: Parameters of a network: a pytree of arrays, as flax has them.
 Params = dict[str, Any]
 
@@ -126,6 +132,26 @@ class PerturbationData:
             f"PerturbationData({self.num_cells} cells, {self.num_features} features, "
             f"{self.num_conditions} conditions, {self.num_perturbations} perturbations, control={self.control!r})"
         )
+
+
+T = TypeVar("T")
+
+
+def once_for_data(function: Callable[[PerturbationData], T]) -> Callable[[PerturbationData], T]:
+    """A function of a data set, computed once for each as long as the data set lives.
+
+    It goes by identity: a `PerturbationData` is read-only. The result must not hold the data set, which would then
+    never be freed.
+    """
+    results: weakref.WeakKeyDictionary[PerturbationData, T] = weakref.WeakKeyDictionary()
+
+    @functools.wraps(function)
+    def remembered(data: PerturbationData) -> T:
+        if data not in results:
+            results[data] = function(data)
+        return results[data]
+
+    return remembered
 
 
 class Batch(NamedTuple):

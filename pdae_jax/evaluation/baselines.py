@@ -6,7 +6,6 @@ data: moved cells may fall below zero; they are clipped only where `floor` is gi
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from pdae_jax.data.span import least_squares
 from pdae_jax.labels import LabelLike
 from pdae_jax.model import linear
 from pdae_jax.prediction.samples import generator
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, once_for_data
 
 # Share of the variance that the principal components of `latent_additive` hold.
 PCA_VARIANCE = 0.95
@@ -184,20 +183,19 @@ def _single_effect(doses: np.ndarray, differences: np.ndarray, dose: float) -> n
     return dose * (doses @ differences) / (doses @ doses)  # conditions of other singles have dose 0 here
 
 
-# An evaluation asks for many labels of one training set; what does not depend on the label is computed once. The cache
-# goes by identity (PerturbationData is read-only) and holds the latest training set only.
-condition_means = functools.lru_cache(maxsize=1)(linear.condition_means)
-linear_model = functools.lru_cache(maxsize=1)(linear.fit_means)
+# An evaluation asks for many labels of one training set; what does not depend on the label is computed once.
+condition_means = once_for_data(linear.condition_means)
+linear_model = once_for_data(linear.fit_means)
 
 
-@functools.lru_cache(maxsize=1)
+@once_for_data
 def _slopes(train: PerturbationData) -> Float[np.ndarray, "perturbations features"]:
     """Least squares with intercept of condition means on labels."""
     means = condition_means(train)
     return least_squares(np.column_stack([np.ones(len(means)), train.labels]), means)[1:]
 
 
-@functools.lru_cache(maxsize=1)
+@once_for_data
 def _effects(train: PerturbationData) -> Float[np.ndarray, "perturbations features"]:
     """Least squares without intercept of the means' differences from the control on labels."""
     means = condition_means(train)
@@ -205,7 +203,7 @@ def _effects(train: PerturbationData) -> Float[np.ndarray, "perturbations featur
     return least_squares(train.labels, differences)
 
 
-@functools.lru_cache(maxsize=1)
+@once_for_data
 def _spectrum(train: PerturbationData) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, largest first, and eigenvectors of the covariance of the pooled, equally weighted conditions."""
     centre = condition_means(train).mean(axis=0)

@@ -30,7 +30,7 @@ from pdae_jax.evaluation.compositional_step import (
 from pdae_jax.labels import LabelLike
 from pdae_jax.prediction.samples import BATCH, generator
 from pdae_jax.recipe import Recipe
-from pdae_jax.runs.track import History, make_progress
+from pdae_jax.runs.track import History, Progress, make_progress
 from pdae_jax.training.loop import run_steps
 from pdae_jax.training.optimizer import make_optimizer
 from pdae_jax.training.prepare import prepare, with_errors
@@ -115,7 +115,7 @@ def fit_compositional(
     prior_weight: float = 5.0,
     subtract_label: bool = False,
     validation: PerturbationData | None = None,
-    progress: bool | None = None,
+    progress: bool | Progress | None = None,
     **options: Any,
 ) -> Compositional:
     """Train a compositional perturbation autoencoder with the means of a pdae `Recipe`.
@@ -137,7 +137,7 @@ def fit_compositional(
             `g(x)`, and the encoder must take out of a cell what the perturbation did without knowing which it was;
             where conditions overlap, it can only discard what the label tells something about.
         validation: conditions that are never trained on; parameters are kept by the same rule as in `fit`.
-        progress: show a bar on stderr; None: if it is a terminal.
+        progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.
         **options: single fields of the recipe.
 
     Raises:
@@ -194,7 +194,7 @@ def fit_comparators(
     key: Array,
     validation: PerturbationData | None = None,
     recipe: Recipe | None = None,
-    progress: bool | None = None,
+    progress: bool | Progress | None = None,
 ) -> dict[str, Callable]:
     """Trained methods to compare with, for ``evaluate(methods=)``.
 
@@ -205,7 +205,7 @@ def fit_comparators(
         key: typed PRNG key.
         validation: as in `fit_compositional`.
         recipe: that of the model they are compared with.
-        progress: show a bar on stderr; None: if it is a terminal.
+        progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.
 
     Raises:
         ValueError: a name that is not known.

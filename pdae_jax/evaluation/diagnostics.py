@@ -1,7 +1,5 @@
 r"""Do the model's assumptions hold, and are its predictions such cells as were measured? Tables, one row a thing."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -9,7 +7,7 @@ from jaxtyping import Array, Float
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.samples import Prediction, reach_of
 from pdae_jax.two_sample.permutation import two_sample_tests
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, Table
 
 QUANTILES = (0.01, 0.5, 0.99)
 MAX_TESTED_CELLS = 300  # of each law of residuals
@@ -33,7 +31,7 @@ def residuals(fitted: Fitted, condition: str) -> Float[np.ndarray, "cells featur
     return np.asarray(fitted.model.abduct(fitted.params, x, z))
 
 
-def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199) -> Any:
+def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199) -> Table:
     """Whether the noise is independent of the perturbation: residuals of each training condition against the control's.
 
     The model carries a cell's noise to every label. That is right where the noise has the same law under all labels.
@@ -73,7 +71,7 @@ def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199) ->
     )
 
 
-def extremes(prediction: Prediction, train: PerturbationData) -> Any:
+def extremes(prediction: Prediction, train: PerturbationData) -> Table:
     """Quantiles and extremes of predicted values beside those of all measured training cells, per feature.
 
     Returns:

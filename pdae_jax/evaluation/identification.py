@@ -42,7 +42,7 @@ from pdae_jax.model.alignment import Agreement, LatentMap, agreement, check_late
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.runs.files import read_arrays, write_arrays
 from pdae_jax.runs.store import load_data
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, Table
 
 MAP_CLASSES = ("affine", "whitened", "orthogonal")
 
@@ -220,7 +220,7 @@ def load_truth(path: pathlib.Path) -> Truth:
     return Truth(data, arrays["latents"], arrays["shift_matrix"])
 
 
-def identification_table(identification: Identification) -> Any:
+def identification_table(identification: Identification) -> Table:
     """One number a row: the table of ``identification.csv``.
 
     Returns:

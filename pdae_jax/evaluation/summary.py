@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from pdae_jax.types import Table
+
 #: The baselines that use the label; the best of them is what a model has to beat.
 COMPARED = ("additive", "linear_regression", "latent_additive", "ridge")
 HEADINGS = {
@@ -24,7 +26,7 @@ HEADINGS = {
 }
 
 
-def summary_table(table: Any, *, split: str = "test", num_resamples: int = 4000) -> Any:
+def summary_table(table: Table, *, split: str = "test", num_resamples: int = 4000) -> Table:
     r"""One row per method, from the long table of `evaluate`.
 
     The best baseline is the one of `COMPARED` with the smallest mean energy distance. The interval of a method's
@@ -46,7 +48,8 @@ def summary_table(table: Any, *, split: str = "test", num_resamples: int = 4000)
     Raises:
         ValueError: the table has no rows of the split.
     """
-    rows = table[table["split"] == split]
+    # pandas has no types of its own, and what checkers infer of it is wrong more often than not
+    rows: Any = table[table["split"] == split]
     if len(rows) == 0:
         raise ValueError(f"No rows of split {split!r} in the table; it has {sorted(set(table['split']))}. Pass one.")
     methods = list(dict.fromkeys(rows["method"]))
@@ -60,7 +63,7 @@ def summary_table(table: Any, *, split: str = "test", num_resamples: int = 4000)
     summary.attrs["best_baseline"] = None
     if "energy_distance" not in summary:
         return summary
-    distances = rows[rows["metric"] == "energy_distance"].pivot(
+    distances: Any = rows[rows["metric"] == "energy_distance"].pivot(
         index=["seed", "condition"], columns="method", values="value"
     )[methods]
     summary["energy_distance_median"] = distances.median()
@@ -92,7 +95,7 @@ def ratio_interval(
     return float(low), float(high)
 
 
-def format_table(table: Any, *, split: str = "test") -> str:
+def format_table(table: Table, *, split: str = "test") -> str:
     """The summary as aligned plain text, for terminals and reports.
 
     Args:

@@ -21,10 +21,10 @@ from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.samples import generator, predict
 from pdae_jax.prediction.source import resolve_source
 from pdae_jax.prediction.verdict import Verdict
-from pdae_jax.runs.track import make_progress
+from pdae_jax.runs.track import Progress, make_progress
 from pdae_jax.spelling import nearest_names
 from pdae_jax.two_sample.permutation import two_sample_test
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, Table
 
 MODEL, CEILING = "pdae", "oracle_half"
 METRIC_NAMES = (*METRICS, "p_value")
@@ -87,8 +87,8 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     splits: Sequence[str] = ("test",),
     methods: Mapping[str, Callable] | None = None,
-    progress: bool | None = None,
-) -> Any:
+    progress: bool | Progress | None = None,
+) -> Table:
     """Compare predicted with true distributions: the model (``pdae``), baselines, and the ceiling ``oracle_half``.
 
     The ceiling scores one random half of the true cells against the other, repeated where cells are few. Samples of
@@ -109,7 +109,7 @@ def evaluate(
         splits: of ``test``, ``validation`` (the fit's validation conditions, if any) and ``train`` (in-sample).
         methods: further methods by name, each a `baselines.Method` or a function called as one; called and tabled as
             baselines are, with the same keys. ``{"compositional": fit_compositional(train, key=key).samples}``.
-        progress: show a bar on stderr; None: if it is a terminal.
+        progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.
 
     Returns:
         A pandas DataFrame, one row per condition, method and metric: ``condition, split, method, metric, value,

@@ -1,13 +1,11 @@
 """Which labels the training labels determine."""
 
-import functools
-
 import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.data.span import SPAN_TOLERANCE, Span, label_span
 from pdae_jax.prediction.verdict import Verdict
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, once_for_data
 
 
 def identified_part(train: PerturbationData, label: Float[np.ndarray, " perturbations"]) -> np.ndarray:
@@ -44,9 +42,7 @@ def control_label(train: PerturbationData) -> Float[np.ndarray, " perturbations"
     return train.labels[train.index(train.control)].astype(np.float64)
 
 
-# Thousands of labels may be asked of one training set: its SVD is computed once. The cache goes by identity
-# (PerturbationData is read-only) and holds the latest training set only.
-@functools.lru_cache(maxsize=1)
+@once_for_data  # thousands of labels may be asked of one training set
 def _span(train: PerturbationData) -> tuple[Span, np.ndarray]:
     """Span of the training differences, and the weights of targets ``[conditions, perturbations]``."""
     span = label_span(train.labels - control_label(train))

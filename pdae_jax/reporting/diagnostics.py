@@ -3,9 +3,10 @@
 from typing import Any
 
 from pdae_jax.prediction.samples import MAX_REACH
+from pdae_jax.types import Table
 
 
-def format_extremes(table: Any) -> str:
+def format_extremes(table: Table) -> str:
     """The rows of ``extremes.csv`` as markdown, with a warning where a prediction reaches too far."""
     worst = float(table["reach"].max())
     lines = [
@@ -34,7 +35,7 @@ def _three(row: Any, name: str) -> str:
     return ", ".join(f"{row[f'{name}_{which}']:.3g}" for which in ("1%", "99%", "max"))
 
 
-def format_residual_laws(table: Any, level: float = 0.05) -> str:
+def format_residual_laws(table: Table, level: float = 0.05) -> str:
     """``residual_laws.csv`` in a few lines of markdown: how many conditions differ, and the ten that differ most."""
     differ = table[table["p_adjusted"] <= level]
     most = table.sort_values("energy_distance", ascending=False).head(10)

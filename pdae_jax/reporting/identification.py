@@ -5,15 +5,17 @@ from typing import Any
 import numpy as np
 
 from pdae_jax.evaluation.identification import MAP_CLASSES
+from pdae_jax.types import Table
 
 
-def format_identification(table: Any) -> str:
+def format_identification(table: Table) -> str:
     """The table as markdown, for reports: one line per class of maps, one per perturbation.
 
     Args:
         table: of `identification_table`, or ``identification.csv`` read back.
     """
-    values = {(row.quantity, str(row.perturbation_or_latent)): row.value for row in table.itertuples()}
+    rows: Any = table.itertuples()
+    values = {(row.quantity, str(row.perturbation_or_latent)): row.value for row in rows}
     quantities = ("r2", "residual", "r2_unseen", "residual_unseen", "shift_matrix_error", "gram_error")
     latents = [
         [_MAP_TITLES[name], *(_number(values.get((f"{name}_{quantity}", "all"))) for quantity in quantities)]

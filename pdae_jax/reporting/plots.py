@@ -26,6 +26,7 @@ from pdae_jax.reporting.panels import (
     plane,
     words,
 )
+from pdae_jax.types import Table
 
 NO_LOSS = ("step", "gradient_norm", "steps_per_second", "learning_rate")  # of a history; not plotted as loss
 
@@ -188,7 +189,7 @@ def densities_2d(
     return figure
 
 
-def condition_bars(table: Any, *, split: str = "test", metric: str = "energy_distance") -> Figure:
+def condition_bars(table: Table, *, split: str = "test", metric: str = "energy_distance") -> Figure:
     """A metric per condition and method, on a log scale; a black line marks the ceiling `oracle_half`.
 
     Args:

@@ -17,6 +17,7 @@ from pdae_jax.prediction.verdict import (
 from pdae_jax.reporting.diagnostics import format_extremes, format_residual_laws
 from pdae_jax.reporting.identification import format_identification
 from pdae_jax.runs.files import write_text
+from pdae_jax.types import Table
 
 REPORT_FILE = "report.md"
 VERDICTS = {
@@ -54,14 +55,14 @@ def write_report(folder: pathlib.Path, **contents: Any) -> pathlib.Path:
 def render_report(
     *,
     title: str,
-    table: Any,
+    table: Table,
     command: str,
     config: str = "",
     environment: Mapping[str, Any] | None = None,
     figures: Mapping[str, str] | None = None,
-    identification: Any = None,
-    extremes: Any = None,
-    residual_laws: Any = None,
+    identification: Table | None = None,
+    extremes: Table | None = None,
+    residual_laws: Table | None = None,
 ) -> str:
     """The report as markdown.
 
@@ -107,7 +108,7 @@ def _machine(environment: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _split_section(table: Any, split: str) -> list[str]:
+def _split_section(table: Table, split: str) -> list[str]:
     headings = {
         "test": "Held-out conditions",
         "validation": "Validation conditions (never trained on; they chose the step)",

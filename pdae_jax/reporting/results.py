@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
 
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.compositional import fit_comparators
@@ -24,7 +25,7 @@ from pdae_jax.runs import folder
 from pdae_jax.runs.files import write_text
 from pdae_jax.runs.store import fingerprint, load_data, save_data
 from pdae_jax.training.restore import load_model
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, Table
 
 EVALUATION_FILE = "evaluation.csv"
 IDENTIFICATION_FILE = "identification.csv"
@@ -104,7 +105,7 @@ def write_diagnostics(
         write_text(path / RESIDUALS_FILE, found.reset_index().to_csv(index=False))
 
 
-def _read_table(path: pathlib.Path) -> Any:
+def _read_table(path: pathlib.Path) -> Table | None:
     """A table of the run, or None where there is none; names stay text."""
     import pandas as pd
 
@@ -112,7 +113,7 @@ def _read_table(path: pathlib.Path) -> Any:
     return pd.read_csv(path, dtype=names, keep_default_na=False) if path.exists() else None
 
 
-def read_identification(workdir: str | pathlib.Path) -> Any:
+def read_identification(workdir: str | pathlib.Path) -> Table | None:
     """``identification.csv``, or None where there is none."""
     import pandas as pd
 
@@ -127,7 +128,7 @@ def write_evaluation(
     test: PerturbationData,
     comparators: Sequence[str] = (),
     **options: Any,
-) -> Any:
+) -> Table:
     """``evaluation.csv``: every method on the test and validation conditions, and on the training ones.
 
     Args:
@@ -155,7 +156,7 @@ def write_evaluation(
     return table
 
 
-def read_evaluation(workdir: str | pathlib.Path) -> Any:
+def read_evaluation(workdir: str | pathlib.Path) -> Table:
     """``evaluation.csv`` as `evaluate` made it: conditions may be called "None" or "1" and stay text."""
     import pandas as pd
 
@@ -273,7 +274,7 @@ def _evenly_spaced(names: Sequence[str]) -> list[str]:
     return [str(names[row]) for row in rows]
 
 
-def _latent_figure(fitted: Fitted) -> Any:
+def _latent_figure(fitted: Fitted) -> Figure:
     train = fitted.train.select(_evenly_spaced(fitted.train.conditions))
     latents = fitted.encode(train.x)
     centres = np.stack([latents[train.condition_index == e].mean(axis=0) for e in range(train.num_conditions)])

@@ -12,11 +12,18 @@ from pdae_jax.runs.files import damaged, write_text
 
 @runtime_checkable
 class Progress(Protocol):
-    """Told after every chunk; may show it."""
+    """Told how far the work is; may show it, in a notebook say, or in a window.
 
-    def update(self, step: int, num_steps: int, loss: float) -> None: ...
+    A fit that first chooses how long to train tells it of two loops, one after the other.
+    """
 
-    def close(self) -> None: ...
+    def update(self, step: int, num_steps: int, loss: float) -> None:
+        """At the start and after every chunk; `loss` is NaN where there is none."""
+        ...
+
+    def close(self) -> None:
+        """The loop is done."""
+        ...
 
 
 class SilentProgress:
@@ -50,8 +57,10 @@ class BarProgress:
             self._bar.close()
 
 
-def make_progress(show: bool | None, name: str = "fit", unit: str = "step") -> Progress:
-    """A bar if `show`; None: only when stderr is a terminal."""
+def make_progress(show: bool | Progress | None, name: str = "fit", unit: str = "step") -> Progress:
+    """A bar if `show`; None: only when stderr is a terminal; a `Progress` as it is."""
+    if isinstance(show, Progress):
+        return show
     return BarProgress(name, unit) if (sys.stderr.isatty() if show is None else show) else SilentProgress()
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array
 from pdae_jax.data.sample import bootstrap_rows
 from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.recipe import Recipe
+from pdae_jax.runs.track import Progress
 from pdae_jax.training.loop import check_request, fitted_of, key_data, replica_of, run_training, with_stop
 from pdae_jax.training.prepare import Frame, LoopState, Parts, prepare, with_errors
 from pdae_jax.training.step import replicate
@@ -38,7 +39,7 @@ def fit_ensemble(
     source: Mapping[str, str] | None = None,
     recipe: Recipe | None = None,
     workdir: str | pathlib.Path | None = None,
-    progress: bool | None = None,
+    progress: bool | Progress | None = None,
     config: dict[str, Any] | None = None,
     **options: Any,
 ) -> Ensemble:
@@ -54,7 +55,7 @@ def fit_ensemble(
         source: as in `fit`.
         recipe: hyperparameters; default `Recipe()`.
         workdir: folder of the run; an interrupted fit resumes there. `load_ensemble` reads it.
-        progress: show a bar on stderr; None: if it is a terminal.
+        progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.
         config: further provenance.
         **options: single fields of the recipe.
 

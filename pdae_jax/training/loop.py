@@ -36,7 +36,7 @@ def fit(
     source: Mapping[str, str] | None = None,
     recipe: Recipe | None = None,
     workdir: str | pathlib.Path | None = None,
-    progress: bool | None = None,
+    progress: bool | Progress | None = None,
     config: dict[str, Any] | None = None,
     **options: Any,
 ) -> Fitted:
@@ -52,7 +52,7 @@ def fit(
         recipe: hyperparameters; default `Recipe()`.
         workdir: folder of the run. Written as training goes on; an interrupted fit with the same data, key and
             recipe resumes there and ends with the same numbers.
-        progress: show a bar on stderr; None: if it is a terminal.
+        progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.
         config: further provenance for ``config.json``, plain values.
         **options: single fields of the recipe, ``fit(train, key=key, latent_dim=8)``.
 
@@ -101,7 +101,7 @@ def with_stop(
     key: Array,
     recipe: Recipe,
     workdir: str | pathlib.Path | None,
-    progress: bool | None,
+    progress: bool | Progress | None,
 ) -> Recipe:
     """The recipe with its `stop_step`, where there are no validation conditions and enough combinations to choose it.
 
@@ -151,7 +151,7 @@ def run_training(
     train: PerturbationData,
     validation: PerturbationData | None,
     workdir: str | pathlib.Path | None,
-    progress: bool | None,
+    progress: bool | Progress | None,
     config: dict[str, Any],
 ) -> tuple[LoopState, list[dict[str, Any]], pathlib.Path | None]:
     """Train from the start, or from the newest checkpoint of the workdir; final state, history, folder.

@@ -13,7 +13,6 @@ from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.agreement import replica_disagreement, source_disagreement
 from pdae_jax.reporting import results
-from pdae_jax.training import loop
 
 pytestmark = pytest.mark.slow  # they train
 
@@ -74,7 +73,7 @@ def test_a_replica_is_the_fit_with_its_key(split):
     assert not np.allclose(first.shift_matrix, second.shift_matrix, atol=1e-3)
 
 
-def test_resumed_and_loaded_ensembles_are_the_same_bits(split, ensemble, tmp_path, monkeypatch):
+def test_resumed_and_loaded_ensembles_are_the_same_bits(split, ensemble, tmp_path):
     train, validation, _ = split
 
     class Interrupt:
@@ -95,9 +94,8 @@ def test_resumed_and_loaded_ensembles_are_the_same_bits(split, ensemble, tmp_pat
         "workdir": tmp_path / "run",
         **SMALL,
     }
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, "make_progress", lambda show: Interrupt())
-        pdae_jax.fit_ensemble(train, **options)
+    with pytest.raises(KeyboardInterrupt):
+        pdae_jax.fit_ensemble(train, progress=Interrupt(), **options)
     resumed = pdae_jax.fit_ensemble(train, **options)
     loaded = pdae_jax.load_ensemble(ensemble.workdir)
     for other in (resumed, loaded):

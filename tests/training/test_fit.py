@@ -59,7 +59,7 @@ def finished(split, tmp_path_factory):
     return pdae_jax.fit(train, key=KEY, validation=validation, workdir=folder, **SMALL)
 
 
-def test_interrupted_fit_resumes_to_the_same_bits(split, finished, tmp_path, monkeypatch):
+def test_interrupted_fit_resumes_to_the_same_bits(split, finished, tmp_path):
     train, validation, _ = split
 
     class Interrupt:
@@ -72,11 +72,10 @@ def test_interrupted_fit_resumes_to_the_same_bits(split, finished, tmp_path, mon
         def close(self):
             pass
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "make_progress", lambda show: Interrupt())
-        with pytest.raises(KeyboardInterrupt):
-            pdae_jax.fit(train, key=KEY, validation=validation, workdir=tmp_path / "run", **SMALL)
-    resumed = pdae_jax.fit(train, key=KEY, validation=validation, workdir=tmp_path / "run", **SMALL)
+    options = {"key": KEY, "validation": validation, "workdir": tmp_path / "run", **SMALL}
+    with pytest.raises(KeyboardInterrupt):
+        pdae_jax.fit(train, progress=Interrupt(), **options)
+    resumed = pdae_jax.fit(train, **options)
     assert same(resumed.params, finished.params)
     timeless = [{k: v for k, v in e.items() if k != "steps_per_second"} for e in resumed.history]
     assert timeless == [{k: v for k, v in e.items() if k != "steps_per_second"} for e in finished.history]
