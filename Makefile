@@ -50,10 +50,9 @@ bench: $(VENV)/bench.stamp
 	set -e; for script in $(SCRIPT); do $(BIN)/python experiments/benchmarks/$$script.py $(ARGS); done
 
 notebooks: $(VENV)/notebooks.stamp
-	set -e; for source in notebooks/*.py; do \
-	    $(BIN)/jupytext --quiet --to ipynb --update --set-kernel python3 "$$source"; \
-	    $(BIN)/python -c '$(EXECUTE)' "$${source%.py}.ipynb"; \
-	done
+	printf '%s\n' notebooks/*.py | sed 's/\.py$$//' | xargs -P $(JOBS) -I{} sh -ec '\
+	    $(BIN)/jupytext --quiet --to ipynb --update --set-kernel python3 {}.py; \
+	    $(BIN)/python -c "$(EXECUTE)" {}.ipynb'
 
 docs: $(VENV)/docs.stamp
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

@@ -181,6 +181,19 @@ def _many_near_pairs(x: Array, y: Array, weights_x: Array, weights_y: Array, wit
     return jnp.mean(counts) > NEAR_SHARE
 
 
+def _added(totals: Totals, term: Totals, i: Array, j: Array) -> Totals:
+    """The totals with the part of tiles `i` and `j`."""
+    high, error = two_sum(totals.high, term.high)
+    return Totals(
+        high,
+        totals.low + error,
+        *(
+            None if total is None else (total + part if where is None else total.at[where].add(part))
+            for total, part, where in zip(totals[2:], term[2:], (i, j, i, j, None), strict=True)
+        ),
+    )
+
+
 def _loop(x, y, weights_x, weights_y, kernel: Kernel, offset: Array, tile: int | None, wanted: Wanted, direct: bool):
     within = y is None
     side = tile or tile_rows(len(x) if within else min(len(x), len(y)), x.shape[1])
@@ -206,6 +219,8 @@ def _loop(x, y, weights_x, weights_y, kernel: Kernel, offset: Array, tile: int |
         on_diagonal = None if diagonal is None else (i == j) & diagonal
         operands = (x_cells[i], y_cells[j], w_tiles[i], v_tiles[j], factor, on_diagonal)
         one = partial(one_tile, kernel=kernel, offset=offset, wanted=wanted, direct=direct)
+        if len(first) == 1:  # nothing to skip, and nothing to index
+            return _added(totals, one(*operands), i, j)
         empty = jax.eval_shape(one, *operands)
         # The branch, beside skipping tiles without weight, makes XLA copy the tiles out of the arrays before it fuses
         # the arithmetic: without it a CPU indexes them anew for every distance, at a fifth of the speed.
@@ -215,15 +230,7 @@ def _loop(x, y, weights_x, weights_y, kernel: Kernel, offset: Array, tile: int |
             lambda *_: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), empty),
             *operands,
         )
-        high, error = two_sum(totals.high, term.high)
-        return Totals(
-            high,
-            totals.low + error,
-            *(
-                None if total is None else (total + part if where is None else total.at[where].add(part))
-                for total, part, where in zip(totals[2:], term[2:], (i, j, i, j, None), strict=True)
-            ),
-        )
+        return _added(totals, term, i, j)
 
     totals = jax.lax.fori_loop(0, len(first), add, start) if len(first) > 1 else add(0, start)
     if by_features:
