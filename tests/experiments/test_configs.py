@@ -39,7 +39,7 @@ def test_there_are_configs():
     assert "simulated" in NAMES
 
 
-@pytest.mark.parametrize("arg", ["", "smoke"])
+@pytest.mark.parametrize("arg", [pytest.param("", marks=pytest.mark.slow), "smoke"])  # the data as a whole take long
 @pytest.mark.parametrize("name", NAMES)
 def test_config_builds(name, arg, no_download):
     if (name, arg) == ("anndata", ""):

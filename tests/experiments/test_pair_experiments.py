@@ -59,6 +59,7 @@ def test_main_effects_are_those_of_the_training_pairs(mapk):
     np.testing.assert_allclose(mapk.main_effects(labels, means, np.array([[1.0, 0, 0]])), [[3.0]], atol=1e-9)
 
 
+@pytest.mark.slow
 def test_means_of_methods_agree_with_an_additive_world(mapk):
     train, test = pdae_jax.hold_out(additive_world(), "a+b")
     options = {"latent_dim": 2, "noise_dim": 0, "hidden": (8,), "num_steps": 1, "log_every": 1, "eval_every": 1}

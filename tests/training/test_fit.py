@@ -206,6 +206,7 @@ def test_noise_is_that_of_exact_predictions():
     assert null_variance(cells(3), 80) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [{}, {"p2": "p0", "p0+p1": "p1"}])
 def test_noise_of_the_mean_counts_what_conditions_share(source):
     """Against worlds where every condition is the control's law, shifted, and the same source cells are moved."""
@@ -318,6 +319,7 @@ def test_without_validation_left_out_combinations_choose_the_last_step(many_pair
     assert same(pdae_jax.load_run(tmp_path / "run").params, fitted.params)
 
 
+@pytest.mark.slow
 def test_a_fit_that_chose_its_last_step_resumes_to_the_same_bits(tmp_path, monkeypatch):
     """The choice is made once, and read from the folder by the run that goes on."""
     data, options = with_all_pairs(), {**SMALL, "learning_rate": 1e-2, "latent_dim": 2}
@@ -450,6 +452,7 @@ def test_state_is_the_vector_of_the_parameters(split):
     assert same(params, start.params)
 
 
+@pytest.mark.slow
 def test_steps_compiled_beside_the_start_are_those_that_run(split, caplog):
     train, _, _ = split
     recipe = pdae_jax.Recipe().override(**SMALL)
@@ -468,6 +471,7 @@ def test_steps_compiled_beside_the_start_are_those_that_run(split, caplog):
     assert compiled(plain)  # so the log would have told
 
 
+@pytest.mark.slow
 def test_a_fit_runs_in_double_precision_where_its_caller_asks_for_it(split):
     # part of it is compiled in another thread, which contexts of the caller do not reach
     train, _, _ = split
@@ -482,6 +486,7 @@ def test_non_finite_loss_stops_the_run_and_names_the_steps(split):
         pdae_jax.fit(train, key=KEY, learning_rate=float("inf"), **SMALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["gaussian", "laplace", "imq"])
 def test_other_kernels_train(split, kernel):
     train, _, _ = split

@@ -31,6 +31,7 @@ def test_incomplete_statistic_is_unbiased_and_states_its_error(pairs_per_cell, s
     np.testing.assert_allclose(np.sqrt(np.mean(np.square(error))), np.std(value), rtol=0.15)
 
 
+@pytest.mark.slow
 def test_incomplete_statistic_nears_the_complete_one():
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(400, 5)), 0.6 + rng.normal(size=(400, 5))
@@ -66,6 +67,7 @@ def test_per_feature_table_equals_scipy_and_ignores_offsets():
     assert near == far
 
 
+@pytest.mark.slow
 def test_gradients_equal_finite_differences():
     rng = np.random.default_rng(4)
     x, y = rng.normal(size=40), 0.5 + rng.normal(size=30)
