@@ -166,7 +166,8 @@ def _forward(x, y, weights_x, weights_y, kernel: Kernel, offset: Array, tile: in
 
 def _many_near_pairs(x: Array, y: Array, weights_x: Array, weights_y: Array, within: bool) -> Array:
     """Whether some of the rows have enough pairs too near for a matrix product."""
-    rows = np.unique(np.linspace(0, len(x) - 1, min(len(x), NEAR_ROWS)).astype(int))
+    number = min(len(x), NEAR_ROWS, max(NEAR_ROWS // 8, len(x) // 16))  # of small samples, a sixteenth of the work
+    rows = np.unique(np.linspace(0, len(x) - 1, number).astype(int))
     limit = NEAR_GRAM if x.shape[1] > DIRECT_DIM else NEAR_DIRECT
     near_to = x[rows]
     size = jnp.sum(near_to**2, -1)[:, None] + jnp.sum(y**2, -1)[None]
