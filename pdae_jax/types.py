@@ -38,6 +38,7 @@ class PerturbationData:
     features: tuple[str, ...]  # names of the columns of x, unique
     control: str = "control"  # name of the condition with the zero label
     separator: str = "+"  # joins perturbation names in a condition name
+    size_factors: Float[np.ndarray, " cells"] | None = None  # of log-normalised counts: counts are (e^x - 1) times it
 
     @property
     def num_cells(self) -> int:
@@ -112,13 +113,19 @@ class PerturbationData:
         rows = np.array(list(dict.fromkeys(self.index(name) for name in conditions)), dtype=np.int64)
         position = np.full(self.num_conditions, -1, dtype=np.int32)
         position[rows] = np.arange(len(rows), dtype=np.int32)
-        keep = position[self.condition_index] >= 0
+        part = self.take(np.flatnonzero(position[self.condition_index] >= 0))
         return dataclasses.replace(
-            self,
-            x=self.x[keep],
-            condition_index=position[self.condition_index[keep]],
+            part,
+            condition_index=position[part.condition_index],
             labels=self.labels[rows],
             conditions=tuple(self.conditions[row] for row in rows),
+        )
+
+    def take(self, cells: Int[np.ndarray, " kept"]) -> "PerturbationData":
+        """The same data with these rows of cells only; conditions stay, also those without a cell."""
+        sizes = None if self.size_factors is None else self.size_factors[cells]
+        return dataclasses.replace(
+            self, x=self.x[cells], condition_index=self.condition_index[cells], size_factors=sizes
         )
 
     def label(self, spec: LabelLike) -> Float[np.ndarray, " perturbations"]:

@@ -14,14 +14,15 @@ Add `--dry_run` to ARGS to see what was read, and what would be held out, before
     config.data.layer       layer of an .h5ad file; none: X
     config.data.features    features to keep, "('CD3','CD8')"; none: all that vary, of tables all other columns
     config.data.min_cells   conditions with fewer cells are dropped; the control stays
+    config.data.normalize   True for raw counts: they become log(1 + counts per 10,000), and predictions counts again
     config.data.arcsinh     cofactor for raw cytometry, 5 for CyTOF, 150 for fluorescence; none: values as they are
     config.split.test       conditions to hold out, "('A+B','A+C')"; choose nothing, only judge
     config.split.validation conditions that choose the last step and test additivity
 
 Where none are given, a fifth of the combinations whose perturbations were all measured alone is held out for the test,
 and a tenth of the remaining ones for validation, at least one each, by `config.split.seed`. Values should be on a scale
-on which effects add up: log1p of counts per 10,000, or arcsinh of intensities, and not raw counts. .parquet and .fcs
-need `make .venv/files.stamp` once.
+on which effects add up: log1p of counts per 10,000 (`normalize` makes it of raw counts), or arcsinh of intensities.
+.parquet and .fcs need `make .venv/files.stamp` once.
 """
 
 import functools
@@ -48,6 +49,7 @@ def get_config(arg: str = "default"):
     config.data.layer = config_dict.placeholder(str)
     config.data.features = ()
     config.data.min_cells = 2
+    config.data.normalize = False
     config.data.arcsinh = config_dict.placeholder(float)
     config.split.test_fraction = 0.2
     config.split.validation_fraction = 0.1

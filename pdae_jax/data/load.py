@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from jaxtyping import Float
 
 from pdae_jax.data.conditions import Conditions, drop_small, drop_unused
+from pdae_jax.data.counts import Sized, read_counts
 from pdae_jax.data.entries import read_dicts, read_matrix, read_names
 from pdae_jax.data.notation import Notation, make_notation
-from pdae_jax.data.observations import check_values, read_features, read_observations
+from pdae_jax.data.observations import check_values, read_features, read_observations, row_totals
 from pdae_jax.data.tables import column_names, find_columns, open_anndata, read_conditions
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
@@ -27,6 +27,7 @@ def from_arrays(
     separator: str = "+",
     dose_in_name: bool | None = None,
     min_cells: int | None = None,
+    normalize: bool = False,
     like: PerturbationData | None = None,
 ) -> PerturbationData:
     """Data from a matrix of observations and the condition of each cell.
@@ -52,6 +53,9 @@ def from_arrays(
             it is a dose where that is certain: A is in `perturbations`, stands alone in other conditions, or has a
             number elsewhere that no identifier has (``"A:0.5"``, ``"A:-1"``, ``"A:0"``); else it is part of the name.
         min_cells: conditions with fewer cells are dropped, and named in the log. None: all must have 2.
+        normalize: x holds raw counts, which become ``log(1 + counts per 10,000)``; the size of each cell is kept, and
+            predictions can be had as counts (`Prediction.counts`). Raw counts that are not normalised are warned
+            about; counts that were normalised before are recognised.
         like: data that these cells join, a test set from a file of its own, say. Its control, separator, perturbations
             and features are taken, control cells need not be there, and features may be constant.
 
@@ -79,7 +83,7 @@ def from_arrays(
         table = read_dicts(entries, notation)
     else:
         table = read_names(entries or [], notation)
-    return _build(x, table, features, notation, min_cells)
+    return _build(read_counts(x, None, normalize), table, features, notation, min_cells)
 
 
 def from_frame(
@@ -93,6 +97,7 @@ def from_frame(
     separator: str = "+",
     dose_in_name: bool | None = None,
     min_cells: int | None = None,
+    normalize: bool = False,
     like: PerturbationData | None = None,
 ) -> PerturbationData:
     """Data from a pandas data frame with one row per cell.
@@ -110,6 +115,7 @@ def from_frame(
         separator: joins perturbation names in a condition name.
         dose_in_name: whether the number in ``"A:2"`` is a dose, see `from_arrays`.
         min_cells: conditions with fewer cells are dropped.
+        normalize: the features are raw counts, see `from_arrays`.
         like: data that these cells join, see `from_arrays`.
 
     Raises:
@@ -129,7 +135,7 @@ def from_frame(
     labelled = frame.iloc[:, find_columns(used, known, "the frame")]
     observed = frame.iloc[:, find_columns(names, known, "the frame")]
     table = read_conditions(labelled, len(named), notation)
-    return _build(read_observations(observed), table, names, notation, min_cells)
+    return _build(read_counts(read_observations(observed), None, normalize), table, names, notation, min_cells)
 
 
 def from_anndata(
@@ -144,6 +150,7 @@ def from_anndata(
     perturbations: Iterable[str] | None = None,
     dose_in_name: bool | None = None,
     min_cells: int | None = None,
+    normalize: bool = False,
     like: PerturbationData | None = None,
 ) -> PerturbationData:
     """Data from an AnnData, or from an .h5ad file of which only the needed parts are read.
@@ -161,6 +168,8 @@ def from_anndata(
         dose_in_name: whether the number in ``"A:2"`` is a dose of A, or part of a name as in ``"CHEBI:41423"``. None:
             it is a dose where that is certain, see `from_arrays`.
         min_cells: conditions with fewer cells are dropped, and named in the log. None: all must have 2.
+        normalize: the layer holds raw counts, see `from_arrays`. They are divided by the counts of all features of the
+            file, also those that are not kept.
         like: data that these cells join, see `from_arrays`.
 
     Raises:
@@ -175,7 +184,8 @@ def from_anndata(
         names = table.features if features is None else [str(name) for name in features]
         columns = None if features is None else find_columns(names, table.features, "var_names")
         conditions = read_conditions(table.obs, len(named), notation)
-        return _build(read_observations(table.matrix, columns), conditions, names, notation, min_cells)
+        x, totals = read_observations(table.matrix, columns), row_totals(table.matrix) if normalize else None
+        return _build(read_counts(x, totals, normalize), conditions, names, notation, min_cells)
 
 
 def _notation(like: PerturbationData | None, control: Any, separator: str, perturbations: Any, dose_in_name: Any):
@@ -187,13 +197,14 @@ def _notation(like: PerturbationData | None, control: Any, separator: str, pertu
 
 
 def _build(
-    x: Float[np.ndarray, "cells features"],
+    observed: Sized,
     table: Conditions,
     features: Iterable[str] | None,
     notation: Notation,
     min_cells: int | None,
 ) -> PerturbationData:
     """Checks what concerns cells and features, and assembles the data."""
+    x, sizes = observed
     names = read_features(features, x.shape[1])
     table, kept = drop_small(table, min_cells, notation.control)
     if notation.perturbations is None:
@@ -209,6 +220,7 @@ def _build(
         features=names,
         control=notation.control,
         separator=notation.separator,
+        size_factors=None if sizes is None else sizes[kept],
     )
     _log_data(data)
     return data

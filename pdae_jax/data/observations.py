@@ -52,6 +52,13 @@ def read_observations(x: Any, columns: Any = None) -> Float[np.ndarray, "cells f
     return out
 
 
+def row_totals(x: Any) -> Float[np.ndarray, " cells"]:
+    """Sum of each row of what `read_observations` takes, over all its columns, a block of rows at a time."""
+    x = x if hasattr(x, "file") or hasattr(x, "to_memory") or scipy.sparse.issparse(x) else np.asarray(x)
+    starts = range(0, x.shape[0], BLOCK_ROWS)
+    return np.concatenate([np.asarray(x[s : s + BLOCK_ROWS].sum(axis=1), np.float64).ravel() for s in starts])
+
+
 def read_features(features: Iterable[str] | None, width: int) -> tuple[str, ...]:
     """Names of the columns, unique and one per column; ``x0, x1, ...`` when None."""
     if features is None:

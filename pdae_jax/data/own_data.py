@@ -32,6 +32,7 @@ def own_data(
     layer: str | None = None,
     features: Sequence[str] = (),
     min_cells: int = 2,
+    normalize: bool = False,
     arcsinh: float | None = None,
 ) -> PerturbationData:
     """Data from a file, the columns by their names.
@@ -47,6 +48,7 @@ def own_data(
         features: features to keep, in this order. Empty: all that vary, of tables all other columns; those left out
             are named in the log.
         min_cells: conditions with fewer cells are dropped, and named in the log. The control stays.
+        normalize: the values are raw counts of sequencing, and become ``log(1 + counts per 10,000)``.
         arcsinh: cofactor; values become ``arcsinh(x / cofactor)``, as is usual for cytometry. None: as they are.
 
     Raises:
@@ -62,7 +64,9 @@ def own_data(
         raise ValueError(f"arcsinh is {arcsinh}. Pass a cofactor above 0: 5 is usual for CyTOF, 150 for fluorescence.")
     if layer is not None and file.suffix != ".h5ad":
         raise ValueError(f"layer={layer!r}, but {file.name!r} is no .h5ad file and has no layers. Leave it out.")
-    options = {"condition": condition, "control": control, "separator": separator, "dose": dose}
+    if normalize and arcsinh is not None:
+        raise ValueError(f"normalize=True and arcsinh={arcsinh}: counts of sequencing take one, cytometry the other.")
+    options = {"condition": condition, "control": control, "separator": separator, "dose": dose, "normalize": normalize}
     if file.suffix == ".h5ad":
         data = _from_h5ad(file, layer, list(features), min_cells, options)
     else:

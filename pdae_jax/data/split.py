@@ -1,6 +1,5 @@
 """Splits: whole conditions held out, cells held out within conditions, and which conditions may be held out."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -79,7 +78,7 @@ def hold_out_cells(key: Array, data: PerturbationData, fraction: float) -> tuple
     rank = np.empty(data.num_cells, dtype=np.int64)
     rank[order] = np.arange(data.num_cells) - np.repeat(np.cumsum(counts) - counts, counts)
     test = rank < held[data.condition_index]
-    return _cells(data, ~test), _cells(data, test)
+    return data.take(np.flatnonzero(~test)), data.take(np.flatnonzero(test))
 
 
 def random_conditions(
@@ -119,7 +118,3 @@ def random_conditions(
             f"others identify them. Pass a smaller number (at least 1), or combinations_only=False."
         )
     return found
-
-
-def _cells(data: PerturbationData, mask: np.ndarray) -> PerturbationData:
-    return dataclasses.replace(data, x=data.x[mask], condition_index=data.condition_index[mask])

@@ -200,7 +200,7 @@ def truth_of(simulation: Simulation, *, max_cells: int = 1000) -> Truth:
     to_base = np.linalg.inv(world.base_scale.astype(np.float64)).T
     rows = np.concatenate([np.flatnonzero(data.condition_index == e)[:max_cells] for e in range(data.num_conditions)])
     return Truth(
-        data=dataclasses.replace(data, x=data.x[rows], condition_index=data.condition_index[rows]),
+        data=data.take(rows),
         latents=latents[rows] @ to_base,
         shift_matrix=world.shift_matrix @ to_base,
     )

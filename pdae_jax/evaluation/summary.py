@@ -118,6 +118,43 @@ def format_table(table: Table, *, split: str = "test") -> str:
     return "\n".join([lines[0], rule, *lines[1:], rule, *_notes(summary)])
 
 
+def scaled_table(table: Table, *, split: str = "test") -> Table:
+    """The table of reviewers: every metric on the scale from the mean response (0) to measuring again (1).
+
+    Args:
+        table: DataFrame of `evaluate`.
+        split: rows used.
+
+    Returns:
+        DataFrame indexed by metric: the mean of ``scaled`` over conditions for each method, and ``seed noise``, the
+        standard deviation of such a mean that comes from which cells were measured.
+    """
+    rows: Any = table[(table["split"] == split) & table["scaled"].notna()]
+    methods, metrics = (list(dict.fromkeys(rows[name])) for name in ("method", "metric"))
+    means = rows.pivot_table(index="metric", columns="method", values="scaled", aggfunc="mean")
+    noise = rows[rows["method"] == methods[0]].groupby("metric")["scaled_noise"] if methods else None
+    result = means.reindex(index=metrics, columns=methods)
+    if noise is not None:
+        result["seed noise"] = noise.apply(lambda values: float(np.sqrt(np.sum(values**2)) / len(values)))
+    return result
+
+
+def format_scaled(table: Table, *, split: str = "test") -> str:
+    """`scaled_table` as markdown, with what the numbers mean."""
+    found: Any = scaled_table(table, split=split)
+    if not len(found):
+        return ""
+    columns = [str(name) for name in found.columns]
+    lines = [f"| metric | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for metric, row in found.iterrows():
+        lines.append(f"| {metric} | " + " | ".join("-" if np.isnan(v) else f"{v:.2f}" for v in row) + " |")
+    return (
+        "Every metric on one scale, (u - b) / (r - b): 0 is the mean response of all training conditions (`pool_all`), "
+        "1 is measuring the condition again (`oracle_half`). Means over conditions, in the space of the data; *seed "
+        "noise* is what they change by with other cells.\n\n" + "\n".join(lines)
+    )
+
+
 def _cell(row: Any, name: str) -> str:
     if name == "interval":
         return "-" if np.isnan(row["ratio_low"]) else f"{row['ratio_low']:.3f} - {row['ratio_high']:.3f}"

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from pdae_jax.data.checks import aligned
 from pdae_jax.evaluation.baselines import BASELINES, condition_means
+from pdae_jax.evaluation.differential import CONTROL_CELLS, FIELD_METRICS, Differential, Samples, differential
 from pdae_jax.evaluation.metrics import METRICS, Context, median_distance
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
@@ -27,7 +28,10 @@ from pdae_jax.two_sample.permutation import two_sample_test
 from pdae_jax.types import PerturbationData, Table
 
 MODEL, CEILING = "pdae", "oracle_half"
-METRIC_NAMES = (*METRICS, "p_value")
+METRIC_NAMES = (*METRICS, *FIELD_METRICS, "p_value")
+#: Best values of metrics on which ``scaled`` has no meaning: they are calibrated, not small or large.
+UNSCALED = ("coverage_50", "coverage_90", "rank", "p_value")
+MEAN_RESPONSE = "pool_all"  # cells of all training conditions: what is predicted without a look at the label
 SPLITS = ("train", "validation", "test")
 #: Columns with numbers of the verdict, NaN where they are not known.
 VERDICT_NUMBERS = (
@@ -39,7 +43,9 @@ VERDICT_NUMBERS = (
     "replica_disagreement",
 )
 P_VALUE_CELLS = 500  # per sample: a p-value depends on the sample size, so that is the same everywhere
-CEILING_REPEATS, CEILING_ENOUGH = 10, 1000  # repeated halving where a condition has fewer cells than this
+CEILING_REPEATS, CEILING_REPEATS_OF_MANY, CEILING_ENOUGH = 10, 5, 1000  # halvings of fewer cells than this, and of more
+# the two halves of the ceiling have controls of their own, as two measurements of a condition would
+FROM_CONTROL = ("cosine_delta", "pearson_delta", "pearson_delta_top20", "pearson_delta_top100")
 
 
 class Case(NamedTuple):
@@ -74,6 +80,15 @@ class Result(NamedTuple):
     values: dict[str, float]
     n_true: int
     n_pred: int
+    noise: Mapping[str, float] | None = None  # of the ceiling: standard deviation of the values over halvings
+
+
+class Known(NamedTuple):
+    """What metrics may know of one condition besides the samples of a method."""
+
+    context: Context
+    control: Float[np.ndarray, "cells features"]
+    true_change: Differential
 
 
 def evaluate(
@@ -91,7 +106,7 @@ def evaluate(
 ) -> Table:
     """Compare predicted with true distributions: the model (``pdae``), baselines, and the ceiling ``oracle_half``.
 
-    The ceiling scores one random half of the true cells against the other, repeated where cells are few. Samples of
+    The ceiling is the mean over random halvings of the true cells, one half scored against the other. Samples of
     a condition depend on the key and the condition's name, not on which other conditions are evaluated. Where the
     recipe declares non-negative data, baselines are clipped at zero as the model is.
 
@@ -117,7 +132,11 @@ def evaluate(
         ``source``, ``reach`` (of the model's samples beyond the measured range, see `predict.reach_of`), ``bandwidth``
         (of the MMD kernel, on its rows), and the verdict on the model's prediction:
         ``verdict, identified, supported, tested`` as text, ``residual, leverage, latent_rank, outside, tested_error,
-        expected_error, source_disagreement, replica_disagreement`` as numbers.
+        expected_error, source_disagreement, replica_disagreement`` as numbers. ``scaled`` is
+        :math:`(u - b) / (r - b)` of a value `u`, with `b` that of the mean response (`pool_all`: cells of all training
+        conditions) and `r` that of the ceiling: 0 is no better than the mean response, 1 as good as measuring again;
+        NaN for metrics without such a scale. ``scaled_noise`` is the standard deviation of `r` over halvings, on that
+        scale.
 
     Raises:
         ValueError: test data with other features or perturbations, without a perturbed condition, or with fewer
@@ -193,16 +212,17 @@ def _rows(
     key_true, key_model, key_baselines, key_ceiling, key_test = jax.random.split(key, 5)
     shuffled = case.cells[generator(key_true).permutation(len(case.cells))]
     true = shuffled[: request.num_samples]
-    context = _context(fitted, case, known, true)
+    own = _known(fitted, case, known, true)
+    context = own.context
     source = request.source if isinstance(request.source, str) else request.source.get(case.condition, "control")
     source = resolve_source(fitted, case.label, source).name
     # no cell is moved twice: copies would pass for distinct cells in U forms and permutation tests
     number = min(request.num_samples, _available(fitted.train, source))
     prediction = predict(fitted, case.label, key=key_model, num_samples=number, source=source)
-    samples = {MODEL: prediction.samples}
-    for name, method in request.methods.items():
+
+    def samples_of(method: Callable) -> np.ndarray:
         # one key for all: the methods move the same control cells, which makes the comparison a paired one
-        samples[name] = method(
+        return method(
             key_baselines,
             fitted.train,
             case.label,
@@ -210,11 +230,16 @@ def _rows(
             source=None if source == "all" else source,
             floor=0.0 if fitted.recipe.nonnegative else None,
         )
-    results = [
-        Result(name, _values(key_test, x, true, context, request.metrics), len(true), len(x))
-        for name, x in samples.items()
-    ]
-    results.append(_ceiling(key_ceiling, shuffled[: 2 * request.num_samples], context, request.metrics))
+
+    def result_of(name: str, x: np.ndarray) -> Result:
+        return Result(name, _values(key_test, x, true, own, request.metrics), len(true), len(x))
+
+    results = {MODEL: result_of(MODEL, prediction.samples)}
+    results |= {name: result_of(name, samples_of(method)) for name, method in request.methods.items()}
+    ceiling = _ceiling(key_ceiling, shuffled[: 2 * request.num_samples], own, request.metrics)
+    results[CEILING] = ceiling
+    base = results.get(MEAN_RESPONSE) or result_of(MEAN_RESPONSE, samples_of(BASELINES[MEAN_RESPONSE]))
+    scale = {n: (base.values[n], ceiling.values[n]) for n in request.metrics if n not in UNSCALED}
     about = {
         "seed": fitted.seed,
         "order": int(np.count_nonzero(case.label)),
@@ -223,7 +248,16 @@ def _rows(
         "reach": prediction.reach,
         **_verdict_columns(prediction.verdict),
     }
-    return [row for result in results for row in _result_rows(case, result, about, context.bandwidth)]
+    rows = [row for result in results.values() for row in _result_rows(case, result, about, context.bandwidth)]
+    return [row | _scaled(row, scale, ceiling.noise or {}) for row in rows]
+
+
+def _scaled(row: dict[str, Any], scale: dict[str, tuple[float, float]], noise: Mapping[str, float]) -> dict[str, float]:
+    """A value on the scale from the mean response, 0, to the ceiling, 1."""
+    base, best = scale.get(row["metric"], (math.nan, math.nan))
+    if not abs(best - base) > 0:
+        return {"scaled": math.nan, "scaled_noise": math.nan}
+    return {"scaled": (row["value"] - base) / (best - base), "scaled_noise": noise[row["metric"]] / abs(best - base)}
 
 
 def _start(method: Callable, source: str) -> str:
@@ -256,37 +290,62 @@ def _result_rows(case: Case, result: Result, about: dict[str, Any], bandwidth: f
         }
 
 
-def _context(fitted: Fitted | Ensemble, case: Case, known: KnownMeans, true: np.ndarray) -> Context:
+def _known(fitted: Fitted | Ensemble, case: Case, known: KnownMeans, true: np.ndarray) -> Known:
     train, means = fitted.train, condition_means(fitted.train)
-    return Context(
+    control = train.cells(train.control)
+    control = control[np.random.default_rng(0).permutation(len(control))[:CONTROL_CELLS]]
+    context = Context(
         control_mean=means[train.index(train.control)],
         centroid=means[np.any(train.labels, axis=1)].mean(axis=0),
         other_means=known.means[~np.isclose(known.labels, case.label).all(axis=1)],
         bandwidth=median_distance(true),
     )
+    return Known(context, control, differential(true, control))
 
 
 def _values(
-    key: Array, predicted: np.ndarray, true: np.ndarray, context: Context, metrics: Sequence[str]
+    key: Array, predicted: np.ndarray, true: np.ndarray, known: Known, metrics: Sequence[str]
 ) -> dict[str, float]:
-    values = {name: METRICS[name](predicted, true, context) for name in metrics if name in METRICS}
+    samples = Samples(predicted, true, known.control, known.true_change)
+    values = {name: METRICS[name](predicted, true, known.context) for name in metrics if name in METRICS}
+    values |= {name: FIELD_METRICS[name](samples) for name in metrics if name in FIELD_METRICS}
     if "p_value" in metrics:
         values["p_value"] = two_sample_test(predicted, true, key=key, max_cells=P_VALUE_CELLS).p_value
     return values
 
 
-def _ceiling(key: Array, cells: np.ndarray, context: Context, metrics: Sequence[str]) -> Result:
-    """One half of the true cells against the other, mean over random halvings."""
+def _ceiling(key: Array, cells: np.ndarray, known: Known, metrics: Sequence[str]) -> Result:
+    """One half of the true cells against the other, mean over random halvings; halves of the control as well."""
     half = len(cells) // 2
     if half < 2:
-        return Result(CEILING, dict.fromkeys(metrics, float("nan")), half, half)
-    random = generator(key)
-    values = []
-    for number in range(1 if len(cells) >= CEILING_ENOUGH else CEILING_REPEATS):
+        missing = dict.fromkeys(metrics, float("nan"))
+        return Result(CEILING, missing, half, half, noise=missing)
+    random, values = generator(key), []
+    for number in range(CEILING_REPEATS_OF_MANY if len(cells) >= CEILING_ENOUGH else CEILING_REPEATS):
         shuffled = cells[random.permutation(len(cells))]
         first, second = shuffled[:half], shuffled[half : 2 * half]
-        values.append(_values(jax.random.fold_in(key, number), first, second, context, metrics))
-    return Result(CEILING, {name: float(np.mean([v[name] for v in values])) for name in metrics}, half, half)
+        own_key, own = jax.random.fold_in(key, number), known._replace(true_change=differential(second, known.control))
+        found = _values(own_key, first, second, own, [name for name in metrics if name not in FROM_CONTROL])
+        found |= _values(
+            own_key,
+            *_from_own_controls(random, first, second, known.control),
+            own,
+            [name for name in metrics if name in FROM_CONTROL],
+        )
+        values.append(found)
+    mean = {name: float(np.mean([v[name] for v in values])) for name in metrics}
+    noise = {name: float(np.std([v[name] for v in values], ddof=1)) for name in metrics}
+    return Result(CEILING, mean, half, half, noise=noise)
+
+
+def _from_own_controls(
+    random: np.random.Generator, first: np.ndarray, second: np.ndarray, control: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two halves, each less the mean of one half of the control cells, and plus that of all."""
+    order, middle = random.permutation(len(control)), len(control) // 2
+    mean = control.mean(axis=0)
+    own = [control[rows].mean(axis=0) if len(rows) else mean for rows in (order[:middle], order[middle:])]
+    return first - own[0] + mean, second - own[1] + mean
 
 
 def _verdict_columns(verdict: Verdict) -> dict[str, Any]:

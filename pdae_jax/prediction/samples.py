@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.data.counts import to_counts
 from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
@@ -33,6 +34,30 @@ class Prediction(NamedTuple):
     verdict: Verdict
     replica: Int[np.ndarray, " samples"] | None = None  # of an ensemble: which of its members made each sample
     reach: float = math.nan  # how far samples go beyond the measured cells, see `reach_of`; 1: not beyond
+    size_factors: Float[np.ndarray, " samples"] | None = None  # of the source cells, where data are counts
+
+    def counts(
+        self, key: Array, *, size_factors: float | Float[np.ndarray, " samples"] | None = None
+    ) -> Int[np.ndarray, "samples features"]:
+        """The samples as whole numbers of counts, see `data.counts.to_counts`.
+
+        Args:
+            key: typed PRNG key: what is rounded up.
+            size_factors: counts of each cell over 10,000 (the target of its normalisation), one for all or one a
+                sample; default those of the cells that were translated. 1.0: cells of 10,000 counts.
+
+        Raises:
+            ValueError: the data were not read as counts, and no size factors are given; or some that are not positive.
+        """
+        sizes = self.size_factors if size_factors is None else size_factors
+        if sizes is None:
+            raise ValueError(
+                "The training data are not known as counts. Read them with normalize=True, or pass size_factors."
+            )
+        sizes = np.broadcast_to(np.asarray(sizes, np.float64), (len(self.samples),))
+        if not np.all(sizes > 0):
+            raise ValueError("size_factors must be greater than 0. Pass the counts of a cell over 10,000.")
+        return to_counts(generator(key), self.samples, sizes)
 
 
 def predict(
@@ -75,17 +100,28 @@ def predict(
         raise ValueError(f"num_samples={number}, but at least 1 sample must be asked for.")
     members = fitted.members
     shares = _shares(key, rows, number, len(members))
-    samples, made_by = [], []
+    samples, sizes, made_by = [], [], []
     for m, (member, (own, size)) in enumerate(zip(members, shares, strict=True)):
         key_member = jax.random.fold_in(key, m) if len(members) > 1 else key
-        samples += list(_batches(member, vector, key_member, size, cells._replace(rows=own))) if size else []
+        batches = _batches(member, vector, key_member, size, cells._replace(rows=own)) if size else ()
+        for moved, rows_moved in batches:
+            samples.append(moved)
+            sizes.append(cells.size_factors(rows_moved))
         made_by.append(np.full(size, m))
-    prediction = Prediction(np.concatenate(samples), train.features, name, vector, cells.name, verdict)
+    prediction = Prediction(
+        np.concatenate(samples),
+        *(train.features, name, vector, cells.name, verdict),
+        size_factors=None if cells.data.size_factors is None else np.concatenate(sizes),
+    )
     prediction = prediction._replace(reach=_checked_reach(prediction, train))
     if len(members) == 1:
         return prediction
     order = generator(key).permutation(number)  # so that any part of the samples is of the mixture too
-    return prediction._replace(samples=prediction.samples[order], replica=np.concatenate(made_by)[order])
+    return prediction._replace(
+        samples=prediction.samples[order],
+        replica=np.concatenate(made_by)[order],
+        size_factors=None if prediction.size_factors is None else prediction.size_factors[order],
+    )
 
 
 def reach_of(samples: Float[np.ndarray, "samples features"], train: PerturbationData) -> Float[np.ndarray, " features"]:
@@ -133,13 +169,13 @@ def predict_batches(
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}, but at least 1 sample must be asked for.")
     vector = fitted.train.label(label)
-    return _batches(fitted, vector, key, num_samples, resolve_source(fitted, vector, source))
+    return (moved for moved, _ in _batches(fitted, vector, key, num_samples, resolve_source(fitted, vector, source)))
 
 
 def _batches(
     fitted: Fitted, vector: np.ndarray, key: Array, num_samples: int, source: Source
-) -> Iterator[Float[np.ndarray, "batch features"]]:
-    """Translated cells of a source."""
+) -> Iterator[tuple[Float[np.ndarray, "batch features"], Int[np.ndarray, " batch"]]]:
+    """Translated cells of a source, and their rows in it."""
     target, rows = identified_part(fitted.train, vector), source.rows
     key_rows, key_noise = jax.random.split(key)
     rng = generator(key_rows)
@@ -153,7 +189,7 @@ def _batches(
         moved = fitted.translate(
             jax.random.fold_in(key_noise, number), source.data.x[chosen], source.labels(chosen), target[None]
         )
-        yield moved[:size]
+        yield moved[:size], chosen[:size]
 
 
 def _name(train: PerturbationData, vector: np.ndarray) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pdae_jax.data.checks import aligned
+from pdae_jax.data.counts import is_counts, size_factors
 from pdae_jax.data.observations import check_values, read_observations
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
@@ -31,6 +32,11 @@ class Source(NamedTuple):
         """The label of each row of the data, one row where all are of one condition."""
         conditions = self.data.condition_index[rows]
         return self.data.labels[conditions[:1] if np.all(conditions == conditions[0]) else conditions]
+
+    def size_factors(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, " _n"]:
+        """The size factor of each row of the data, empty where they are not known as counts."""
+        sizes = self.data.size_factors
+        return np.zeros(0, np.float32) if sizes is None else sizes[rows]
 
 
 def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturbations"], source: SourceLike) -> Source:
@@ -84,6 +90,11 @@ def new_cells(cells: Any, train: PerturbationData) -> PerturbationData:
             f"({first_names(train.features)}). Pass the same features in the same order, and at least one cell."
         )
     check_values(x, train.features, may_be_constant=True)
+    if train.size_factors is not None and is_counts(x):
+        raise ValueError(
+            "The source cells are raw counts, and the training data log-normalised ones. Read them with "
+            "pdae_jax.from_anndata(..., normalize=True, like=train)."
+        )
     return PerturbationData(
         x=x,
         condition_index=np.zeros(len(x), np.int32),
@@ -93,4 +104,5 @@ def new_cells(cells: Any, train: PerturbationData) -> PerturbationData:
         features=train.features,
         control=train.control,
         separator=train.separator,
+        size_factors=None if train.size_factors is None else size_factors(x),
     )

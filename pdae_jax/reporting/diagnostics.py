@@ -1,7 +1,8 @@
-"""Extremes and laws of residuals, as markdown."""
+"""Extremes, laws of residuals and counts, as markdown."""
 
 from typing import Any
 
+from pdae_jax.evaluation.counts import QUANTITIES
 from pdae_jax.prediction.samples import MAX_REACH
 from pdae_jax.types import Table
 
@@ -52,6 +53,31 @@ def format_residual_laws(table: Table, level: float = 0.05) -> str:
                         f"| {row['condition']} | {row['energy_distance']:.3g} | {row['spread']:.2f} "
                         f"| {row['p_adjusted']:.3g} |"
                         for _, row in most.iterrows()
+                    ),
+                ]
+            ),
+        ]
+    )
+
+
+def format_count_diagnostics(table: Table) -> str:
+    """``counts.csv`` as markdown: means over held-out conditions, by method."""
+    means = table.groupby("method", sort=False)[list(QUANTITIES)].mean()
+    header = "| | zeros | error of zeros per feature | slope of log variance on log mean | variance over the measured "
+    header += "| error of correlations |"
+    return "\n\n".join(
+        [
+            "Predicted cells as whole numbers of counts, against one half of the measured cells of each held-out "
+            f"condition ({table['condition'].nunique()} conditions, {table['cells'].median():.0f} cells each in the "
+            "median). `oracle_half`, the other half, is what an exact prediction would have; `control` are control "
+            "cells as they are.",
+            "\n".join(
+                [
+                    header,
+                    "|---|---|---|---|---|---|",
+                    *(
+                        f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |"
+                        for name, row in zip(means.index, means.to_numpy(), strict=True)
                     ),
                 ]
             ),

@@ -9,8 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from pdae_jax.evaluation.counts import CORRELATED_FEATURES, CountedCells, correlations
 from pdae_jax.reporting.panels import (
     BLACK,
+    BLUE,
     GREY,
     MASSES,
     METHOD_COLOURS,
@@ -228,4 +230,44 @@ def condition_bars(table: Table, *, split: str = "test", metric: str = "energy_d
     axes.tick_params(axis="x", length=0)
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize="small")
     clean(axes)
+    return figure
+
+
+def count_laws(
+    predicted: tuple[Int[np.ndarray, "cells features"], Float[np.ndarray, " cells"]],
+    measured: tuple[Int[np.ndarray, "cells features"], Float[np.ndarray, " cells"]],
+    *,
+    title: str = "",
+) -> Figure:
+    """Zeros, spread and dependence of predicted counts against measured ones, a point per feature or pair of features.
+
+    Args:
+        predicted: counts and size factors, `evaluation.counts.CountedCells`.
+        measured: the same; best as many cells.
+        title: of the figure.
+    """
+    samples = {"measured": CountedCells(*measured), "predicted": CountedCells(*predicted)}
+    figure = Figure(figsize=(11.0, 3.4), layout="constrained")
+    zeros, spread, dependence = figure.subplots(1, 3)
+    shares = [np.mean(sample.counts == 0, axis=0) for sample in samples.values()]
+    zeros.scatter(*shares, s=10, color=BLUE, alpha=0.5, linewidths=0)
+    zeros.plot([0, 1], [0, 1], color=GREY, lw=1, zorder=0)
+    zeros.set(xlabel="share of zeros, measured", ylabel="predicted", title="zeros of a feature")
+    for (name, sample), colour in zip(samples.items(), (BLACK, BLUE), strict=True):
+        mean, variance = sample.counts.mean(axis=0), sample.counts.var(axis=0)
+        seen = (mean > 0) & (variance > 0)
+        spread.loglog(mean[seen], variance[seen], ".", ms=5, color=colour, alpha=0.5, mew=0, label=name)
+    spread.set(xlabel="mean count", ylabel="variance", title="mean and variance of a feature")
+    spread.legend(frameon=False, fontsize="small")
+    abundant = np.argsort(-samples["measured"].counts.mean(axis=0), kind="stable")[:CORRELATED_FEATURES]
+    pairs = np.triu_indices(len(abundant), 1)
+    found = [correlations(sample, abundant)[pairs] for sample in samples.values()]
+    dependence.scatter(*found, s=6, color=BLUE, alpha=0.3, linewidths=0, rasterized=True)
+    dependence.plot([-1, 1], [-1, 1], color=GREY, lw=1, zorder=0)
+    limits = limits_of([np.concatenate([*found, [0.0, 0.1]])])
+    dependence.set(xlim=limits, ylim=limits, xlabel="correlation, measured", ylabel="predicted")
+    dependence.set_title("pairs of features")
+    for axes in (zeros, spread, dependence):
+        clean(axes)
+    figure.suptitle(title)
     return figure

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pdae_jax.evaluation.summary import COMPARED, format_table, summary_table
+from pdae_jax.evaluation.summary import COMPARED, format_scaled, format_table, summary_table
 from pdae_jax.prediction.verdict import (
     MAX_DISAGREEMENT,
     MAX_EXPECTED_ERROR,
@@ -14,7 +14,7 @@ from pdae_jax.prediction.verdict import (
     MAX_OUTSIDE,
     MAX_TESTED_ERROR,
 )
-from pdae_jax.reporting.diagnostics import format_extremes, format_residual_laws
+from pdae_jax.reporting.diagnostics import format_count_diagnostics, format_extremes, format_residual_laws
 from pdae_jax.reporting.identification import format_identification
 from pdae_jax.runs.files import write_text
 from pdae_jax.types import Table
@@ -63,6 +63,7 @@ def render_report(
     identification: Table | None = None,
     extremes: Table | None = None,
     residual_laws: Table | None = None,
+    counts: Table | None = None,
 ) -> str:
     """The report as markdown.
 
@@ -76,6 +77,7 @@ def render_report(
         identification: DataFrame of `identification_table`, for simulated worlds.
         extremes: rows of ``extremes.csv``.
         residual_laws: rows of ``residual_laws.csv``.
+        counts: rows of ``counts.csv``, for counts.
     """
     seeds = ", ".join(str(seed) for seed in sorted(set(table["seed"])))
     facts = {"Config": f"`{config}`" if config else "", "Seed of the evaluation": seeds, **_machine(environment or {})}
@@ -90,6 +92,7 @@ def render_report(
         "\n".join(f"- **{level}**: {meaning}" for level, meaning in VERDICTS.items()),
         *(["## Identification", format_identification(identification)] if identification is not None else []),
         *(["## Predicted and measured extremes", format_extremes(extremes)] if extremes is not None else []),
+        *(["## Predicted and measured counts", format_count_diagnostics(counts)] if counts is not None else []),
         *(["## The noise of cells", format_residual_laws(residual_laws)] if residual_laws is not None else []),
         *(["## Figures"] if figures else []),
         *(f"![{caption}]({path})\n\n*{caption}*" for caption, path in (figures or {}).items()),
@@ -119,6 +122,9 @@ def _split_section(table: Table, split: str) -> list[str]:
     if "energy_distance" in summary and "pdae" in summary.index:
         sections[1:1] = [_headline(summary)]
         sections.append(_condition_table(table[table["split"] == split]))
+    if split == "test" and "scaled" in table:
+        scaled = format_scaled(table, split=split)
+        sections += ["### On the scale of a reviewer", scaled] if scaled else []
     return sections
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.compositional import fit_comparators
+from pdae_jax.evaluation.counts import CountedCells, count_diagnostics, counted
 from pdae_jax.evaluation.diagnostics import extremes, residual_laws
 from pdae_jax.evaluation.identification import identification_table, load_truth, measure_identification
 from pdae_jax.evaluation.summary import COMPARED, format_table, summary_table
@@ -31,6 +32,7 @@ EVALUATION_FILE = "evaluation.csv"
 IDENTIFICATION_FILE = "identification.csv"
 EXTREMES_FILE = "extremes.csv"
 RESIDUALS_FILE = "residual_laws.csv"
+COUNTS_FILE = "counts.csv"
 PREDICTIONS_FILE = "predictions.h5ad"
 FIGURE_FOLDER = "figures"
 CAPTION_FILE = "captions.json"  # caption -> figure, in the order of the report
@@ -91,7 +93,10 @@ def write_identification(path: pathlib.Path, fitted: Fitted) -> None:
 def write_diagnostics(
     path: pathlib.Path, fitted: Fitted | Ensemble, test: PerturbationData, sources: dict[str, str]
 ) -> None:
-    """``extremes.csv``: where predictions reach farthest; ``residual_laws.csv``: whether the noise keeps its law."""
+    """``extremes.csv``: where predictions reach farthest; ``residual_laws.csv``: whether the noise keeps its law.
+
+    ``counts.csv``, where data are counts: whether predicted ones look like measured ones.
+    """
     import pandas as pd
 
     rows = [
@@ -103,6 +108,9 @@ def write_diagnostics(
     if model.model.noise == "abducted":
         found = residual_laws(model, key=jax.random.key(fitted.seed))
         write_text(path / RESIDUALS_FILE, found.reset_index().to_csv(index=False))
+    if fitted.train.size_factors is not None and test.size_factors is not None:
+        found = count_diagnostics(fitted, test, key=jax.random.key(model.seed), sources=sources)
+        write_text(path / COUNTS_FILE, found.to_csv(index=False))
 
 
 def _read_table(path: pathlib.Path) -> Table | None:
@@ -161,7 +169,7 @@ def read_evaluation(workdir: str | pathlib.Path) -> Table:
     import pandas as pd
 
     names: Any = dict.fromkeys(("condition", "split", "method", "metric", "source", "verdict"), str)
-    columns = ("value", "residual", "leverage", *VERDICT_NUMBERS, "reach", "bandwidth")
+    columns = ("value", "scaled", "scaled_noise", "residual", "leverage", *VERDICT_NUMBERS, "reach", "bandwidth")
     numbers: Any = {name: [""] for name in columns}
     path = pathlib.Path(workdir) / EVALUATION_FILE
     return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=numbers)
@@ -226,6 +234,11 @@ def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
         }
         captions[f"density_{number}"] = f"{prediction.condition}: true and predicted densities"
         captions[f"marginals_{number}"] = f"{prediction.condition}: true and predicted marginals"
+        if prediction.size_factors is not None and test.size_factors is not None:
+            predicted = CountedCells(prediction.counts(key), prediction.size_factors)
+            measured = counted(test, test.rows[test.index(prediction.condition)])
+            figures[f"counts_{number}"] = plots.count_laws(predicted, measured, title=prediction.condition)
+            captions[f"counts_{number}"] = f"{prediction.condition}: true and predicted counts"
     (path / FIGURE_FOLDER).mkdir(exist_ok=True)
     for name, figure in figures.items():
         figure.savefig(path / FIGURE_FOLDER / f"{name}.png", dpi=120)
@@ -258,6 +271,7 @@ def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
         identification=read_identification(path),
         extremes=_read_table(path / EXTREMES_FILE),
         residual_laws=_read_table(path / RESIDUALS_FILE),
+        counts=_read_table(path / COUNTS_FILE),
     )
 
 

@@ -11,12 +11,15 @@ from pdae_jax.types import PerturbationData
 
 _ARRAYS = ("x", "condition_index", "labels")
 _NAMES = ("conditions", "perturbations", "features")
+_SIZES = "size_factors"  # of counts only
 _STRINGS = ("control", "separator")
 
 
 def save_data(path: pathlib.Path, data: PerturbationData) -> None:
     """Write a data set; the file appears whole or not at all."""
     arrays = {name: getattr(data, name) for name in _ARRAYS}
+    if data.size_factors is not None:
+        arrays[_SIZES] = data.size_factors
     arrays |= {name: np.array(getattr(data, name), dtype=np.str_) for name in (*_NAMES, *_STRINGS)}
     write_arrays(path, arrays)
 
@@ -26,7 +29,7 @@ def load_data(path: pathlib.Path) -> PerturbationData:
     if not path.exists():
         raise FileNotFoundError(f"No data at {path}. A run folder holds its data beside config.json; pass its path.")
     arrays = read_arrays(path)
-    fields: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+    fields: dict[str, Any] = {name: arrays[name] for name in (*_ARRAYS, *([_SIZES] if _SIZES in arrays else []))}
     fields |= {name: tuple(arrays[name].tolist()) for name in _NAMES}
     fields |= {name: str(arrays[name]) for name in _STRINGS}
     return PerturbationData(**fields)
@@ -39,6 +42,8 @@ def fingerprint(data: PerturbationData | None) -> str | None:
     digest = hashlib.sha256()
     for name in _ARRAYS:
         digest.update(np.ascontiguousarray(getattr(data, name)).tobytes())
+    if data.size_factors is not None:
+        digest.update(np.ascontiguousarray(data.size_factors).tobytes())
     for name in (*_NAMES, *_STRINGS):
         digest.update(repr(getattr(data, name)).encode())
     return digest.hexdigest()

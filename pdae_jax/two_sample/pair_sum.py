@@ -19,6 +19,7 @@ are taken by direct differences.
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -185,12 +186,13 @@ def _many_near_pairs(x: Array, y: Array, weights_x: Array, weights_y: Array, wit
 def _added(totals: Totals, term: Totals, i: Array, j: Array) -> Totals:
     """The totals with the part of tiles `i` and `j`."""
     high, error = two_sum(totals.high, term.high)
+    others: Any = zip(totals[2:], term[2:], (i, j, i, j, None), strict=True)
     return Totals(
         high,
         totals.low + error,
         *(
             None if total is None else (total + part if where is None else total.at[where].add(part))
-            for total, part, where in zip(totals[2:], term[2:], (i, j, i, j, None), strict=True)
+            for total, part, where in others
         ),
     )
 

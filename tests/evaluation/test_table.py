@@ -9,7 +9,7 @@ import pytest
 from pdae_jax.data.simulate import design, simulate
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.summary import COMPARED, format_table, summary_table
-from pdae_jax.evaluation.table import METRIC_NAMES, evaluate
+from pdae_jax.evaluation.table import MEAN_RESPONSE, METRIC_NAMES, UNSCALED, evaluate
 from pdae_jax.losses import energy_distance
 from pdae_jax.reporting.plots import condition_bars
 from pdae_jax.training.loop import fit
@@ -72,8 +72,38 @@ def test_the_table_is_complete(table, world):
     assert len(found) == len(set(found))
     assert set(found) == expected
     assert set(table["seed"]) == {fitted.seed}
-    assert np.isfinite(table["value"]).all()
+    few = table["metric"].str.contains("_top")  # of more features than there are
+    assert np.isfinite(table["value"][~few]).all() and np.isnan(table["value"][few]).all()
     assert set(table[table["metric"] == "mmd"]["bandwidth"].notna()) == {True}
+
+
+def test_scaled_is_zero_for_the_mean_response_and_one_for_the_ceiling(table, world):
+    known = table[~table["metric"].isin(UNSCALED) & ~table["metric"].str.contains("_top")]
+    assert np.isfinite(known["scaled"]).all() and (known["scaled_noise"] > 0).mean() > 0.9
+    assert np.isnan(table["scaled"][table["metric"].isin(UNSCALED)]).all()
+    for method, value in ((MEAN_RESPONSE, 0.0), ("oracle_half", 1.0)):
+        np.testing.assert_allclose(known["scaled"][known["method"] == method], value, atol=1e-12)
+    for (_, metric), rows in known.groupby(["condition", "metric"]):
+        by_method = rows.set_index("method")
+        b, r = by_method.loc[MEAN_RESPONSE, "value"], by_method.loc["oracle_half", "value"]
+        np.testing.assert_allclose(by_method["scaled"], (by_method["value"] - b) / (r - b), err_msg=metric)
+    energy = known[(known["metric"] == "energy_distance") & (known["split"] == "test")].set_index("method")["scaled"]
+    assert energy["pdae"].min() > 0.9 > 0.5 > energy["control"].max()
+    # the scale does not depend on which baselines are asked for
+    alone = evaluate(*world, num_samples=200, baselines=["control"], metrics=["energy_distance", "pearson_delta"])
+    merged = alone.merge(table, on=["condition", "split", "method", "metric"])
+    np.testing.assert_allclose(merged["scaled_x"], merged["scaled_y"], rtol=1e-6)
+
+
+def test_the_ceiling_of_changes_has_controls_of_its_own(world):
+    """Half the control cells each: the noise of the control counts, as it would if the condition were measured anew."""
+    fitted, test = world
+    few = fitted.train.take(np.concatenate([fitted.train.rows[0][:6], *fitted.train.rows[1:]]))
+    options = {"num_samples": 200, "baselines": [], "metrics": ["pearson_delta", "mean_l2"]}
+    noisy, clean = (evaluate(dataclasses.replace(fitted, train=t), test, **options) for t in (few, fitted.train))
+    ceiling = [t[t["method"] == "oracle_half"].set_index(["condition", "metric"])["value"] for t in (noisy, clean)]
+    assert (ceiling[0].xs("pearson_delta", level=1) < ceiling[1].xs("pearson_delta", level=1)).all()
+    np.testing.assert_allclose(*(c.xs("mean_l2", level=1) for c in ceiling))
 
 
 def test_values_are_those_of_the_samples(world, monkeypatch):

@@ -1,0 +1,154 @@
+r"""Counts of sequencing: recognised, normalised with the size of each cell kept, and made of log values again.
+
+Effects add up on the scale of log-normalised counts, :math:`x = \log(1 + c / s)`, with the size factor `s` of a cell,
+its counts of all features over the target sum. With `s` known the counts are :math:`c = s (e^x - 1)`. A cell that was
+normalised elsewhere shows its size factor itself: all its values of :math:`e^x - 1` are multiples of :math:`1 / s`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+from jaxtyping import Float, Int
+
+TARGET_SUM = 1e4  # counts per 10,000
+MIN_ZEROS = 0.05  # of all values: whole numbers without zeros are no counts of molecules
+_LOOKED_AT = 200  # cells
+_ON_LATTICE = 0.9  # of them, for data to be normalised counts
+_SMALLEST_COUNTS = 6  # the smallest count of a cell is one of the first
+_OFF = 0.02  # of a count; single precision leaves less
+_BLOCK = 4096  # cells at a time
+
+
+class Sized(NamedTuple):
+    """Values and, of counts, the size factor of each cell."""
+
+    x: Float[np.ndarray, "cells features"]
+    size_factors: Float[np.ndarray, " cells"] | None
+
+
+def read_counts(
+    x: Float[np.ndarray, "cells features"],
+    totals: Float[np.ndarray, " cells"] | None,
+    normalize: bool,
+    target_sum: float = TARGET_SUM,
+) -> Sized:
+    """Log-normalised values with their size factors, where the values are counts; others as they are.
+
+    Args:
+        x: values; raw counts are changed in place.
+        totals: counts of each cell over ALL features; None: of the features of `x`.
+        normalize: raw counts become ``log1p(counts / totals * target_sum)``. Else they stay, with a warning.
+        target_sum: of the counts of a cell.
+
+    Raises:
+        ValueError: `normalize` for values that are no raw counts, or a cell without a count.
+    """
+    if not is_counts(x):
+        if normalize:
+            raise ValueError(
+                f"normalize=True, but these are no raw counts: {_described(x)}. Leave normalize out, or name the layer "
+                f"that has the counts."
+            )
+        sizes = size_factors(x)
+        if sizes is not None:
+            logging.info("The values are log-normalised counts: each cell shows its size factor, and counts come out.")
+        return Sized(x, sizes)
+    if not normalize:
+        logging.warning(
+            "These look like raw counts: whole numbers up to %g, %.0f %% zeros. Effects of perturbations add up on the "
+            "log scale; pass normalize=True, or say in the report that they are counts.",
+            *(x.max(), 100 * np.mean(x[:_LOOKED_AT] == 0)),
+        )
+        return Sized(x, None)
+    own = np.asarray(x.sum(axis=1, dtype=np.float64) if totals is None else totals, np.float64)
+    empty = np.flatnonzero(own <= 0)
+    if len(empty):
+        raise ValueError(f"{len(empty)} cells have no count at all, the first in row {empty[0]}. Drop them.")
+    sizes = own / target_sum
+    for start in range(0, len(x), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        x[block] = np.log1p(x[block] / sizes[block, None])
+    logging.info("Raw counts were normalised to log(1 + counts per %g); the size of each cell is kept.", target_sum)
+    return Sized(x, sizes.astype(np.float32))
+
+
+def is_counts(x: Float[np.ndarray, "cells features"]) -> bool:
+    """Whether values are raw counts: whole numbers from 0 up, with zeros and more than 1 among them."""
+    some = x[np.linspace(0, len(x) - 1, min(len(x), _LOOKED_AT)).astype(int)]
+    if not np.all(some == np.round(some)) or some.max() <= 1 or np.mean(some == 0) < MIN_ZEROS:
+        return False
+    return bool(x.min() == 0 and all(np.array_equal(block, np.round(block)) for block in _blocks(x)))
+
+
+def size_factors(x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, " cells"] | None:
+    """Size factors that log-normalised counts show, or None where values are something else.
+
+    Of a cell without a count the size cannot be seen: it gets the median. Of counts with a common factor it is too
+    small by that.
+    """
+    if x.min() < 0 or np.mean(x[:_LOOKED_AT] == 0) < MIN_ZEROS or x.max() > 20:  # e^20 counts there are not
+        return None
+    some = x[np.linspace(0, len(x) - 1, min(len(x), _LOOKED_AT)).astype(int)]
+    different = np.max(some, axis=1) > np.min(np.where(some > 0, some, np.inf), axis=1)
+    if np.mean(different) < 1 / 2 or np.mean(_lattice(some) >= 0) < _ON_LATTICE:
+        return None
+    sizes = np.concatenate([_lattice(block) for block in _blocks(x)])
+    if np.mean(sizes >= 0) < _ON_LATTICE:
+        return None
+    return np.where(sizes > 0, sizes, np.median(sizes[sizes > 0])).astype(np.float32)
+
+
+def _lattice(x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, " cells"]:
+    """The size factor of each cell: 0 of a cell without a count, -1 where there is no lattice.
+
+    The smallest value is taken for the smallest count with which all others are whole numbers.
+    """
+    rates = np.expm1(x.astype(np.float64))
+    smallest = np.min(np.where(rates > 0, rates, np.inf), axis=1)
+    ratios = rates / np.where(np.isfinite(smallest), smallest, 1.0)[:, None]
+    found = np.where(np.isfinite(smallest), -1.0, 0.0)
+    for count in range(1, _SMALLEST_COUNTS + 1):
+        counts = ratios * count
+        whole = np.all(np.abs(counts - np.round(counts)) < _OFF * np.maximum(1.0, counts / 100), axis=1)
+        found = np.where((found == -1) & whole, count / smallest, found)
+    return found
+
+
+def to_counts(
+    random: np.random.Generator,
+    x: Float[np.ndarray, "cells features"],
+    sizes: Float[np.ndarray, " cells"],
+) -> Int[np.ndarray, "cells features"]:
+    """Whole numbers with the mean :math:`s (e^x - 1)`: rounded up with the probability of what is left over.
+
+    Values that came from counts and were not moved give back these counts.
+    """
+    counts = np.empty(x.shape, np.int64)
+    for start in range(0, len(x), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        rates = np.expm1(np.maximum(x[block], 0).astype(np.float64)) * np.asarray(sizes, np.float64)[block, None]
+        nearest = np.round(rates)
+        came_from_counts = np.abs(rates - nearest) < 1e-3 + 1e-5 * rates  # but for single precision
+        counts[block] = np.where(came_from_counts, nearest, np.floor(rates + random.random(rates.shape)))
+    return counts
+
+
+def log_normalised(
+    counts: Int[np.ndarray, "cells features"], sizes: Float[np.ndarray, " cells"]
+) -> Float[np.ndarray, "cells features"]:
+    r""":math:`\log(1 + c / s)`."""
+    return np.log1p(counts / np.asarray(sizes, np.float64)[:, None]).astype(np.float32)
+
+
+def _blocks(x: np.ndarray):
+    return (x[start : start + _BLOCK] for start in range(0, len(x), _BLOCK))
+
+
+def _described(x: np.ndarray) -> str:
+    if x.min() < 0:
+        return f"the smallest value is {x.min():g}"
+    odd = x[x != np.round(x)]
+    if len(odd):
+        return f"there are values such as {odd[0]:g}"
+    return f"the largest value is {x.max():g}, and {np.mean(x == 0):.0%} are zero"
