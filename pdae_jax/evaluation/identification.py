@@ -28,10 +28,9 @@ latents are turned away from the true ones and should be constant (`Agreement.ex
 learned one are predicted by their mean, which costs their whole variance.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -41,7 +40,7 @@ from pdae_jax.data.simulate import Simulation
 from pdae_jax.model.alignment import Agreement, LatentMap, agreement, check_latents, fit_maps, pad, ratio
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.runs.files import read_arrays, write_arrays
-from pdae_jax.runs.store import load_data
+from pdae_jax.runs.store import data_arrays, load_data
 from pdae_jax.types import PerturbationData, Table
 
 MAP_CLASSES = ("affine", "whitened", "orthogonal")
@@ -208,10 +207,7 @@ def truth_of(simulation: Simulation, *, max_cells: int = 1000) -> Truth:
 
 def save_truth(path: pathlib.Path, truth: Truth) -> None:
     """Write a truth as one ``.npz``; the file appears whole or not at all."""
-    arrays: dict[str, Any] = {
-        field.name: np.asarray(getattr(truth.data, field.name)) for field in dataclasses.fields(truth.data)
-    }
-    write_arrays(path, arrays | {"latents": truth.latents, "shift_matrix": truth.shift_matrix})
+    write_arrays(path, data_arrays(truth.data) | {"latents": truth.latents, "shift_matrix": truth.shift_matrix})
 
 
 def load_truth(path: pathlib.Path) -> Truth:

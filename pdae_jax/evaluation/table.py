@@ -328,7 +328,7 @@ def _ceiling(key: Array, cells: np.ndarray, known: Known, metrics: Sequence[str]
         found = _values(own_key, first, second, own, [name for name in metrics if name not in FROM_CONTROL])
         found |= _values(
             own_key,
-            *_from_own_controls(random, first, second, known.control),
+            *_from_own_controls(generator(own_key), first, second, known.control),
             own,
             [name for name in metrics if name in FROM_CONTROL],
         )

@@ -17,11 +17,13 @@ _STRINGS = ("control", "separator")
 
 def save_data(path: pathlib.Path, data: PerturbationData) -> None:
     """Write a data set; the file appears whole or not at all."""
-    arrays = {name: getattr(data, name) for name in _ARRAYS}
-    if data.size_factors is not None:
-        arrays[_SIZES] = data.size_factors
-    arrays |= {name: np.array(getattr(data, name), dtype=np.str_) for name in (*_NAMES, *_STRINGS)}
-    write_arrays(path, arrays)
+    write_arrays(path, data_arrays(data))
+
+
+def data_arrays(data: PerturbationData) -> dict[str, np.ndarray]:
+    """The fields of a data set as plain arrays, by name; those that are None are left out."""
+    arrays = {name: getattr(data, name) for name in (*_ARRAYS, _SIZES) if getattr(data, name) is not None}
+    return arrays | {name: np.array(getattr(data, name), dtype=np.str_) for name in (*_NAMES, *_STRINGS)}
 
 
 def load_data(path: pathlib.Path) -> PerturbationData:
@@ -29,7 +31,7 @@ def load_data(path: pathlib.Path) -> PerturbationData:
     if not path.exists():
         raise FileNotFoundError(f"No data at {path}. A run folder holds its data beside config.json; pass its path.")
     arrays = read_arrays(path)
-    fields: dict[str, Any] = {name: arrays[name] for name in (*_ARRAYS, *([_SIZES] if _SIZES in arrays else []))}
+    fields: dict[str, Any] = {name: arrays[name] for name in (*_ARRAYS, _SIZES) if name in arrays}
     fields |= {name: tuple(arrays[name].tolist()) for name in _NAMES}
     fields |= {name: str(arrays[name]) for name in _STRINGS}
     return PerturbationData(**fields)
