@@ -154,6 +154,7 @@ def simulate(
         conditions=tuple(format_label(a, perturbations) for a in matrix),
         perturbations=perturbations,
         features=world.features,
+        size_factors=np.ones(len(matrix) * cells_per_condition, np.float32) if noise == "counts" else None,
     )
     return Simulation(data, world, np.concatenate([np.asarray(z) for z in latents]))
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.data.counts import log_normalised, to_counts
 from pdae_jax.data.span import least_squares
 from pdae_jax.labels import LabelLike
 from pdae_jax.model import linear
@@ -227,8 +228,13 @@ def principal_components(
 
 
 def _moved(key: Array, train: PerturbationData, source: str, shift: np.ndarray, num_samples: int) -> np.ndarray:
-    cells = train.cells(source)
-    return (cells[_draw(generator(key), len(cells), num_samples)] + shift).astype(train.x.dtype)
+    """Cells of the source plus a shift; of counts whole numbers again, as the model's predictions are."""
+    random, rows = generator(key), train.rows[train.index(source)]
+    rows = rows[_draw(random, len(rows), num_samples)]
+    moved = train.x[rows] + shift
+    if train.size_factors is not None:
+        moved = log_normalised(to_counts(random, moved, train.size_factors[rows]), train.size_factors[rows])
+    return moved.astype(train.x.dtype)
 
 
 def _draw(random: np.random.Generator, population: int, size: int) -> Int[np.ndarray, " size"]:

@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.data.counts import to_counts
+from pdae_jax.data.counts import log_normalised, to_counts
 from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
@@ -20,6 +20,7 @@ from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.types import PerturbationData
 
 MAX_REACH = 1.5  # above it a prediction is warned about, see `reach_of`
+_COUNTS = 2  # folded into a key that is split into those of 0 and 1
 BATCH = 4096  # cells translated at once: fixes the memory, and one compiled shape serves every number of samples
 
 
@@ -39,7 +40,10 @@ class Prediction(NamedTuple):
     def counts(
         self, key: Array, *, size_factors: float | Float[np.ndarray, " samples"] | None = None
     ) -> Int[np.ndarray, "samples features"]:
-        """The samples as whole numbers of counts, see `data.counts.to_counts`.
+        """The samples as whole numbers of counts.
+
+        Of data that are known as counts the samples are logarithms of whole numbers already, and these come back. With
+        other size factors what is left over is rounded up with its probability.
 
         Args:
             key: typed PRNG key: what is rounded up.
@@ -83,7 +87,8 @@ def predict(
 
     Returns:
         Samples with feature names, and the verdict. A label that is not identified is predicted by its identified
-        part, and the verdict says so.
+        part, and the verdict says so. Where data are counts (`PerturbationData.size_factors`), samples are
+        log-normalised whole numbers, each of the size of the cell that was translated.
 
     Raises:
         KeyError: an unknown perturbation or source.
@@ -178,6 +183,7 @@ def _batches(
     """Translated cells of a source, and their rows in it."""
     target, rows = identified_part(fitted.train, vector), source.rows
     key_rows, key_noise = jax.random.split(key)
+    key_counts = jax.random.fold_in(key, _COUNTS)
     rng = generator(key_rows)
     queue = rng.permutation(rows)
     for number, first in enumerate(range(0, num_samples, BATCH)):
@@ -189,7 +195,12 @@ def _batches(
         moved = fitted.translate(
             jax.random.fold_in(key_noise, number), source.data.x[chosen], source.labels(chosen), target[None]
         )
-        yield moved[:size], chosen[:size]
+        moved, chosen = moved[:size], chosen[:size]
+        if source.data.size_factors is not None:  # a cell has whole numbers of counts
+            sizes = source.size_factors(chosen)
+            counts = to_counts(generator(jax.random.fold_in(key_counts, number)), moved, sizes)
+            moved = log_normalised(counts, sizes).astype(moved.dtype)
+        yield moved, chosen
 
 
 def _name(train: PerturbationData, vector: np.ndarray) -> str:

@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from pdae_jax.data.counts import size_factors
+from pdae_jax.data.load import from_arrays
 from pdae_jax.data.simulate import design, simulate
 from pdae_jax.evaluation.baselines import (
     BASELINES,
@@ -194,3 +196,17 @@ def test_ridge_moves_cells_by_the_linear_model():
     expected = model.predict(train.label("p0+p1")) - model.predict(train.label("p0"))
     np.testing.assert_allclose(moved - still, np.broadcast_to(expected, moved.shape), atol=1e-5)
     np.testing.assert_allclose(np.sort(still, axis=0), np.sort(train.cells("p0"), axis=0), atol=1e-6)
+
+
+def test_moved_counts_are_whole_numbers_again():
+    random = np.random.default_rng(0)
+    raw = random.poisson(random.gamma(0.8, 2.0, 12) * np.repeat([[1.0], [2.0]], 200, axis=0)) + (np.arange(12) == 0)
+    data = from_arrays(raw, np.repeat(["control", "A"], 200), normalize=True)
+    for name in ("additive", "ridge"):
+        moved = BASELINES[name](KEY, data, "A", 200)
+        still = BASELINES[name](KEY, data, "A", 200, source="A")
+        assert {tuple(np.round(row, 4)) for row in still} == {tuple(np.round(row, 4)) for row in data.cells("A")}
+        sizes = size_factors(moved)
+        counts = np.expm1(moved) * sizes[:, None]
+        np.testing.assert_allclose(counts, np.round(counts), atol=2e-2)
+        np.testing.assert_allclose(np.expm1(moved).mean(), np.expm1(data.cells("A")).mean(), rtol=0.2)
