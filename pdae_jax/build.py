@@ -12,8 +12,10 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 
 from pdae_jax.data import datasets
+from pdae_jax.data.norman import norman
 from pdae_jax.data.norman_pairs import norman_pairs
 from pdae_jax.data.own_data import choose_held_out, own_data
+from pdae_jax.data.protocols import held_out
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out
 from pdae_jax.evaluation.compositional import COMPARATORS
@@ -30,10 +32,11 @@ SECTIONS = {
     "fit": "fields of the recipe",
     "evaluation": "options of evaluate, and comparators that are trained for it",
 }
-SPLIT = ("test", "validation", "test_fraction", "validation_fraction", "seed")
+SPLIT = ("test", "validation", "test_fraction", "validation_fraction", "protocol", "seed")
 EVALUATION = ("num_samples", "source", "baselines", "metrics", "splits", "comparators")
 DATASETS = {
     "bodenmiller": datasets.bodenmiller,
+    "norman": norman,
     "norman_devel": datasets.norman_devel,
     "norman_pairs": norman_pairs,
     "mapk_rnai": datasets.mapk_rnai,
@@ -70,12 +73,24 @@ def experiment(config: Any) -> Experiment:
         raise ValueError(f"config.replicas={config.replicas}, but it must be at least 1, a single fit.")
     key_data, key_fit = jax.random.split(jax.random.key(config.seed))
     data, truth = load_data(key_data, config.data)
-    train, test = hold_out(data, conditions=_held_out(config.split, "test", data))
-    unseen = _held_out(config.split, "validation", train)
-    train, validation = hold_out(train, conditions=unseen) if unseen else (train, None)
+    train, validation, test = split(config.split, data)
     evaluation = config.evaluation.to_dict()
     source = _sources(evaluation.get("source", "control"), train, validation, test)
     return Experiment(key_fit, train, validation, test, source, recipe(config.fit), evaluation, truth)
+
+
+def split(section: Any, data: PerturbationData) -> tuple[PerturbationData, PerturbationData | None, PerturbationData]:
+    """Training, validation and test conditions, by name, by a fraction or by a protocol of the field."""
+    if section.get("protocol"):
+        chosen = held_out(data, section.protocol, section.get("seed", 0))
+        names, unseen = chosen.test, chosen.validation
+        train, _ = hold_out(data, [*names, *chosen.left_out])
+        test = data.select(names)
+    else:
+        train, test = hold_out(data, conditions=_held_out(section, "test", data))
+        unseen = _held_out(section, "validation", train)
+    train, validation = hold_out(train, conditions=unseen) if unseen else (train, None)
+    return train, validation, test
 
 
 def _held_out(section: Any, part: str, data: PerturbationData) -> list[str]:

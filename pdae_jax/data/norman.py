@@ -1,0 +1,96 @@
+"""The screen of Norman et al. 2019 in the files that people have: of GEARS, of scPerturb, or one's own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from pdae_jax.data.counts import is_counts
+from pdae_jax.data.load import from_anndata
+from pdae_jax.data.observations import read_observations
+from pdae_jax.data.tables import open_anndata
+from pdae_jax.spelling import first_names
+from pdae_jax.types import PerturbationData
+
+#: How files write conditions: column of obs, name of the control, what joins two genes.
+LAYOUTS = {
+    "gears": ("condition", "ctrl", "+"),  # "KLF1+ctrl", "CBL+UBASH3B", log-normalised
+    "scperturb": ("perturbation", "control", "_"),  # "KLF1", "CBL_UBASH3B", raw counts
+}
+_LOOKED_AT = 200  # cells
+
+
+def norman(
+    *, path: str | Path | None = None, genes: int = 1000, by: str = "mean", min_cells: int = 50
+) -> PerturbationData:
+    """Cells of the control, 105 single genes and 131 pairs (CRISPRa, K562; Science 365:786), log1p counts per 10,000.
+
+    Args:
+        path: an .h5ad file in one of `LAYOUTS`, which its columns tell. It is published as GSE133344, and in these
+            layouts by GEARS (dataverse file ``norman``) and scPerturb (``NormanWeissman2019_filtered.h5ad``).
+        genes: number of genes to keep.
+        by: those of highest ``mean``, as in the comparison of Ahlmann-Eltze et al., or ``dispersion`` (variance over
+            mean of counts). Both look at control cells only, so that held-out conditions choose nothing.
+        min_cells: conditions with fewer cells are dropped.
+
+    Raises:
+        ValueError: no path, a file in no known layout, an unknown `by`.
+        FileNotFoundError: there is no such file.
+    """
+    if path is None:
+        raise ValueError(
+            "No file. Pass config.data.path=<an .h5ad file of Norman et al. 2019, of GEARS or scPerturb>, or use "
+            "norman.py:pairs (semi-real cells) or norman.py:devel (a small real part)."
+        )
+    if by not in ("mean", "dispersion"):
+        raise ValueError(f"by={by!r} is not known; pass 'mean' or 'dispersion'.")
+    condition, control, separator = _layout(path)
+    with open_anndata(path, [condition], None) as table:
+        raw = is_counts(read_observations(table.matrix[:_LOOKED_AT]))
+        of_control = np.flatnonzero((table.obs[condition].astype(str) == control).to_numpy())
+        if len(of_control) == 0:
+            raise ValueError(f"{str(path)!r} has no cell with {condition} {control!r}. Name its columns: anndata.py.")
+        mean, variance = _moments(table.matrix, of_control, raw)
+        names = table.features
+    score = mean if by == "mean" else np.where(mean > 0, variance / np.where(mean > 0, mean, 1.0), 0.0)
+    kept = np.sort(np.argsort(-score, kind="stable")[:genes])
+    logging.info("Norman et al.: %s, %d of %d genes by %s in control cells", path, len(kept), len(names), by)
+    return from_anndata(
+        path,
+        condition=condition,
+        control=control,
+        separator=separator,
+        features=[names[column] for column in kept],
+        min_cells=min_cells,
+        normalize=raw,
+    )
+
+
+def _layout(path: str | Path) -> tuple[str, str, str]:
+    """Which of the `LAYOUTS` a file has."""
+    import h5py
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"No file {str(path)!r}. Pass the path of an .h5ad file.")
+    with h5py.File(path, "r") as file:
+        obs: Any = file.get("obs")
+        columns = [] if obs is None else list(obs)
+    for condition, control, separator in LAYOUTS.values():
+        if condition in columns:
+            return condition, control, separator
+    raise ValueError(
+        f"{str(path)!r} is in no known layout: obs has {first_names(columns)}. Use experiments/configs/anndata.py, and "
+        f"name its columns."
+    )
+
+
+def _moments(matrix: Any, rows: np.ndarray, raw: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of counts per 10,000 of some cells, over all genes, a block of rows at a time."""
+    total, square = 0.0, 0.0
+    for block in np.array_split(rows, max(1, len(rows) // 2000)):
+        x = read_observations(matrix[block[0] : block[-1] + 1])[block - block[0]].astype(np.float64)
+        x = x / np.maximum(x.sum(axis=1, keepdims=True), 1.0) * 1e4 if raw else np.expm1(x)
+        total, square = total + x.sum(axis=0), square + (x**2).sum(axis=0)
+    mean = np.asarray(total) / len(rows)
+    return mean, np.asarray(square) / len(rows) - mean**2

@@ -1,0 +1,74 @@
+"""Splits that the field uses, by name: which combinations are held out, and what of their parts was seen."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from pdae_jax.spelling import nearest_names
+from pdae_jax.types import PerturbationData
+
+PROTOCOLS = {
+    "doubles": "half of the pairs whose singles were measured; all singles train (Ahlmann-Eltze et al. 2025)",
+    "tenth": "a tenth of these pairs, one of ten folds by the seed; all singles train (leave-combinations-out folds)",
+    "seen2": "a quarter of these pairs: both singles train (GEARS)",
+    "seen1": "pairs of a quarter of the perturbations with others, of which nothing else trains (GEARS)",
+    "seen0": "pairs among a half of the perturbations, of which nothing else trains (GEARS)",
+}
+_UNSEEN = {"seen1": 0.25, "seen0": 0.5}  # of the perturbations that pairs are made of
+_FOLDS = 10
+_VALIDATION = 0.1  # of the pairs that train
+
+
+class HeldOut(NamedTuple):
+    """Names of conditions; those in no list train."""
+
+    test: tuple[str, ...]
+    validation: tuple[str, ...]
+    left_out: tuple[str, ...]  # they would give away what a protocol has unseen
+
+
+def held_out(data: PerturbationData, protocol: str, seed: int = 0) -> HeldOut:
+    """The conditions that a protocol holds out.
+
+    Args:
+        data: the data.
+        protocol: a key of `PROTOCOLS`.
+        seed: of the random choice; of ``tenth`` the fold is ``seed % 10`` and the order that of ``seed // 10``.
+
+    Returns:
+        Names in the order of the data. A tenth of the pairs that train, at least one, is for validation.
+
+    Raises:
+        ValueError: an unknown protocol, or one that leaves no pair to test.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"No protocol {protocol!r}; {nearest_names(protocol, list(PROTOCOLS))}.")
+    present = data.labels != 0
+    order = present.sum(axis=1)
+    alone = present[order == 1].any(axis=0)
+    pairs = [c for c, row in zip(data.conditions, present, strict=True) if row.sum() == 2 and not np.any(row & ~alone)]
+    random = np.random.default_rng(seed // _FOLDS if protocol == "tenth" else seed)
+    left_out: Sequence[str] = ()
+    if protocol in _UNSEEN:
+        used = np.flatnonzero(present[[data.index(c) for c in pairs]].any(axis=0)) if pairs else np.zeros(0, int)
+        unseen = random.permutation(used)[: round(_UNSEEN[protocol] * len(used))]
+        touched = present[:, unseen].sum(axis=1)
+        wanted = 1 if protocol == "seen1" else 2
+        test = [c for c in pairs if touched[data.index(c)] == wanted]
+        left_out = [c for c, n in zip(data.conditions, touched, strict=True) if n and c not in test]
+    else:
+        shuffled = [pairs[i] for i in random.permutation(len(pairs))]
+        if protocol == "tenth":
+            test = shuffled[seed % _FOLDS :: _FOLDS]
+        else:
+            test = shuffled[: round({"doubles": 0.5, "seen2": 0.25}[protocol] * len(shuffled))]
+    if not test:
+        raise ValueError(
+            f"Protocol {protocol!r} leaves no pair to test: {len(pairs)} pairs have both singles measured. Hold out "
+            f"conditions by name."
+        )
+    rest = [c for c in pairs if c not in test and c not in left_out]
+    number = max(1, round(_VALIDATION * len(rest))) if len(rest) > 1 else 0
+    validation = {rest[i] for i in random.permutation(len(rest))[:number]}
+    return HeldOut(*(tuple(c for c in data.conditions if c in set(chosen)) for chosen in (test, validation, left_out)))
