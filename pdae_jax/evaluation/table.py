@@ -31,6 +31,7 @@ MODEL, CEILING = "pdae", "oracle_half"
 METRIC_NAMES = (*METRICS, *FIELD_METRICS, "p_value")
 #: Best values of metrics on which ``scaled`` has no meaning: they are calibrated, not small or large.
 UNSCALED = ("coverage_50", "coverage_90", "rank", "p_value")
+_TOO_SHORT = 2.0  # standard deviations of the ceiling
 MEAN_RESPONSE = "pool_all"  # cells of all training conditions: what is predicted without a look at the label
 SPLITS = ("train", "validation", "test")
 #: Columns with numbers of the verdict, NaN where they are not known.
@@ -135,8 +136,8 @@ def evaluate(
         expected_error, source_disagreement, replica_disagreement`` as numbers. ``scaled`` is
         :math:`(u - b) / (r - b)` of a value `u`, with `b` that of the mean response (`pool_all`: cells of all training
         conditions) and `r` that of the ceiling: 0 is no better than the mean response, 1 as good as measuring again;
-        NaN for metrics without such a scale. ``scaled_noise`` is the standard deviation of `r` over halvings, on that
-        scale.
+        NaN for metrics without such a scale, and where `r` and `b` differ by less than two standard deviations of `r`.
+        ``scaled_noise`` is the standard deviation of `r` over halvings, on that scale.
 
     Raises:
         ValueError: test data with other features or perturbations, without a perturbed condition, or with fewer
@@ -255,9 +256,10 @@ def _rows(
 def _scaled(row: dict[str, Any], scale: dict[str, tuple[float, float]], noise: Mapping[str, float]) -> dict[str, float]:
     """A value on the scale from the mean response, 0, to the ceiling, 1."""
     base, best = scale.get(row["metric"], (math.nan, math.nan))
-    if not abs(best - base) > 0:
+    length, chance = abs(best - base), noise.get(row["metric"], math.nan)
+    if not length > _TOO_SHORT * chance:  # measuring again is no better than the mean response, but for chance
         return {"scaled": math.nan, "scaled_noise": math.nan}
-    return {"scaled": (row["value"] - base) / (best - base), "scaled_noise": noise[row["metric"]] / abs(best - base)}
+    return {"scaled": (row["value"] - base) / (best - base), "scaled_noise": chance / length}
 
 
 def _start(method: Callable, source: str) -> str:
