@@ -8,7 +8,7 @@ from pdae_jax.data.split import hold_out, hold_out_cells
 from pdae_jax.evaluation.table import evaluate
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.model import make_model
-from pdae_jax.prediction.export import to_anndata
+from pdae_jax.prediction.export import evaluation_pair, to_anndata
 from pdae_jax.prediction.guarantee import check_guarantee
 from pdae_jax.prediction.samples import predict, predict_batches
 from pdae_jax.recipe import Recipe
@@ -28,6 +28,7 @@ __all__ = [
     "cache_compilations",
     "check_guarantee",
     "evaluate",
+    "evaluation_pair",
     "fit",
     "fit_ensemble",
     "from_anndata",

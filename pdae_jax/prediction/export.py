@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from pdae_jax.data.checks import aligned
+from pdae_jax.data.counts import to_counts
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
 
@@ -59,6 +61,68 @@ def to_anndata(source: Any) -> Any:
         ),
         var=pd.DataFrame(index=pd.Index([str(name) for name in features])),
         uns=uns,
+    )
+
+
+def evaluation_pair(train: PerturbationData, test: PerturbationData, predictions: Any) -> tuple[Any, Any]:
+    """Predicted and measured cells as the pair of AnnData that evaluation packages of the field read.
+
+    Both have the control cells of the training data and, in the same order, the predicted conditions; ``obs`` has the
+    column ``perturbation``. cell-eval2 takes them with ``pert_col="perturbation"`` and the control's name, scPertEval
+    with ``--perturbation-key perturbation --control-label <the control's name>``. Of counts ``layers["counts"]`` has
+    whole numbers.
+
+    Args:
+        train: whose control cells are used.
+        test: measured cells of held-out conditions.
+        predictions: of `predict`, one for each condition.
+
+    Returns:
+        The predicted, and the measured AnnData.
+
+    Raises:
+        KeyError: a predicted condition that was not measured.
+        ValueError: no prediction, predictions of other features, or two of one condition.
+    """
+    found = _check_predictions([predictions] if hasattr(predictions, "samples") else predictions)
+    test = aligned(test, train, "test")
+    if tuple(found[0].features) != train.features:
+        raise ValueError(
+            f"The predictions have {first_names(found[0].features)}, and the training data other features."
+        )
+    names = [test.conditions[test.index(each.label)] for each in found]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two predictions of one condition: {first_names(names)}. Pass one for each.")
+    control = train.rows[train.index(train.control)]
+    own = None if train.size_factors is None else train.size_factors[control]
+    predicted, measured = [(train.x[control], own)], [(train.x[control], own)]
+    for each, name in zip(found, names, strict=True):
+        rows = test.rows[test.index(name)]
+        predicted.append((each.samples, each.size_factors))
+        measured.append((test.x[rows], None if test.size_factors is None else test.size_factors[rows]))
+    conditions = [train.control, *names]
+    return _side(conditions, predicted, train.features), _side(conditions, measured, train.features)
+
+
+def _side(conditions: list[str], blocks: list[tuple[np.ndarray, np.ndarray | None]], features: Sequence[str]) -> Any:
+    """One AnnData of blocks of cells, a condition each."""
+    import anndata
+    import pandas as pd
+
+    x = np.concatenate([block for block, _ in blocks]).astype(np.float32)
+    names = np.repeat(np.array(conditions, dtype=object), [len(block) for block, _ in blocks])
+    layers = {}
+    if all(sizes is not None for _, sizes in blocks):
+        sizes = np.concatenate([sizes for _, sizes in blocks if sizes is not None])
+        layers["counts"] = to_counts(np.random.default_rng(0), x, sizes).astype(np.float32)
+    return anndata.AnnData(
+        X=x,
+        obs=pd.DataFrame(
+            {"perturbation": pd.Categorical(names, categories=conditions)},
+            index=pd.Index([str(row) for row in range(len(x))]),
+        ),
+        var=pd.DataFrame(index=pd.Index([str(name) for name in features])),
+        layers=layers,
     )
 
 
