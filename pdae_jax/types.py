@@ -161,6 +161,14 @@ def once_for_data(function: Callable[[PerturbationData], T]) -> Callable[[Pertur
     return remembered
 
 
+class Counted(NamedTuple):
+    """Of cells that are counts, what makes whole numbers of values in the model's units."""
+
+    size: Float[AnyArray, "*batch cells"]  # factor of each cell
+    scale: Float[AnyArray, " features"]  # of the model's units
+    mean: Float[AnyArray, " features"]
+
+
 class Batch(NamedTuple):
     """Cells of S source conditions to be translated to T target conditions."""
 
@@ -170,3 +178,4 @@ class Batch(NamedTuple):
     label_target: Float[Array, "targets perturbations"]
     source: Int[Array, " sources"]  # rows of the source conditions
     same_source: Float[Array, " sources"] | None = None  # chance that two of the m rows are one cell; None: 1 / m
+    counted: Counted | None = None  # of the source cells, where they are counts

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from pdae_jax.types import Batch, PerturbationData
+from pdae_jax.data.units import Standardizer
+from pdae_jax.types import Batch, Counted, PerturbationData
 
 
 class DeviceData(NamedTuple):
@@ -26,19 +27,24 @@ class DeviceData(NamedTuple):
     count: Int[Array, " conditions"]  # rows of each condition
     labels: Float[Array, "conditions perturbations"]
     rows: Int[Array, " cells"] | None = None  # rows of x to draw instead of all: a bootstrap sample of each condition
+    counted: Counted | None = None  # of counts
 
 
-def to_device(data: PerturbationData, x: Float[np.ndarray, "cells features"] | None = None) -> DeviceData:
-    """Data for the sampler; `x` replaces the observations (standardised, say)."""
+def to_device(data: PerturbationData, standardizer: Standardizer | None = None) -> DeviceData:
+    """Data for the sampler; of counts in the model's units, `standardizer` says which these are."""
     # the same order in every run, and random: cells of a condition may come sorted
     order = _by_condition(np.random.default_rng(0), data)
     counts = data.counts
     put = jax.device_put  # at once, where jnp.asarray compiles a conversion for each dtype
+    counted = None
+    if data.size_factors is not None and standardizer is not None:
+        counted = Counted(put(data.size_factors[order]), put(standardizer.scale), put(standardizer.mean))
     return DeviceData(
-        x=put((data.x if x is None else x)[order]),
+        x=put(data.x[order]),
         start=put((np.cumsum(counts) - counts).astype(np.int32)),
         count=put(counts.astype(np.int32)),
         labels=put(data.labels),
+        counted=counted,
     )
 
 
@@ -61,10 +67,8 @@ def _by_condition(random: np.random.Generator, data: PerturbationData) -> Int[np
     return shuffled[np.argsort(data.condition_index[shuffled], kind="stable")]
 
 
-def cells_of(
-    data: DeviceData, condition: Int[Array, " s"], bits: UInt32[Array, "s bits"]
-) -> Float[Array, "s m features"]:
-    """Cells of conditions, chosen by random bits, one for each and one more: distinct ones where there are so many.
+def rows_of(data: DeviceData, condition: Int[Array, " s"], bits: UInt32[Array, "s bits"]) -> Int[Array, "s m"]:
+    """Rows of cells of conditions, chosen by random bits, one for each and one more: distinct where there are so many.
 
     Remainders, not `jax.random.randint`: with that, half of what is compiled for a step of a small model would be
     random numbers. They favour the first cells of a part by less than their number over 2^32.
@@ -75,11 +79,11 @@ def cells_of(
     size = jnp.maximum(edge[:, 1:] - edge[:, :-1], 1)  # of fewer cells than parts a part is empty: the next cell
     place = (edge[:, :-1] + bits[:, 1:] % size + bits[:, :1] % count) % count
     row = place.astype(jnp.int32) + data.start[condition][:, None]
-    return data.x[row if data.rows is None else data.rows[row]]
+    return row if data.rows is None else data.rows[row]
 
 
 def chance_of_one_cell(count: Int[Array, " s"], m: int) -> Float[Array, " s"]:
-    """Chance that two of `m` rows drawn by `cells_of` are one cell: 1 / m where there are `m` cells or more."""
+    """Chance that two of `m` rows drawn by `rows_of` are one cell: 1 / m where there are `m` cells or more."""
     count = jnp.maximum(count, 2)  # one cell has no pairs, and no spread to correct
     times, more = m // count, m % count
     return (count * times**2 + more * (2 * times + 1)).astype(jnp.float32) / m**2
@@ -109,13 +113,15 @@ def make_sampler(
         number_source, number_target = (rows * columns for rows, columns in shapes)
         bits = jax.random.bits(key_cells, (number_source + number_target,), jnp.uint32)
         bits_source, bits_target = jnp.split(bits, [number_source])
+        rows = rows_of(data, source, bits_source.reshape(shapes[0]))
         return Batch(
-            x_source=cells_of(data, source, bits_source.reshape(shapes[0])),
+            x_source=data.x[rows],
             label_source=data.labels[source],
-            x_target=cells_of(data, target, bits_target.reshape(shapes[1])),
+            x_target=data.x[rows_of(data, target, bits_target.reshape(shapes[1]))],
             label_target=data.labels[target],
             source=source,
             same_source=chance_of_one_cell(data.count[source], cells_per_source),
+            counted=None if data.counted is None else data.counted._replace(size=data.counted.size[rows]),
         )
 
     return sample

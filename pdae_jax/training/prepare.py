@@ -100,7 +100,7 @@ def prepare(
     pilot = make_pilot(recipe, train)
     recipe = resolve_recipe(recipe, train, pilot)
     model = build_model(recipe, train, pilot.standardizer)
-    data = to_device(pilot.data)
+    data = to_device(pilot.data, pilot.standardizer)
     random = make_random(key)
     rows = balanced_rows(random, train, int(np.clip(_START_CELLS // train.num_conditions, 8, 256)))
     additive = linear_start(

@@ -12,10 +12,11 @@ from scipy.spatial.distance import pdist, squareform
 
 from pdae_jax.data.units import Standardizer
 from pdae_jax.model.model import Model
+from pdae_jax.model.observation import whole_counts
 from pdae_jax.spelling import first_names
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.statistics import two_sample_statistic
-from pdae_jax.types import AnyArray, PerturbationData
+from pdae_jax.types import AnyArray, Counted, PerturbationData
 
 _MANY_CELLS = 200  # for an estimate of a standard deviation
 MAX_CELLS = 1000  # of a sample; a fixed random choice, so that evaluations of one run are comparable
@@ -31,6 +32,7 @@ class Cases(NamedTuple):
     label: Float[Array, "conditions perturbations"]
     x: Float[Array, "conditions n features"]  # in the user's units
     weight: Float[Array, "conditions n"]
+    size_source: Float[Array, "conditions m"] | None = None  # of counts, the size factors of the source cells
 
 
 class Validator(NamedTuple):
@@ -84,14 +86,16 @@ def make_validator(
     """
     key_source, key_noise, key_cells = jax.random.split(key, 3)
     sources = [(source or {}).get(name, train.control) for name in validation.conditions]
-    drawn = {name: _resample(key_source, train.cells(name)) for name in sources}
+    rows = {name: _resample(key_source, train.rows[train.index(name)]) for name in sources}
     keys = jax.random.split(key_cells, validation.num_conditions)
     cells = [_choose(k, validation.cells(c)) for k, c in zip(keys, validation.conditions, strict=True)]
     size = max(len(c) for c in cells)
     counts = np.array([len(train.cells(name)) for name in sources])
     cases = Cases(
         noise_key=jax.random.split(key_noise, len(cells)),
-        x_source=jnp.asarray(np.stack([standardizer.forward(drawn[name]) for name in sources]).astype(np.float32)),
+        x_source=jnp.asarray(
+            np.stack([standardizer.forward(train.x[rows[name]]) for name in sources]).astype(np.float32)
+        ),
         # a cell that stands twice in a sample would count as a pair of distinct ones
         weight_source=jnp.asarray(np.arange(MAX_CELLS) < counts[:, None], dtype=jnp.float32),
         label_source=jnp.asarray(standardizer.label(train.labels[[train.index(name) for name in sources]])),
@@ -99,6 +103,9 @@ def make_validator(
         x=jnp.asarray(np.stack([np.pad(c, ((0, size - len(c)), (0, 0))) for c in cells])),
         # padded rows weigh nothing: one compiled shape for all conditions
         weight=jnp.asarray(np.stack([np.arange(size) < len(c) for c in cells]), dtype=jnp.float32),
+        size_source=None
+        if train.size_factors is None
+        else jnp.asarray(np.stack([train.size_factors[rows[name]] for name in sources])),
     )
     units = jnp.asarray(standardizer.scale), jnp.asarray(standardizer.mean)
 
@@ -122,6 +129,8 @@ def _errors(model: Model, params: dict, cases: Cases, units: tuple[Array, Array]
 
     def one(case: Cases) -> Array:
         moved = model.translate(params, case.noise_key, case.x_source, case.label_source, case.label)
+        if case.size_source is not None:  # as predictions are
+            moved = whole_counts(case.noise_key, moved, Counted(case.size_source, scale, mean))
         return _distance(moved * scale + mean, case.weight_source, case.x, case.weight)
 
     return jax.lax.map(one, cases)
@@ -174,10 +183,10 @@ def distance_variance(y: Float[np.ndarray, "n features"]) -> float:
     return float(np.sum(centred**2)) / (number * (number - 3))
 
 
-def _resample(key: Array, cells: np.ndarray) -> np.ndarray:
-    """Exactly `MAX_CELLS` rows, one shape for all sources; rows beyond the cells there are get no weight."""
-    rows = np.asarray(jax.random.permutation(key, len(cells)))
-    return cells[np.resize(rows, MAX_CELLS)]
+def _resample(key: Array, rows: np.ndarray) -> np.ndarray:
+    """Exactly `MAX_CELLS` rows, one shape for all sources; those beyond the cells there are get no weight."""
+    order = np.asarray(jax.random.permutation(key, len(rows)))
+    return rows[np.resize(order, MAX_CELLS)]
 
 
 def _choose(key: Array, cells: np.ndarray) -> np.ndarray:
