@@ -120,17 +120,22 @@ def to_counts(
     x: Float[np.ndarray, "cells features"],
     sizes: Float[np.ndarray, " cells"],
 ) -> Int[np.ndarray, "cells features"]:
-    """Whole numbers with the mean :math:`s (e^x - 1)`: rounded up with the probability of what is left over.
+    r"""Whole numbers `c` for which :math:`\log(1 + c / s)` has the mean `x`.
 
-    Values that came from counts and were not moved give back these counts.
+    A value between those of `c` and `c + 1` counts becomes the larger with the probability that keeps its mean: effects
+    add up on that scale, and a rule that kept the mean of the counts would lose those of rare features, of which one
+    count is a large step. Values that came from counts and were not moved give back these counts.
     """
     counts = np.empty(x.shape, np.int64)
     for start in range(0, len(x), _BLOCK):
         block = slice(start, start + _BLOCK)
-        rates = np.expm1(np.maximum(x[block], 0).astype(np.float64)) * np.asarray(sizes, np.float64)[block, None]
-        nearest = np.round(rates)
+        values, size = np.maximum(x[block], 0).astype(np.float64), np.asarray(sizes, np.float64)[block, None]
+        rates = np.expm1(values) * size
+        nearest, below = np.round(rates), np.floor(rates)
         came_from_counts = np.abs(rates - nearest) < 1e-3 + 1e-5 * rates  # but for single precision
-        counts[block] = np.where(came_from_counts, nearest, np.floor(rates + random.random(rates.shape)))
+        low, high = np.log1p(below / size), np.log1p((below + 1) / size)
+        rounded = below + (random.random(rates.shape) < (values - low) / (high - low))
+        counts[block] = np.where(came_from_counts, nearest, rounded)
     return counts
 
 
