@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import sys, time, jax, jax.numpy as jnp, pdae_jax
 print(pdae_jax.cache_compilations(sys.argv[1] or None))
@@ -27,6 +29,7 @@ def run(folder, **environment):
     return path, int(hits)
 
 
+@pytest.mark.slow
 def test_a_second_process_finds_what_the_first_compiled(tmp_path):
     folder = str(tmp_path / "compiled")
     assert run(folder) == (folder, 0)

@@ -49,6 +49,7 @@ def test_distances_agree_with_loops(d):
     assert metrics.mmd(x, y, context) == pytest.approx(mmd, rel=1e-4)
 
 
+@pytest.mark.slow
 @given(n=st.integers(2, 128), m=st.integers(2, 128), d=st.sampled_from([2, 10]))
 def test_padding_changes_nothing(n, m, d):
     random = np.random.default_rng([n, m, d])

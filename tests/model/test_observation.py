@@ -58,6 +58,7 @@ def test_sizes_come_with_their_cells(data):
     assert sample(jax.random.key(0), to_device(data)).counted is None
 
 
+@pytest.mark.slow
 def test_a_fit_is_judged_as_it_predicts():
     """The error on a validation condition is that of the whole numbers that are predicted."""
     random, names = np.random.default_rng(1), np.repeat(["control", "A", "B", "A+B"], 300)

@@ -39,6 +39,7 @@ def predicted(data, **options):
     return fitted, predict(fitted, label, key=jax.random.key(2), num_samples=200), label, test
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"observed_effects": True, "contrast": 0.0, "likelihood": 0.0}])
 def test_predictions_do_not_depend_on_the_unit(series, options):
     fitted, expected, label, test = predicted(series, **options)

@@ -23,7 +23,7 @@ def value(total):
     return np.float64(total.high) + np.float64(total.low)
 
 
-@pytest.mark.parametrize("d", [2, 30])
+@pytest.mark.parametrize("d", [2, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("kernel", "formula"), FORMULAS)
 def test_sums_and_gradients_equal_float64_loops(kernel, formula, d):
     rng = np.random.default_rng(0)

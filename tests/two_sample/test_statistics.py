@@ -37,11 +37,11 @@ ACCURACY = [
     (70, 90, 11, 1.9, 1e4, "shifted"),
     (70, 90, 300, 1.0, 1e4, "shifted"),
     (40, 30, 20_000, 1.0, 1e4, "shifted"),
-    (1500, 1100, 50, 1.0, 1e3, "hardly shifted"),
+    pytest.param(1500, 1100, 50, 1.0, 1e3, "hardly shifted", marks=pytest.mark.slow),
     (70, 70, 10, 1.0, 0.0, "near duplicates"),
     (70, 70, 300, 1.0, 1e3, "near duplicates"),
     (70, 70, 50, 0.7, 1e4, "identical"),
-    (1200, 1200, 12, 1.0, 1e4, "near duplicates"),
+    pytest.param(1200, 1200, 12, 1.0, 1e4, "near duplicates", marks=pytest.mark.slow),
 ]
 
 
@@ -70,6 +70,7 @@ def test_numbers_that_float32_cannot_hold_are_centred_first():
     np.testing.assert_allclose(losses.energy_distance(x, y), loop_energy_distance(x, y, 1.0, True), rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_float64_when_asked():
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(50, 30)), 0.1 + rng.normal(size=(40, 30))
@@ -125,6 +126,7 @@ def test_all_routes_agree_and_the_axioms_hold(sample, unbiased):
         assert distance(x, x) <= 3e-8 * scale
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=25, deadline=None)
 @hypothesis.given(samples, st.booleans())
 def test_one_sort_agrees_with_all_pairs(sample, unbiased):
