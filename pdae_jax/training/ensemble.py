@@ -129,4 +129,4 @@ def ensemble_of(
         validator = make_validator(key, frame.model, frame.standardizer, train, perturbed)
         control, errors = validator.control, np.stack([validator.errors(replica.params) for replica in replicas])
     relative = np.maximum(np.sum(errors, axis=1) / np.sum(control), 0.0)
-    return Ensemble(replicas, find_bad(relative.tolist(), pairwise_alignment(replicas)), path)
+    return Ensemble(replicas, find_bad(relative, pairwise_alignment(replicas)), path)

@@ -21,6 +21,8 @@ from pdae_jax.training import loop
 
 FILES = {"config.json", "environment.json", "metrics.jsonl", "report.md"}
 FILES |= {"evaluation.csv", "identification.csv", "predictions.h5ad", "extremes.csv", "residual_laws.csv"}
+pytestmark = pytest.mark.slow  # a run is trained and evaluated for them
+
 COLUMNS = ["condition", "split", "method", "metric", "value", "n_true", "n_pred", "seed"]
 COMMAND = "python experiments/run.py --config=experiments/configs/simulated.py:smoke"
 
