@@ -82,6 +82,12 @@ def experiment(config: Any) -> Experiment:
 def split(section: Any, data: PerturbationData) -> tuple[PerturbationData, PerturbationData | None, PerturbationData]:
     """Training, validation and test conditions, by name, by a fraction or by a protocol of the field."""
     if section.get("protocol"):
+        given = [part for part in ("test", "validation") if section.get(part)]
+        if given:
+            raise ValueError(
+                f"config.split.protocol={section.protocol!r} chooses the conditions, and config.split.{given[0]} names "
+                f"some. Leave one of the two out."
+            )
         chosen = held_out(data, section.protocol, section.get("seed", 0))
         names, unseen = chosen.test, chosen.validation
         train, _ = hold_out(data, [*names, *chosen.left_out])

@@ -11,10 +11,10 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
 
+from pdae_jax.data.units import MIN_ZEROS
+
 TARGET_SUM = 1e4  # counts per 10,000
-MIN_ZEROS = 0.05  # of all values: whole numbers without zeros are no counts of molecules
-_LOOKED_AT = 200  # cells
-_ON_LATTICE = 0.9  # of them, for data to be normalised counts
+_LOOKED_AT = 200  # cells, before all are
 _SMALLEST_COUNTS = 6  # the smallest count of a cell is one of the first
 _OFF = 0.02  # of a count; single precision leaves less
 _BLOCK = 4096  # cells at a time
@@ -44,6 +44,8 @@ def read_counts(
     Raises:
         ValueError: `normalize` for values that are no raw counts, or a cell without a count.
     """
+    if not (np.isfinite(x.min()) and np.isfinite(x.max())):
+        return Sized(x, None)  # `check_values` names the feature
     if not is_counts(x):
         if normalize:
             raise ValueError(
@@ -57,8 +59,8 @@ def read_counts(
     if not normalize:
         logging.warning(
             "These look like raw counts: whole numbers up to %g, %.0f %% zeros. Effects of perturbations add up on the "
-            "log scale; pass normalize=True, or say in the report that they are counts.",
-            *(x.max(), 100 * np.mean(x[:_LOOKED_AT] == 0)),
+            "log scale; pass normalize=True.",
+            *(x.max(), 100 * np.mean(_some(x) == 0)),
         )
         return Sized(x, None)
     own = np.asarray(x.sum(axis=1, dtype=np.float64) if totals is None else totals, np.float64)
@@ -75,7 +77,7 @@ def read_counts(
 
 def is_counts(x: Float[np.ndarray, "cells features"]) -> bool:
     """Whether values are raw counts: whole numbers from 0 up, with zeros and more than 1 among them."""
-    some = x[np.linspace(0, len(x) - 1, min(len(x), _LOOKED_AT)).astype(int)]
+    some = _some(x)
     if not np.all(some == np.round(some)) or some.max() <= 1 or np.mean(some == 0) < MIN_ZEROS:
         return False
     return bool(x.min() == 0 and all(np.array_equal(block, np.round(block)) for block in _blocks(x)))
@@ -84,17 +86,17 @@ def is_counts(x: Float[np.ndarray, "cells features"]) -> bool:
 def size_factors(x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, " cells"] | None:
     """Size factors that log-normalised counts show, or None where values are something else.
 
-    Of a cell without a count the size cannot be seen: it gets the median. Of counts with a common factor it is too
-    small by that.
+    Every cell has to show one: a single cell off its lattice would be rounded to a wrong one. Of a cell without a count
+    the size cannot be seen: it gets the median. Of counts with a common factor it is too small by that.
     """
-    if x.min() < 0 or np.mean(x[:_LOOKED_AT] == 0) < MIN_ZEROS or x.max() > 20:  # e^20 counts there are not
+    some = _some(x)
+    if x.min() < 0 or np.mean(some == 0) < MIN_ZEROS or x.max() > 20:  # e^20 counts there are not
         return None
-    some = x[np.linspace(0, len(x) - 1, min(len(x), _LOOKED_AT)).astype(int)]
     different = np.max(some, axis=1) > np.min(np.where(some > 0, some, np.inf), axis=1)
-    if np.mean(different) < 1 / 2 or np.mean(_lattice(some) >= 0) < _ON_LATTICE:
+    if np.mean(different) < 1 / 2 or np.any(_lattice(some) < 0):
         return None
     sizes = np.concatenate([_lattice(block) for block in _blocks(x)])
-    if np.mean(sizes >= 0) < _ON_LATTICE:
+    if np.any(sizes < 0):
         return None
     return np.where(sizes > 0, sizes, np.median(sizes[sizes > 0])).astype(np.float32)
 
@@ -110,7 +112,7 @@ def _lattice(x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, " cell
     found = np.where(np.isfinite(smallest), -1.0, 0.0)
     for count in range(1, _SMALLEST_COUNTS + 1):
         counts = ratios * count
-        whole = np.all(np.abs(counts - np.round(counts)) < _OFF * np.maximum(1.0, counts / 100), axis=1)
+        whole = np.all(np.abs(counts - np.round(counts)) < _OFF * np.maximum(1.0, counts / 1000), axis=1)
         found = np.where((found == -1) & whole, count / smallest, found)
     return found
 
@@ -144,6 +146,11 @@ def log_normalised(
 ) -> Float[np.ndarray, "cells features"]:
     r""":math:`\log(1 + c / s)`."""
     return np.log1p(counts / np.asarray(sizes, np.float64)[:, None]).astype(np.float32)
+
+
+def _some(x: np.ndarray) -> np.ndarray:
+    """A few cells from all over the data."""
+    return x[np.linspace(0, len(x) - 1, min(len(x), _LOOKED_AT)).astype(int)]
 
 
 def _blocks(x: np.ndarray):

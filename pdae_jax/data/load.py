@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 
 from pdae_jax.data.conditions import Conditions, drop_small, drop_unused
-from pdae_jax.data.counts import Sized, read_counts
+from pdae_jax.data.counts import Sized, is_counts, read_counts
 from pdae_jax.data.entries import read_dicts, read_matrix, read_names
 from pdae_jax.data.notation import Notation, make_notation
 from pdae_jax.data.observations import check_values, read_features, read_observations, row_totals
@@ -83,7 +83,7 @@ def from_arrays(
         table = read_dicts(entries, notation)
     else:
         table = read_names(entries or [], notation)
-    return _build(read_counts(x, None, normalize), table, features, notation, min_cells)
+    return _build(_counts(x, None, normalize, like), table, features, notation, min_cells)
 
 
 def from_frame(
@@ -135,7 +135,7 @@ def from_frame(
     labelled = frame.iloc[:, find_columns(used, known, "the frame")]
     observed = frame.iloc[:, find_columns(names, known, "the frame")]
     table = read_conditions(labelled, len(named), notation)
-    return _build(read_counts(read_observations(observed), None, normalize), table, names, notation, min_cells)
+    return _build(_counts(read_observations(observed), None, normalize, like), table, names, notation, min_cells)
 
 
 def from_anndata(
@@ -185,7 +185,7 @@ def from_anndata(
         columns = None if features is None else find_columns(names, table.features, "var_names")
         conditions = read_conditions(table.obs, len(named), notation)
         x, totals = read_observations(table.matrix, columns), row_totals(table.matrix) if normalize else None
-        return _build(read_counts(x, totals, normalize), conditions, names, notation, min_cells)
+        return _build(_counts(x, totals, normalize, like), conditions, names, notation, min_cells)
 
 
 def _notation(like: PerturbationData | None, control: Any, separator: str, perturbations: Any, dose_in_name: Any):
@@ -194,6 +194,13 @@ def _notation(like: PerturbationData | None, control: Any, separator: str, pertu
         return make_notation(control, separator, perturbations, dose_in_name)
     found = make_notation(like.control, like.separator, like.perturbations, dose_in_name)
     return found._replace(needs_control=False)
+
+
+def _counts(x: np.ndarray, totals: np.ndarray | None, normalize: bool, like: PerturbationData | None) -> Sized:
+    """Values with size factors, on the scale of the data that they join."""
+    if like is not None and like.size_factors is not None and not normalize and is_counts(x):
+        raise ValueError("These are raw counts, and the data they join log-normalised ones. Pass normalize=True.")
+    return read_counts(x, totals, normalize)
 
 
 def _build(

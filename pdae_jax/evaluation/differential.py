@@ -126,11 +126,11 @@ def correlation_error(samples: Samples) -> float:
     rows = rows[spread[rows] > 0]
     if len(rows) < 2:
         return float("nan")
-    difference = _correlations(samples.predicted[:, rows]) - _correlations(samples.true[:, rows])
+    difference = correlations(samples.predicted[:, rows]) - correlations(samples.true[:, rows])
     return float(np.sqrt(np.mean(difference[np.triu_indices(len(rows), 1)] ** 2)))
 
 
-def _correlations(x: np.ndarray) -> np.ndarray:
+def correlations(x: Float[np.ndarray, "cells d"]) -> Float[np.ndarray, "d d"]:
     """Pearson correlations; 0 with a feature that is constant."""
     x = x - x.mean(axis=0, dtype=np.float64)
     length = np.linalg.norm(x, axis=0)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from pdae_jax.evaluation.counts import CORRELATED_FEATURES, CountedCells, correlations
+from pdae_jax.evaluation.counts import CORRELATED_FEATURES, CountedCells, log_correlations
 from pdae_jax.reporting.panels import (
     BLACK,
     BLUE,
@@ -261,7 +261,7 @@ def count_laws(
     spread.legend(frameon=False, fontsize="small")
     abundant = np.argsort(-samples["measured"].counts.mean(axis=0), kind="stable")[:CORRELATED_FEATURES]
     pairs = np.triu_indices(len(abundant), 1)
-    found = [correlations(sample, abundant)[pairs] for sample in samples.values()]
+    found = [log_correlations(sample, abundant)[pairs] for sample in samples.values()]
     dependence.scatter(*found, s=6, color=BLUE, alpha=0.3, linewidths=0, rasterized=True)
     dependence.plot([-1, 1], [-1, 1], color=GREY, lw=1, zorder=0)
     limits = limits_of([np.concatenate([*found, [0.0, 0.1]])])

@@ -100,6 +100,29 @@ def test_other_values_are_not_taken_for_counts(make):
         read_counts(x, None, True)
 
 
+def test_one_cell_off_its_lattice_is_enough_for_no_counts(raw):
+    x = np.log1p(raw / raw.sum(1, keepdims=True) * 1e4).astype(np.float32)
+    assert size_factors(x) is not None
+    x[130] *= 0.9
+    assert size_factors(x) is None
+
+
+def test_missing_values_are_named_before_counts_are_looked_for(raw):
+    x = raw.astype(np.float32)
+    x[3, 4] = np.nan
+    for normalize in (False, True):
+        with pytest.raises(ValueError, match=r"Feature 'x4' has 1 values that are NaN.*row 3"):
+            pdae_jax.from_arrays(x, NAMES, control="ctrl", normalize=normalize)
+
+
+def test_raw_counts_do_not_join_normalised_ones(raw):
+    data = pdae_jax.from_arrays(raw, NAMES, control="ctrl", normalize=True)
+    with pytest.raises(ValueError, match=r"raw counts.*normalize=True"):
+        pdae_jax.from_arrays(raw[60:120], NAMES[60:120], like=data)
+    joined = pdae_jax.from_arrays(raw[60:120], NAMES[60:120], like=data, normalize=True)
+    np.testing.assert_allclose(joined.x, data.cells("A"))
+
+
 def test_what_was_read_is_said(raw, caplog):
     absl_logging.get_absl_logger().propagate = True
     with caplog.at_level("INFO"):
