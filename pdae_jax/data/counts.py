@@ -15,7 +15,7 @@ from pdae_jax.data.units import MIN_ZEROS
 
 TARGET_SUM = 1e4  # counts per 10,000
 _LOOKED_AT = 200  # cells, before all are
-_SMALLEST_COUNTS = 6  # the smallest count of a cell is one of the first
+_SMALLEST_COUNTS = 20  # the smallest count of a cell is one of the first, also where few features were kept
 _OFF = 0.02  # of a count; single precision leaves less
 _BLOCK = 4096  # cells at a time
 

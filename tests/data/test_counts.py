@@ -76,7 +76,7 @@ def test_normalised_counts_show_their_size_factors(raw, target):
 
 
 def test_a_cell_whose_smallest_count_is_not_one_is_read_right():
-    counts = np.array([[2, 3, 0, 7, 0], [1, 4, 0, 0, 9], [3, 5, 0, 8, 0]])
+    counts = np.array([[2, 3, 0, 7, 0], [1, 4, 0, 0, 9], [3, 5, 0, 8, 0], [9, 9, 29, 102, 0]])
     x = np.log1p(counts / 0.37).astype(np.float32)
     np.testing.assert_allclose(size_factors(x), 0.37, rtol=1e-4)
 

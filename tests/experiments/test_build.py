@@ -32,6 +32,8 @@ def config():
         ({"split.tests": ("p0+p2",)}, KeyError, "config.split has an unknown key 'tests'; did you mean test?"),
         ({"split.test": ("p0+p9",)}, KeyError, "'p9'|'p0+p9'"),
         ({"split.test": ()}, ValueError, "No conditions to hold out"),
+        ({"split.protocol": "doubles"}, ValueError, "config.split.test names some. Leave one of the two out"),
+        ({"split.protocol": "dubles", "split.test": (), "split.validation": ()}, ValueError, "nearest are 'doubles'"),
         ({"evaluation.num_sample": 9}, KeyError, "unknown key 'num_sample'; did you mean num_samples?"),
     ],
 )
