@@ -14,9 +14,20 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pdae_jax.data.checks import aligned
-from pdae_jax.evaluation.baselines import BASELINES, condition_means
-from pdae_jax.evaluation.differential import CONTROL_CELLS, FIELD_METRICS, Differential, Samples, differential
-from pdae_jax.evaluation.metrics import METRICS, Context, median_distance
+from pdae_jax.evaluation.baselines import BASELINES
+from pdae_jax.evaluation.scoring import (
+    CEILING,
+    MEAN_RESPONSE,
+    METRIC_NAMES,
+    P_VALUE_CELLS,
+    UNSCALED,
+    KnownMeans,
+    Result,
+    ceiling_of,
+    known_of,
+    scaled,
+    values_of,
+)
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.samples import generator, predict
@@ -24,15 +35,9 @@ from pdae_jax.prediction.source import resolve_source
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.runs.track import Progress, make_progress
 from pdae_jax.spelling import nearest_names
-from pdae_jax.two_sample.permutation import two_sample_test
 from pdae_jax.types import PerturbationData, Table
 
-MODEL, CEILING = "pdae", "oracle_half"
-METRIC_NAMES = (*METRICS, *FIELD_METRICS, "p_value")
-#: Best values of metrics on which ``scaled`` has no meaning: they are calibrated, not small or large.
-UNSCALED = ("coverage_50", "coverage_90", "rank", "p_value")
-_TOO_SHORT = 2.0  # standard deviations of the ceiling
-MEAN_RESPONSE = "pool_all"  # cells of all training conditions: what is predicted without a look at the label
+MODEL = "pdae"
 SPLITS = ("train", "validation", "test")
 #: Columns with numbers of the verdict, NaN where they are not known.
 VERDICT_NUMBERS = (
@@ -43,10 +48,6 @@ VERDICT_NUMBERS = (
     "source_disagreement",
     "replica_disagreement",
 )
-P_VALUE_CELLS = 500  # per sample: a p-value depends on the sample size, so that is the same everywhere
-CEILING_REPEATS, CEILING_REPEATS_OF_MANY, CEILING_ENOUGH = 10, 5, 1000  # halvings of fewer cells than this, and of more
-# the two halves of the ceiling have controls of their own, as two measurements of a condition would
-FROM_CONTROL = ("cosine_delta", "pearson_delta", "pearson_delta_top20", "pearson_delta_top100")
 
 
 class Case(NamedTuple):
@@ -65,31 +66,6 @@ class Request(NamedTuple):
     source: str | Mapping[str, str]
     methods: Mapping[str, Callable]  # baselines and further ones
     metrics: tuple[str, ...]
-
-
-class KnownMeans(NamedTuple):
-    """All perturbed conditions of an evaluation: what a prediction could be mistaken for."""
-
-    labels: Float[np.ndarray, "conditions perturbations"]
-    means: Float[np.ndarray, "conditions features"]
-
-
-class Result(NamedTuple):
-    """Metrics of one method on one condition, and the numbers of cells they were computed from."""
-
-    method: str
-    values: dict[str, float]
-    n_true: int
-    n_pred: int
-    noise: Mapping[str, float] | None = None  # of the ceiling: standard deviation of the values over halvings
-
-
-class Known(NamedTuple):
-    """What metrics may know of one condition besides the samples of a method."""
-
-    context: Context
-    control: Float[np.ndarray, "cells features"]
-    true_change: Differential
 
 
 def evaluate(
@@ -213,7 +189,7 @@ def _rows(
     key_true, key_model, key_baselines, key_ceiling, key_test = jax.random.split(key, 5)
     shuffled = case.cells[generator(key_true).permutation(len(case.cells))]
     true = shuffled[: request.num_samples]
-    own = _known(fitted, case, known, true)
+    own = known_of(fitted.train, case.label, known, true)
     context = own.context
     source = request.source if isinstance(request.source, str) else request.source.get(case.condition, "control")
     source = resolve_source(fitted, case.label, source).name
@@ -233,11 +209,11 @@ def _rows(
         )
 
     def result_of(name: str, x: np.ndarray) -> Result:
-        return Result(name, _values(key_test, x, true, own, request.metrics), len(true), len(x))
+        return Result(name, values_of(key_test, x, true, own, request.metrics), len(true), len(x))
 
     results = {MODEL: result_of(MODEL, prediction.samples)}
     results |= {name: result_of(name, samples_of(method)) for name, method in request.methods.items()}
-    ceiling = _ceiling(key_ceiling, shuffled[: 2 * request.num_samples], own, request.metrics)
+    ceiling = ceiling_of(key_ceiling, shuffled[: 2 * request.num_samples], own, request.metrics)
     results[CEILING] = ceiling
     base = results.get(MEAN_RESPONSE) or result_of(MEAN_RESPONSE, samples_of(BASELINES[MEAN_RESPONSE]))
     scale = {n: (base.values[n], ceiling.values[n]) for n in request.metrics if n not in UNSCALED}
@@ -250,16 +226,7 @@ def _rows(
         **_verdict_columns(prediction.verdict),
     }
     rows = [row for result in results.values() for row in _result_rows(case, result, about, context.bandwidth)]
-    return [row | _scaled(row, scale, ceiling.noise or {}) for row in rows]
-
-
-def _scaled(row: dict[str, Any], scale: dict[str, tuple[float, float]], noise: Mapping[str, float]) -> dict[str, float]:
-    """A value on the scale from the mean response, 0, to the ceiling, 1."""
-    base, best = scale.get(row["metric"], (math.nan, math.nan))
-    length, chance = abs(best - base), noise.get(row["metric"], math.nan)
-    if not length > _TOO_SHORT * chance:  # measuring again is no better than the mean response, but for chance
-        return {"scaled": math.nan, "scaled_noise": math.nan}
-    return {"scaled": (row["value"] - base) / (best - base), "scaled_noise": chance / length}
+    return [row | scaled(row, scale, ceiling.noise or {}) for row in rows]
 
 
 def _start(method: Callable, source: str) -> str:
@@ -290,64 +257,6 @@ def _result_rows(case: Case, result: Result, about: dict[str, Any], bandwidth: f
             **about,
             "bandwidth": bandwidth if metric == "mmd" else float("nan"),
         }
-
-
-def _known(fitted: Fitted | Ensemble, case: Case, known: KnownMeans, true: np.ndarray) -> Known:
-    train, means = fitted.train, condition_means(fitted.train)
-    control = train.cells(train.control)
-    control = control[np.random.default_rng(0).permutation(len(control))[:CONTROL_CELLS]]
-    context = Context(
-        control_mean=means[train.index(train.control)],
-        centroid=means[np.any(train.labels, axis=1)].mean(axis=0),
-        other_means=known.means[~np.isclose(known.labels, case.label).all(axis=1)],
-        bandwidth=median_distance(true),
-    )
-    return Known(context, control, differential(true, control))
-
-
-def _values(
-    key: Array, predicted: np.ndarray, true: np.ndarray, known: Known, metrics: Sequence[str]
-) -> dict[str, float]:
-    samples = Samples(predicted, true, known.control, known.true_change)
-    values = {name: METRICS[name](predicted, true, known.context) for name in metrics if name in METRICS}
-    values |= {name: FIELD_METRICS[name](samples) for name in metrics if name in FIELD_METRICS}
-    if "p_value" in metrics:
-        values["p_value"] = two_sample_test(predicted, true, key=key, max_cells=P_VALUE_CELLS).p_value
-    return values
-
-
-def _ceiling(key: Array, cells: np.ndarray, known: Known, metrics: Sequence[str]) -> Result:
-    """One half of the true cells against the other, mean over random halvings; halves of the control as well."""
-    half = len(cells) // 2
-    if half < 2:
-        missing = dict.fromkeys(metrics, float("nan"))
-        return Result(CEILING, missing, half, half, noise=missing)
-    random, values = generator(key), []
-    for number in range(CEILING_REPEATS_OF_MANY if len(cells) >= CEILING_ENOUGH else CEILING_REPEATS):
-        shuffled = cells[random.permutation(len(cells))]
-        first, second = shuffled[:half], shuffled[half : 2 * half]
-        own_key, own = jax.random.fold_in(key, number), known._replace(true_change=differential(second, known.control))
-        found = _values(own_key, first, second, own, [name for name in metrics if name not in FROM_CONTROL])
-        found |= _values(
-            own_key,
-            *_from_own_controls(generator(own_key), first, second, known.control),
-            own,
-            [name for name in metrics if name in FROM_CONTROL],
-        )
-        values.append(found)
-    mean = {name: float(np.mean([v[name] for v in values])) for name in metrics}
-    noise = {name: float(np.std([v[name] for v in values], ddof=1)) for name in metrics}
-    return Result(CEILING, mean, half, half, noise=noise)
-
-
-def _from_own_controls(
-    random: np.random.Generator, first: np.ndarray, second: np.ndarray, control: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Two halves, each less the mean of one half of the control cells, and plus that of all."""
-    order, middle = random.permutation(len(control)), len(control) // 2
-    mean = control.mean(axis=0)
-    own = [control[rows].mean(axis=0) if len(rows) else mean for rows in (order[:middle], order[middle:])]
-    return first - own[0] + mean, second - own[1] + mean
 
 
 def _verdict_columns(verdict: Verdict) -> dict[str, Any]:
