@@ -103,9 +103,13 @@ def plot_sweep(table: Any) -> Figure:
         for method, colour in shown.items():
             y = [means.loc[names, method].mean() for _, names in points]
             axes.plot([value for value, _ in points], y, color=colour, marker="o", ms=3, lw=1.6, label=method)
-        axes.set(xlabel=title, ylim=(0, None))
+        axes.set_xlabel(title)
         clean(axes)
+    panels[0].set_ylim(0, 1.05 * max(line.get_ydata().max() for axes in panels for line in axes.lines))
     panels[1].set_xscale("log")
+    cells = [value for value, _ in axes_of["cells a condition"]]
+    panels[1].set_xticks(cells, [f"{value:g}" for value in cells])
+    panels[1].minorticks_off()
     panels[0].set_ylabel("held-out energy distance")
     panels[0].legend(frameon=False, fontsize="small")
     return figure

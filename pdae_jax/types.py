@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.cells import StoredCells, blocks
 from pdae_jax.labels import LabelLike, format_label, parse_label
 from pdae_jax.spelling import nearest_names
 
@@ -30,7 +31,8 @@ class PerturbationData:
     Built by `pdae_jax.from_arrays`, `from_anndata` or `simulate`, which validate; read-only afterwards.
     """
 
-    x: Float[np.ndarray, "cells features"]  # observations, in the user's own units
+    # observations, in the user's own units; rows of cells that stay in files are taken as those of an array
+    x: Float[np.ndarray, "cells features"] | StoredCells
     condition_index: Int[np.ndarray, " cells"]  # row of `labels` and `conditions`, per cell
     labels: Float[np.ndarray, "conditions perturbations"]  # doses; control = the zero row
     conditions: tuple[str, ...]  # names, unique
@@ -108,6 +110,10 @@ class PerturbationData:
         """The observations of one condition."""
         return self.x[self.rows[self.index(condition)]]
 
+    def blocks(self, rows: Int[np.ndarray, " n"] | None = None) -> Iterator[Float[np.ndarray, "_ features"]]:
+        """The observations of all cells, or of some rows, a few thousand at a time."""
+        return blocks(self.x, rows)
+
     def select(self, conditions: Sequence[LabelLike]) -> "PerturbationData":
         """The same data with these conditions only, in this order; label columns stay."""
         rows = np.array(list(dict.fromkeys(self.index(name) for name in conditions)), dtype=np.int64)
@@ -124,9 +130,8 @@ class PerturbationData:
     def take(self, cells: Int[np.ndarray, " kept"]) -> "PerturbationData":
         """The same data with these rows of cells only; conditions stay, also those without a cell."""
         sizes = None if self.size_factors is None else self.size_factors[cells]
-        return dataclasses.replace(
-            self, x=self.x[cells], condition_index=self.condition_index[cells], size_factors=sizes
-        )
+        x = self.x.take(cells) if isinstance(self.x, StoredCells) else self.x[cells]
+        return dataclasses.replace(self, x=x, condition_index=self.condition_index[cells], size_factors=sizes)
 
     def label(self, spec: LabelLike) -> Float[np.ndarray, " perturbations"]:
         """A label as a vector; see `parse_label`."""

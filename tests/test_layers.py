@@ -23,7 +23,7 @@ ORDER = (
     "reporting",
     "build",
 )
-NOUNS = {"compiled", "labels", "randomness", "recipe", "spelling", "types"}
+NOUNS = {"cells", "compiled", "labels", "randomness", "recipe", "spelling", "types"}
 DOORS = {"kernels", "linear_time", "losses"}  # public import paths of two_sample, for users
 
 #: What `import pdae_jax` leaves to the functions that need it.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from pdae_jax.data.sample import DeviceData
 from pdae_jax.data.units import make_standardizer
 from pdae_jax.model.model import linear_start
 from pdae_jax.recipe import Recipe
@@ -56,13 +57,14 @@ class Contender(NamedTuple):
 
 def make_ours(task: Task, recipe: Recipe) -> Contender:
     parts = prepare(jax.random.key(task.seed), task.train, None, recipe, chunk=CHUNK)
-    steps = make_train_steps(parts.step, CHUNK)
+    steps, data = make_train_steps(parts.step, CHUNK), parts.data
+    assert isinstance(data, DeviceData)
     state = parts.state.train
     move = jax.jit(parts.frame.model.translate)
 
     def advance() -> int:
         nonlocal state
-        state, metrics = steps(state, parts.data)
+        state, metrics = steps(state, data)
         jax.block_until_ready(metrics)
         return CHUNK
 
@@ -105,19 +107,19 @@ def make_pytorch_recipe(task: Task, recipe: Recipe) -> Contender:
     torch.manual_seed(task.seed)
     recipe = resolve_recipe(recipe, task.train)
     pilot = make_pilot(recipe, task.train)
-    data = pilot.data
+    data, every = task.train, np.arange(task.train.num_cells)
     start = linear_start(
-        data.x,
-        data.labels[data.condition_index],
+        pilot.cells(every),
+        pilot.labels[data.condition_index],
         pilot.additive,
         recipe.latent_dim,
         noise="drawn",
         noise_dim=0,
     )
-    x = torch.from_numpy(data.x[np.concatenate(data.rows)])
+    x = torch.from_numpy(pilot.cells(np.concatenate(data.rows)))
     sizes = np.cumsum([0, *map(len, data.rows)])
     rows = [np.arange(a, b) for a, b in itertools.pairwise(sizes)]
-    step, average = make_recipe_step(start, x, rows, torch.from_numpy(data.labels), recipe)
+    step, average = make_recipe_step(start, x, rows, torch.from_numpy(pilot.labels), recipe)
 
     def advance() -> int:
         step()

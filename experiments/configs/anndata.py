@@ -1,4 +1,4 @@
-r"""Your own file: .h5ad, .csv, .tsv, .parquet, .fcs, or a folder of .fcs files. No Python to write.
+r"""Your own file: .h5ad, .zarr, .csv, .tsv, .parquet, .fcs, or a folder of .fcs files. No Python to write.
 
     make run CONFIG=experiments/configs/anndata.py WORKDIR=runs/mine \
         ARGS="--config.data.path=my.h5ad --config.data.condition=perturbation --config.data.control=ctrl"
@@ -11,11 +11,13 @@ Add `--dry_run` to ARGS to see what was read, and what would be held out, before
     config.data.control     name of the unperturbed condition
     config.data.separator   joins the perturbations of a combination, "+" in "A+B"
     config.data.dose        column with doses: one number, or "1+0.5" in the order of the names; none: every dose is 1
-    config.data.layer       layer of an .h5ad file; none: X
+    config.data.layer       layer of an .h5ad or .zarr file; none: X
     config.data.features    features to keep, "('CD3','CD8')"; none: all that vary, of tables all other columns
+    config.data.highly_variable  number of features to keep instead, those that vary most; needs scanpy
     config.data.min_cells   conditions with fewer cells are dropped; the control stays
     config.data.normalize   True for raw counts: they become log(1 + counts per 10,000), and predictions counts again
     config.data.arcsinh     cofactor for raw cytometry, 5 for CyTOF, 150 for fluorescence; none: values as they are
+    config.data.store       folder for the cells of an .h5ad or .zarr file that does not fit into memory
     config.split.test       conditions to hold out, "('A+B','A+C')"; choose nothing, only judge
     config.split.validation conditions that choose the last step and test additivity
 
@@ -48,9 +50,11 @@ def get_config(arg: str = "default"):
     config.data.dose = config_dict.placeholder(str)
     config.data.layer = config_dict.placeholder(str)
     config.data.features = ()
+    config.data.highly_variable = config_dict.placeholder(int)
     config.data.min_cells = 2
     config.data.normalize = False
     config.data.arcsinh = config_dict.placeholder(float)
+    config.data.store = config_dict.placeholder(str)
     config.split.test_fraction = 0.2
     config.split.validation_fraction = 0.1
     config.split.seed = 0

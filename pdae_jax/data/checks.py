@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from pdae_jax.cells import StoredCells
 from pdae_jax.spelling import first_names, nearest_names
 from pdae_jax.types import PerturbationData
 
@@ -61,9 +62,10 @@ def aligned(data: PerturbationData, train: PerturbationData, name: str) -> Pertu
     labels = np.zeros((data.num_conditions, train.num_perturbations), np.float32)
     for perturbation in used:
         labels[:, train.perturbations.index(perturbation)] = data.labels[:, data.perturbations.index(perturbation)]
+    columns = np.array([column[feature] for feature in train.features])
     return dataclasses.replace(
         data,
-        x=data.x[:, [column[feature] for feature in train.features]],
+        x=data.x.with_columns(columns) if isinstance(data.x, StoredCells) else data.x[:, columns],
         labels=labels,
         features=train.features,
         perturbations=train.perturbations,

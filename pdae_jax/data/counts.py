@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
 
+from pdae_jax.cells import StoredCells
 from pdae_jax.data.units import MIN_ZEROS
 
 TARGET_SUM = 1e4  # counts per 10,000
@@ -18,12 +19,13 @@ _LOOKED_AT = 200  # cells, before all are
 _SMALLEST_COUNTS = 20  # the smallest count of a cell is one of the first, also where few features were kept
 _OFF = 0.02  # of a count; single precision leaves less
 _BLOCK = 4096  # cells at a time
+_LARGEST = 20.0  # e^20 counts there are not
 
 
 class Sized(NamedTuple):
     """Values and, of counts, the size factor of each cell."""
 
-    x: Float[np.ndarray, "cells features"]
+    x: Float[np.ndarray, "cells features"] | StoredCells
     size_factors: Float[np.ndarray, " cells"] | None
 
 
@@ -46,33 +48,57 @@ def read_counts(
     """
     if not (np.isfinite(x.min()) and np.isfinite(x.max())):
         return Sized(x, None)  # `check_values` names the feature
-    if not is_counts(x):
-        if normalize:
-            raise ValueError(
-                f"normalize=True, but these are no raw counts: {_described(x)}. Leave normalize out, or name the layer "
-                f"that has the counts."
-            )
+    if check_counts(x, normalize) and not normalize:
+        return Sized(x, None)
+    if normalize:
+        own = x.sum(axis=1, dtype=np.float64) if totals is None else totals
+        sizes = normalised_in_place(x, np.asarray(own, np.float64), target_sum)
+    else:
         sizes = size_factors(x)
-        if sizes is not None:
-            logging.info("The values are log-normalised counts: each cell shows its size factor, and counts come out.")
-        return Sized(x, sizes)
-    if not normalize:
+    log_sizes(sizes, normalize)
+    return Sized(x, sizes)
+
+
+def log_sizes(sizes: Float[np.ndarray, " cells"] | None, normalize: bool) -> None:
+    """Says what values were taken for."""
+    if normalize:
+        logging.info("Raw counts were normalised to log(1 + counts per %g); the size of each cell is kept.", TARGET_SUM)
+    elif sizes is not None:
+        logging.info("The values are log-normalised counts: each cell shows its size factor, and counts come out.")
+
+
+def check_counts(x: Float[np.ndarray, "cells features"], normalize: bool) -> bool:
+    """Whether these are raw counts; ``ValueError`` where others are to be normalised, a warning where they are not."""
+    raw = is_counts(x)
+    if normalize and not raw:
+        raise ValueError(
+            f"normalize=True, but these are no raw counts: {_described(x)}. Leave normalize out, or name the layer "
+            f"that has the counts."
+        )
+    if raw and not normalize:
         logging.warning(
             "These look like raw counts: whole numbers up to %g, %.0f %% zeros. Effects of perturbations add up on the "
             "log scale; pass normalize=True.",
             *(x.max(), 100 * np.mean(_some(x) == 0)),
         )
-        return Sized(x, None)
-    own = np.asarray(x.sum(axis=1, dtype=np.float64) if totals is None else totals, np.float64)
-    empty = np.flatnonzero(own <= 0)
+    return raw
+
+
+def normalised_in_place(
+    x: Float[np.ndarray, "cells features"],
+    totals: Float[np.ndarray, " cells"],
+    target_sum: float = TARGET_SUM,
+    first: int = 0,
+) -> Float[np.ndarray, " cells"]:
+    """Raw counts become ``log1p(counts / totals * target_sum)``; returns the size factors. `first`: number of row 0."""
+    empty = np.flatnonzero(totals <= 0)
     if len(empty):
-        raise ValueError(f"{len(empty)} cells have no count at all, the first in row {empty[0]}. Drop them.")
-    sizes = own / target_sum
+        raise ValueError(f"{len(empty)} cells have no count at all, the first in row {first + empty[0]}. Drop them.")
+    sizes = totals / target_sum
     for start in range(0, len(x), _BLOCK):
         block = slice(start, start + _BLOCK)
         x[block] = np.log1p(x[block] / sizes[block, None])
-    logging.info("Raw counts were normalised to log(1 + counts per %g); the size of each cell is kept.", target_sum)
-    return Sized(x, sizes.astype(np.float32))
+    return sizes.astype(np.float32)
 
 
 def is_counts(x: Float[np.ndarray, "cells features"]) -> bool:
@@ -84,21 +110,42 @@ def is_counts(x: Float[np.ndarray, "cells features"]) -> bool:
 
 
 def size_factors(x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, " cells"] | None:
-    """Size factors that log-normalised counts show, or None where values are something else.
+    """Size factors that log-normalised counts show, or None where values are something else; see `ShownSizes`."""
+    shown = ShownSizes(_some(x))
+    for block in _blocks(x):
+        shown.add(block)
+    return shown.result()
+
+
+class ShownSizes:
+    """The size factors that log-normalised counts show, found a block of cells at a time.
 
     Every cell has to show one: a single cell off its lattice would be rounded to a wrong one. Of a cell without a count
     the size cannot be seen: it gets the median. Of counts with a common factor it is too small by that.
     """
-    some = _some(x)
-    if x.min() < 0 or np.mean(some == 0) < MIN_ZEROS or x.max() > 20:  # e^20 counts there are not
-        return None
-    different = np.max(some, axis=1) > np.min(np.where(some > 0, some, np.inf), axis=1)
-    if np.mean(different) < 1 / 2 or np.any(_lattice(some) < 0):
-        return None
-    sizes = np.concatenate([_lattice(block) for block in _blocks(x)])
-    if np.any(sizes < 0):
-        return None
-    return np.where(sizes > 0, sizes, np.median(sizes[sizes > 0])).astype(np.float32)
+
+    def __init__(self, some: Float[np.ndarray, "cells features"]):
+        different = np.max(some, axis=1) > np.min(np.where(some > 0, some, np.inf), axis=1)
+        plausible = some.min() >= 0 and np.mean(some == 0) >= MIN_ZEROS and np.mean(different) >= 1 / 2
+        self._found: list[np.ndarray] | None = [] if plausible and np.all(_lattice(some) >= 0) else None
+
+    def add(self, block: Float[np.ndarray, "cells features"]) -> None:
+        """The next cells."""
+        if self._found is None:
+            return
+        if block.min() < 0 or block.max() > _LARGEST:
+            self._found = None
+            return
+        self._found.append(_lattice(block))
+        if np.any(self._found[-1] < 0):
+            self._found = None
+
+    def result(self) -> Float[np.ndarray, " cells"] | None:
+        """Of all cells, or None where one shows none."""
+        if self._found is None:
+            return None
+        sizes = np.concatenate(self._found)
+        return np.where(sizes > 0, sizes, np.median(sizes[sizes > 0])).astype(np.float32)
 
 
 def _lattice(x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, " cells"]:

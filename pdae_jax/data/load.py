@@ -1,16 +1,20 @@
 """Arrays, data frames and AnnData in, `PerturbationData` out: all validation of users' data is behind this door."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import logging
 
+from pdae_jax.cells import StoredCells
+from pdae_jax.data import genes
 from pdae_jax.data.conditions import Conditions, drop_small, drop_unused
 from pdae_jax.data.counts import Sized, is_counts, read_counts
 from pdae_jax.data.entries import read_dicts, read_matrix, read_names
 from pdae_jax.data.notation import Notation, make_notation
 from pdae_jax.data.observations import check_values, read_features, read_observations, row_totals
+from pdae_jax.data.stored import identity_of_file, store_cells
 from pdae_jax.data.tables import column_names, find_columns, open_anndata, read_conditions
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
@@ -147,13 +151,15 @@ def from_anndata(
     dose: str | Sequence[str] | None = None,
     layer: str | None = None,
     features: Iterable[str] | None = None,
+    highly_variable: int | None = None,
     perturbations: Iterable[str] | None = None,
     dose_in_name: bool | None = None,
     min_cells: int | None = None,
     normalize: bool = False,
+    store: str | Path | None = None,
     like: PerturbationData | None = None,
 ) -> PerturbationData:
-    """Data from an AnnData, or from an .h5ad file of which only the needed parts are read.
+    """Data from an AnnData, or from an .h5ad or .zarr file of which only the needed parts are read.
 
     Args:
         adata: AnnData or path.
@@ -163,6 +169,8 @@ def from_anndata(
         dose: column of ``obs`` with doses, or several, see `from_frame`.
         layer: layer with the observations; ``X`` when None.
         features: names from ``var_names`` to keep, in this order; all when None.
+        highly_variable: number of features to keep instead, those that vary most in cells of the control and of single
+            perturbations, by `scanpy.pp.highly_variable_genes`. Needs scanpy.
         perturbations: names of the label columns, by first appearance when None. Listed names are found whole, also
             where they contain the separator; see `from_arrays`.
         dose_in_name: whether the number in ``"A:2"`` is a dose of A, or part of a name as in ``"CHEBI:41423"``. None:
@@ -170,6 +178,9 @@ def from_anndata(
         min_cells: conditions with fewer cells are dropped, and named in the log. None: all must have 2.
         normalize: the layer holds raw counts, see `from_arrays`. They are divided by the counts of all features of the
             file, also those that are not kept.
+        store: folder for the cells, where they do not fit into memory. The file is read once, a block at a time, and
+            training and evaluation then read the rows that they need (`pdae_jax.cells.StoredCells`). A folder that
+            holds the same cells already is used again; it must stay as long as the data and their runs are used.
         like: data that these cells join, see `from_arrays`.
 
     Raises:
@@ -177,13 +188,30 @@ def from_anndata(
         FileNotFoundError: there is no such file.
         ValueError, TypeError: see `from_arrays`.
     """
+    if highly_variable is not None and (features is not None or like is not None):
+        raise ValueError(f"highly_variable={highly_variable} chooses the features, and others are given. Pass one.")
+    if store is not None and not isinstance(adata, str | Path):
+        raise TypeError(f"store={str(store)!r} is for the path of a file; a {type(adata).__name__} was passed.")
     notation = _notation(like, control, separator, perturbations, dose_in_name)
     features = like.features if like is not None and features is None else features
     named, dosed = column_names(condition), column_names(dose)
     with open_anndata(adata, [*named, *dosed], layer) as table:
+        conditions = read_conditions(table.obs, len(named), notation)
+        if highly_variable is not None:
+            features = genes.highly_variable(table.matrix, table.features, conditions, highly_variable)
         names = table.features if features is None else [str(name) for name in features]
         columns = None if features is None else find_columns(names, table.features, "var_names")
-        conditions = read_conditions(table.obs, len(named), notation)
+        if store is not None:
+            observed = store_cells(
+                store,
+                table.matrix,
+                read_features(names, len(names)),
+                columns,
+                normalize=normalize,
+                source=identity_of_file(adata, layer),
+                may_be_constant=like is not None,
+            )
+            return _build(observed, conditions, names, notation, min_cells)
         x, totals = read_observations(table.matrix, columns), row_totals(table.matrix) if normalize else None
         return _build(_counts(x, totals, normalize, like), conditions, names, notation, min_cells)
 
@@ -216,8 +244,11 @@ def _build(
     table, kept = drop_small(table, min_cells, notation.control)
     if notation.perturbations is None:
         table = drop_unused(table)
-    x = x[kept]
-    check_values(x, names, may_be_constant=not notation.needs_control)
+    if isinstance(x, StoredCells):  # checked as they were read
+        x = x.take(kept)
+    else:
+        x = x[kept]
+        check_values(x, names, may_be_constant=not notation.needs_control)
     data = PerturbationData(
         x=x,
         condition_index=table.index,
@@ -241,7 +272,7 @@ def _log_data(data: PerturbationData) -> None:
         found = np.setdiff1d(data.labels[:, column], [0])
         doses.append(f"{data.perturbations[column]} at {', '.join(f'{dose:g}' for dose in found[:8])}")
     more = f" ... ({len(dosed)} in all)" if len(dosed) > 8 else ""
-    in_control = len(data.cells(data.control)) if data.control in data.conditions else 0
+    in_control = data.counts[data.index(data.control)] if data.control in data.conditions else 0
     logging.info(
         "Read %d cells, %d features, %d conditions with %d cells of the control %r; %d perturbations: %s; doses: %s",
         *(data.num_cells, data.num_features, data.num_conditions, in_control, data.control),

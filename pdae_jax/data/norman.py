@@ -23,7 +23,12 @@ _BLOCK_ROWS = 1000  # of the file, over all genes
 
 
 def norman(
-    *, path: str | Path | None = None, genes: int = 1000, by: str = "mean", min_cells: int = 50
+    *,
+    path: str | Path | None = None,
+    genes: int = 1000,
+    by: str = "mean",
+    min_cells: int = 50,
+    store: str | Path | None = None,
 ) -> PerturbationData:
     """Cells of the control, 105 single genes and 131 pairs (CRISPRa, K562; Science 365:786), log1p counts per 10,000.
 
@@ -34,6 +39,7 @@ def norman(
         by: those of highest ``mean``, as in the comparison of Ahlmann-Eltze et al., or ``dispersion`` (variance over
             mean of counts). Both look at control cells only, so that held-out conditions choose nothing.
         min_cells: conditions with fewer cells are dropped.
+        store: folder for the cells, where they are not to be in memory, see `from_anndata`.
 
     Raises:
         ValueError: no path, a file in no known layout, an unknown `by`.
@@ -65,6 +71,7 @@ def norman(
         features=[names[column] for column in kept],
         min_cells=min_cells,
         normalize=raw,
+        store=store,
     )
 
 

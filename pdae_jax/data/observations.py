@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from pdae_jax.spelling import first_names
 
@@ -33,7 +33,7 @@ def read_observations(x: Any, columns: Any = None) -> Float[np.ndarray, "cells f
     elif scipy.sparse.issparse(x):
         x = (x if columns is None else x.tocsc()[:, columns] if x.format == "csc" else x.tocsr()[:, columns]).tocsr()
         columns = None
-    elif not hasattr(x, "file") and not hasattr(x, "to_memory"):
+    elif not _on_disk(x):
         x = np.asarray(x)
     if len(x.shape) != 2:
         raise ValueError(f"x has shape {tuple(x.shape)}. Pass a matrix [cells, features]; one feature is x[:, None].")
@@ -52,11 +52,37 @@ def read_observations(x: Any, columns: Any = None) -> Float[np.ndarray, "cells f
     return out
 
 
+def read_rows(x: Any, rows: Int[np.ndarray, " n"]) -> Any:
+    """Some rows, in rising order, of what `read_observations` takes, sparse if it is; a block of rows at a time."""
+    blocks = []
+    for start in range(0, x.shape[0], BLOCK_ROWS):  # of a file: single rows of a compressed one are slow
+        inside = rows[(rows >= start) & (rows < start + BLOCK_ROWS)] - start
+        if len(inside):
+            blocks.append(x[start : start + BLOCK_ROWS][inside])
+    return scipy.sparse.vstack(blocks, format="csr") if scipy.sparse.issparse(blocks[0]) else np.concatenate(blocks)
+
+
+def _on_disk(x: Any) -> bool:
+    """Whether rows are read when they are asked for: a matrix of h5py, of zarr, or a sparse one of AnnData."""
+    return hasattr(x, "file") or hasattr(x, "to_memory") or (hasattr(x, "store") and hasattr(x, "chunks"))
+
+
 def row_totals(x: Any) -> Float[np.ndarray, " cells"]:
     """Sum of each row of what `read_observations` takes, over all its columns, a block of rows at a time."""
-    x = x if hasattr(x, "file") or hasattr(x, "to_memory") or scipy.sparse.issparse(x) else np.asarray(x)
+    x = x if _on_disk(x) or scipy.sparse.issparse(x) else np.asarray(x)
     starts = range(0, x.shape[0], BLOCK_ROWS)
     return np.concatenate([np.asarray(x[s : s + BLOCK_ROWS].sum(axis=1), np.float64).ravel() for s in starts])
+
+
+def constant_columns(x: Any) -> Bool[np.ndarray, " features"]:
+    """Which columns of what `read_observations` takes are the same in all rows, found a block of rows at a time."""
+    low, high = np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
+    for start in range(0, x.shape[0], BLOCK_ROWS):
+        block = x[start : start + BLOCK_ROWS]
+        ends = (block.min(axis=0), block.max(axis=0))
+        ends = [np.asarray(end.toarray() if hasattr(end, "toarray") else end).ravel() for end in ends]
+        low, high = np.fmin(low, ends[0]), np.fmax(high, ends[1])
+    return low == high
 
 
 def read_features(features: Iterable[str] | None, width: int) -> tuple[str, ...]:
@@ -79,9 +105,16 @@ def read_features(features: Iterable[str] | None, width: int) -> tuple[str, ...]
 
 
 def check_values(
-    x: Float[np.ndarray, "cells features"], features: Sequence[str], *, may_be_constant: bool = False
+    x: Float[np.ndarray, "cells features"], features: Sequence[str], *, may_be_constant: bool = False, first: int = 0
 ) -> None:
-    """Raises ``ValueError`` for features with values that are not finite, and for constant ones."""
+    """Raises ``ValueError`` for features with values that are not finite, and for constant ones.
+
+    Args:
+        x: values, perhaps a block of rows of a larger matrix.
+        features: names of the columns.
+        may_be_constant: features may be the same in all cells.
+        first: number of the first row.
+    """
     low, high = x.min(axis=0), x.max(axis=0)  # NaN wins in both: no mask of the size of x is needed
     bad = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high))).tolist()
     if bad:
@@ -89,13 +122,21 @@ def check_values(
         more = f" So have {first_names([features[column] for column in bad[1:]])}." if len(bad) > 1 else ""
         raise ValueError(
             f"Feature {features[bad[0]]!r} has {len(rows)} values that are NaN or infinite (in float32), the first in "
-            f"row {rows[0]}: {x[rows[0], bad[0]]}.{more} Drop these cells or features, or impute the values."
+            f"row {first + rows[0]}: {x[rows[0], bad[0]]}.{more} Drop these cells or features, or impute the values."
         )
+    if not may_be_constant:
+        check_varying(low, high, features, x.shape[0])
+
+
+def check_varying(
+    low: Float[np.ndarray, " features"], high: Float[np.ndarray, " features"], features: Sequence[str], cells: int
+) -> None:
+    """Raises ``ValueError`` for features whose smallest value in as many cells is their largest."""
     constant = np.flatnonzero(low == high).tolist()
-    if constant and not may_be_constant:
+    if constant:
         raise ValueError(
             f"Constant features: {first_names([features[column] for column in constant])}; {features[constant[0]]!r} "
-            f"is {low[constant[0]]:g} in all {x.shape[0]} cells. Drop them: pass features=<those that vary>, or the "
+            f"is {low[constant[0]]:g} in all {cells} cells. Drop them: pass features=<those that vary>, or the "
             f"columns of x with x.max(0) > x.min(0)."
         )
 

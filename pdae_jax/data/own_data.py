@@ -12,10 +12,12 @@ import numpy as np
 from absl import logging
 
 from pdae_jax.data.load import from_anndata, from_frame
+from pdae_jax.data.observations import constant_columns
+from pdae_jax.data.tables import open_anndata
 from pdae_jax.spelling import first_names, nearest_names
 from pdae_jax.types import PerturbationData
 
-ENDINGS = (".h5ad", ".csv", ".csv.gz", ".tsv", ".parquet", ".fcs")
+ENDINGS = (".h5ad", ".zarr", ".csv", ".csv.gz", ".tsv", ".parquet", ".fcs")
 
 #: Condition or dose of an .fcs file by its own name, without the ending.
 FILE = "file"
@@ -31,25 +33,29 @@ def own_data(
     dose: str | None = None,
     layer: str | None = None,
     features: Sequence[str] = (),
+    highly_variable: int | None = None,
     min_cells: int = 2,
     normalize: bool = False,
     arcsinh: float | None = None,
+    store: str | Path | None = None,
 ) -> PerturbationData:
     """Data from a file, the columns by their names.
 
     Args:
-        path: an .h5ad, .csv, .tsv, .parquet or .fcs file, or a folder of .fcs files with the same channels.
+        path: an .h5ad, .zarr, .csv, .tsv, .parquet or .fcs file, or a folder of .fcs files with the same channels.
         condition: column with the condition names: of ``obs``, of the table, or for .fcs a channel or a keyword of the
             file; ``"file"`` is the name of the .fcs file itself.
         control: name of the control.
         separator: joins perturbation names in a condition name.
         dose: column with doses, see `pdae_jax.from_frame`.
-        layer: layer of an .h5ad file; ``X`` when None.
+        layer: layer of an .h5ad or .zarr file; ``X`` when None.
         features: features to keep, in this order. Empty: all that vary, of tables all other columns; those left out
             are named in the log.
+        highly_variable: number of features of an .h5ad or .zarr file to keep instead, see `from_anndata`.
         min_cells: conditions with fewer cells are dropped, and named in the log. The control stays.
         normalize: the values are raw counts of sequencing, and become ``log(1 + counts per 10,000)``.
         arcsinh: cofactor; values become ``arcsinh(x / cofactor)``, as is usual for cytometry. None: as they are.
+        store: folder for the cells of an .h5ad or .zarr file that does not fit into memory, see `from_anndata`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -62,16 +68,22 @@ def own_data(
         raise ValueError(f"min_cells is {min_cells}. Pass at least 2: a distribution needs two cells.")
     if arcsinh is not None and not arcsinh > 0:
         raise ValueError(f"arcsinh is {arcsinh}. Pass a cofactor above 0: 5 is usual for CyTOF, 150 for fluorescence.")
-    if layer is not None and file.suffix != ".h5ad":
-        raise ValueError(f"layer={layer!r}, but {file.name!r} is no .h5ad file and has no layers. Leave it out.")
+    annotated = file.suffix in (".h5ad", ".zarr")
+    for name, value in {"layer": layer, "store": store, "highly_variable": highly_variable}.items():
+        if value is not None and not annotated:
+            raise ValueError(f"{name}={str(value)!r}, but {file.name!r} is no .h5ad or .zarr file. Leave it out.")
+    if store is not None and arcsinh is not None:
+        raise ValueError("store is for counts and other values that are used as they are. Leave arcsinh or store out.")
     if normalize and arcsinh is not None:
         raise ValueError(f"normalize=True and arcsinh={arcsinh}: counts of sequencing take one, cytometry the other.")
     options = {"condition": condition, "control": control, "separator": separator, "dose": dose, "normalize": normalize}
-    if file.suffix == ".h5ad":
-        data = _from_h5ad(file, layer, list(features), min_cells, options)
+    if annotated:
+        data = _from_anndata(
+            file, layer, list(features), min_cells, options | {"store": store, "highly_variable": highly_variable}
+        )
     else:
         data = _from_table(_read_table(file, condition, dose), list(features), min_cells, options)
-    return data if arcsinh is None else dataclasses.replace(data, x=np.arcsinh(data.x / np.float32(arcsinh)))
+    return data if arcsinh is None else dataclasses.replace(data, x=np.arcsinh(data.x[:] / np.float32(arcsinh)))
 
 
 def choose_held_out(data: PerturbationData, fraction: float, seed: int) -> tuple[str, ...]:
@@ -113,24 +125,20 @@ def _find(path: str | Path | None) -> Path:
         there = sorted(other.name for other in file.parent.glob("*") if other.name.endswith(ENDINGS))
         nearest = nearest_names(file.name, there) if there else "that folder has no file of a known kind"
         raise FileNotFoundError(f"No file {str(path)!r}; {nearest}. Pass the path of a file that is there.")
-    if file.is_dir() and not list(file.glob("*.fcs")):
+    if file.is_dir() and file.suffix != ".zarr" and not list(file.glob("*.fcs")):
         raise ValueError(f"The folder {str(path)!r} has no .fcs file. Pass a file, or a folder of .fcs files.")
     if file.is_file() and not file.name.endswith(ENDINGS):
         raise ValueError(f"{file.name!r} is of no known kind. Pass a file that ends in one of {', '.join(ENDINGS)}.")
     return file
 
 
-def _from_h5ad(
+def _from_anndata(
     file: Path, layer: str | None, features: list[str], min_cells: int, options: dict[str, Any]
 ) -> PerturbationData:
-    import anndata
-
-    adata = anndata.read_h5ad(file)
-    matrix: Any = adata.X if layer is None else adata.layers.get(layer)
-    if not features and matrix is not None:  # a layer that is missing is for from_anndata to report
-        low, high = (_row(getattr(matrix, end)(axis=0)) for end in ("min", "max"))
-        features = _varying([str(name) for name in adata.var_names], low == high)
-    return from_anndata(adata, layer=layer, features=features or None, min_cells=min_cells, **options)
+    if not features and options["highly_variable"] is None:
+        with open_anndata(file, [], layer) as table:
+            features = _varying(table.features, constant_columns(table.matrix))
+    return from_anndata(file, layer=layer, features=features or None, min_cells=min_cells, **options)
 
 
 def _from_table(frame: Any, features: list[str], min_cells: int, options: dict[str, Any]) -> PerturbationData:
@@ -152,11 +160,6 @@ def _varying(names: Sequence[str], constant: np.ndarray) -> list[str]:
         dropped = [name for name, same in zip(names, constant, strict=True) if same]
         logging.warning("dropped features that are the same in all cells: %s", first_names(dropped))
     return [name for name, same in zip(names, constant, strict=True) if not same]
-
-
-def _row(values: Any) -> np.ndarray:
-    """A row of a dense or sparse matrix as an array."""
-    return np.asarray(values.toarray() if hasattr(values, "toarray") else values).ravel()
 
 
 def _read_table(file: Path, condition: str, dose: str | None) -> Any:

@@ -22,7 +22,7 @@ from pdae_jax.types import Batch, Counted, PerturbationData
 class DeviceData(NamedTuple):
     """Cells sorted by condition, so that a condition is a slice; ready to be indexed inside `jit`."""
 
-    x: Float[Array, "cells features"]
+    x: Float[Array, "cells features"] | None  # None: in files, see `data.stream`
     start: Int[Array, " conditions"]  # first row of each condition
     count: Int[Array, " conditions"]  # rows of each condition
     labels: Float[Array, "conditions perturbations"]
@@ -30,27 +30,45 @@ class DeviceData(NamedTuple):
     counted: Counted | None = None  # of counts
 
 
-def to_device(data: PerturbationData, standardizer: Standardizer | None = None) -> DeviceData:
-    """Data for the sampler; of counts in the model's units, `standardizer` says which these are."""
-    # the same order in every run, and random: cells of a condition may come sorted
-    order = _by_condition(np.random.default_rng(0), data)
+def to_device(
+    data: PerturbationData, standardizer: Standardizer | None = None, *, order: Int[np.ndarray, " cells"] | None = None
+) -> DeviceData:
+    """Data for the sampler.
+
+    Args:
+        data: cells in the user's units.
+        standardizer: of the model's units; None: cells and labels stay as they are.
+        order: rows of the data, sorted by condition, whose cells stay where they are; None: all cells are put on the
+            device, in random order within conditions.
+    """
     counts = data.counts
     put = jax.device_put  # at once, where jnp.asarray compiles a conversion for each dtype
+    x = None
+    if order is None:
+        order = sampling_order(data)
+        cells = data.x[order]
+        x = put(cells if standardizer is None else standardizer.forward(cells).astype(np.float32))
     counted = None
     if data.size_factors is not None and standardizer is not None:
         counted = Counted(put(data.size_factors[order]), put(standardizer.scale), put(standardizer.mean))
     return DeviceData(
-        x=put(data.x[order]),
+        x=x,
         start=put((np.cumsum(counts) - counts).astype(np.int32)),
         count=put(counts.astype(np.int32)),
-        labels=put(data.labels),
+        labels=put(data.labels if standardizer is None else standardizer.label(data.labels)),
         counted=counted,
     )
 
 
+def sampling_order(data: PerturbationData) -> Int[np.ndarray, " cells"]:
+    """Rows as the sampler has them: the same in every run, and random, as cells of a condition may come sorted."""
+    return _by_condition(np.random.default_rng(0), data)
+
+
 def bootstrap_rows(key: Array, data: DeviceData) -> Int[Array, " cells"]:
     """As many cells of each condition as there are, drawn with replacement: for `DeviceData.rows`."""
-    condition = jnp.repeat(jnp.arange(len(data.count)), data.count, total_repeat_length=data.x.shape[0])
+    number = int(np.sum(data.count))
+    condition = jnp.repeat(jnp.arange(len(data.count)), data.count, total_repeat_length=number)
     return data.start[condition] + jax.random.randint(key, condition.shape, 0, data.count[condition])
 
 
@@ -89,14 +107,19 @@ def chance_of_one_cell(count: Int[Array, " s"], m: int) -> Float[Array, " s"]:
     return (count * times**2 + more * (2 * times + 1)).astype(jnp.float32) / m**2
 
 
-def make_sampler(
-    num_conditions: int, *, num_sources: int, cells_per_source: int, num_targets: int, cells_per_target: int
-) -> Callable[[Array, DeviceData], Batch]:
-    """``sample(key, data) -> Batch``; conditions without replacement, and cells where a condition has enough.
+class Drawn(NamedTuple):
+    """Conditions of a batch, and rows of `DeviceData.x`."""
 
-    Every condition is drawn equally often, whatever its size. Numbers of sources or targets above the number of
-    conditions are cut to it. The batch follows from the key alone.
-    """
+    source: Int[Array, " sources"]
+    target: Int[Array, " targets"]
+    rows_source: Int[Array, "sources m"]
+    rows_target: Int[Array, "targets n"]
+
+
+def make_draw(
+    num_conditions: int, *, num_sources: int, cells_per_source: int, num_targets: int, cells_per_target: int
+) -> Callable[[Array, DeviceData], Drawn]:
+    """``draw(key, data) -> Drawn``: which cells a batch has; of the data it needs no cell."""
     num_sources, num_targets = min(num_sources, num_conditions), min(num_targets, num_conditions)
     chooses = min(num_sources, num_targets) < num_conditions
 
@@ -105,7 +128,7 @@ def make_sampler(
             return jnp.arange(num_conditions)
         return jax.random.choice(key, num_conditions, (number,), replace=False)
 
-    def sample(key: Array, data: DeviceData) -> Batch:
+    def draw(key: Array, data: DeviceData) -> Drawn:
         # where no condition is chosen one key is enough: each split is compiled and run by itself
         key_source, key_target, key_cells = jax.random.split(key, 3) if chooses else (key, key, key)
         source, target = choose(key_source, num_sources), choose(key_target, num_targets)
@@ -113,14 +136,35 @@ def make_sampler(
         number_source, number_target = (rows * columns for rows, columns in shapes)
         bits = jax.random.bits(key_cells, (number_source + number_target,), jnp.uint32)
         bits_source, bits_target = jnp.split(bits, [number_source])
-        rows = rows_of(data, source, bits_source.reshape(shapes[0]))
+        return Drawn(
+            source,
+            target,
+            rows_of(data, source, bits_source.reshape(shapes[0])),
+            rows_of(data, target, bits_target.reshape(shapes[1])),
+        )
+
+    return draw
+
+
+def make_sampler(num_conditions: int, **sizes: int) -> Callable[[Array, DeviceData], Batch]:
+    """``sample(key, data) -> Batch``; conditions without replacement, and cells where a condition has enough.
+
+    Every condition is drawn equally often, whatever its size. Numbers of sources or targets above the number of
+    conditions are cut to it. The batch follows from the key alone. `sizes` are those of `make_draw`.
+    """
+    draw = make_draw(num_conditions, **sizes)
+
+    def sample(key: Array, data: DeviceData) -> Batch:
+        assert data.x is not None
+        drawn = draw(key, data)
+        rows = drawn.rows_source
         return Batch(
             x_source=data.x[rows],
-            label_source=data.labels[source],
-            x_target=data.x[rows_of(data, target, bits_target.reshape(shapes[1]))],
-            label_target=data.labels[target],
-            source=source,
-            same_source=chance_of_one_cell(data.count[source], cells_per_source),
+            label_source=data.labels[drawn.source],
+            x_target=data.x[drawn.rows_target],
+            label_target=data.labels[drawn.target],
+            source=drawn.source,
+            same_source=chance_of_one_cell(data.count[drawn.source], rows.shape[1]),
             counted=None if data.counted is None else data.counted._replace(size=data.counted.size[rows]),
         )
 

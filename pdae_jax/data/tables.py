@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
 @contextlib.contextmanager
 def open_anndata(source: Any, columns: Sequence[str], layer: str | None) -> Iterator[Table]:
-    """Columns of obs, the feature names and the matrix of an AnnData or an .h5ad file.
+    """Columns of obs, the feature names and the matrix of an AnnData, an .h5ad file or a .zarr folder.
 
     Raises:
         KeyError: a column or the layer is missing.
@@ -34,10 +34,17 @@ def open_anndata(source: Any, columns: Sequence[str], layer: str | None) -> Iter
     if isinstance(source, str | Path):
         import h5py
 
+        if (Path(source) / "zarr.json").is_file() or (Path(source) / ".zgroup").is_file():
+            import zarr
+
+            yield _open_file(zarr.open_group(str(source), mode="r"), columns, layer, source)
+            return
         if not Path(source).is_file():
-            raise FileNotFoundError(f"No file {str(source)!r}. Pass the path of an .h5ad file, or an AnnData.")
+            raise FileNotFoundError(
+                f"No file {str(source)!r}. Pass the path of an .h5ad file or a .zarr folder, or an AnnData."
+            )
         with h5py.File(source, "r") as file:
-            yield _open_h5ad(file, columns, layer)
+            yield _open_file(file, columns, layer, source)
         return
     if not all(hasattr(source, name) for name in ("obs", "var_names", "layers")):
         raise TypeError(f"adata is a {type(source).__name__}. Pass an AnnData or the path of an .h5ad file.")
@@ -89,13 +96,12 @@ def read_conditions(columns: Any, num_names: int, notation: Notation) -> Conditi
     return read_columns(values[:num_names], values[num_names:], notation)
 
 
-def _open_h5ad(file: Any, used: Sequence[str], layer: str | None) -> Table:
+def _open_file(file: Any, used: Sequence[str], layer: str | None, source: str | Path) -> Table:
     """The same from an open file; the matrix stays on disk."""
-    import h5py
     import pandas as pd
     from anndata.io import read_elem, sparse_dataset
 
-    obs = _open_obs(file)
+    obs = _open_obs(file, source)
     known = [name for name in obs if name != obs.attrs["_index"]]
     find_columns(used, known, "obs")
     _check_layer(layer, file.get("layers", {}), "X" in file)
@@ -104,15 +110,15 @@ def _open_h5ad(file: Any, used: Sequence[str], layer: str | None) -> Table:
     return Table(
         pd.DataFrame({name: read_elem(obs[name]) for name in used}),
         [str(name) for name in names],
-        matrix if isinstance(matrix, h5py.Dataset) else _in_rows(sparse_dataset(matrix)),
+        matrix if hasattr(matrix, "shape") else _in_rows(sparse_dataset(matrix)),
     )
 
 
-def _open_obs(file: Any) -> Any:
+def _open_obs(file: Any, source: str | Path) -> Any:
     obs = file.get("obs")
     if not hasattr(obs, "keys") or "_index" not in obs.attrs or "__categories" in obs:
         raise ValueError(
-            f"{file.filename!r} has no obs in the layout of anndata 0.8 and later; it has {first_names(list(file))}. "
+            f"{str(source)!r} has no obs in the layout of anndata 0.8 and later; it has {first_names(list(file))}. "
             f"Pass anndata.read_h5ad(path), or write the file again with a newer anndata."
         )
     return obs

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, once_for_data
 
 _BITS = 20  # of a label that count
 MIN_ZEROS = 0.05  # of all values, for data to be counts or their logarithms
@@ -45,9 +45,37 @@ def in_dose_units(
     return np.ldexp(np.round(mantissa * 2**_BITS) / 2**_BITS, exponent).astype(np.float32)
 
 
-def has_zero_floor(x: Float[np.ndarray, "cells features"]) -> bool:
+class Moments(NamedTuple):
+    """What one pass through all cells finds of each feature."""
+
+    mean: Float[np.ndarray, " features"]
+    std: Float[np.ndarray, " features"]
+    lowest: Float[np.ndarray, " features"]
+    highest: Float[np.ndarray, " features"]
+    zeros: float  # share of all values
+
+
+@once_for_data
+def moments(data: PerturbationData) -> Moments:
+    """Mean, spread, extremes and zeros of all cells, in float64."""
+    number, zeros = data.num_cells, 0
+    total, square = np.zeros(data.num_features), np.zeros(data.num_features)
+    lowest, highest = np.full(data.num_features, np.inf), np.full(data.num_features, -np.inf)
+    about = data.x[:1].astype(np.float64)[0]  # near the cells: the squares of large values would lose their spread
+    for block in data.blocks():
+        lowest, highest = np.minimum(lowest, block.min(axis=0)), np.maximum(highest, block.max(axis=0))
+        zeros += block.size - np.count_nonzero(block)
+        off = block - about
+        total, square = total + off.sum(axis=0), square + np.einsum("ij,ij->j", off, off)
+    mean = total / number
+    std = np.sqrt(np.maximum(square / number - mean**2, 0.0))
+    return Moments(mean + about, std, lowest, highest, zeros / (number * data.num_features))
+
+
+def has_zero_floor(data: PerturbationData) -> bool:
     """Whether nothing is below zero and at least `MIN_ZEROS` of all values are zero: counts, or their logarithms."""
-    return bool(x.min() == 0 and np.mean(x == 0) >= MIN_ZEROS)
+    found = moments(data)
+    return bool(found.lowest.min() == 0 and found.zeros >= MIN_ZEROS)
 
 
 def make_standardizer(data: PerturbationData, kind: str) -> Standardizer:
@@ -55,7 +83,8 @@ def make_standardizer(data: PerturbationData, kind: str) -> Standardizer:
     dose = dose_units(data.labels)
     if kind == "none":
         return Standardizer(np.zeros(data.num_features, np.float32), np.ones(data.num_features, np.float32), dose)
-    mean, scale = data.x.mean(axis=0, dtype=np.float64), data.x.std(axis=0, dtype=np.float64)
+    found = moments(data)
+    mean, scale = found.mean, found.std
     if kind == "global":
         scale = np.full_like(scale, np.sqrt(np.mean(scale**2)))
     # a feature that is constant in this subset stays where it is

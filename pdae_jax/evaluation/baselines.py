@@ -16,6 +16,7 @@ from pdae_jax.data.counts import log_normalised, to_counts
 from pdae_jax.data.span import least_squares
 from pdae_jax.labels import LabelLike
 from pdae_jax.model import linear
+from pdae_jax.model.linear import condition_means
 from pdae_jax.prediction.samples import generator
 from pdae_jax.types import PerturbationData, once_for_data
 
@@ -185,7 +186,6 @@ def _single_effect(doses: np.ndarray, differences: np.ndarray, dose: float) -> n
 
 
 # An evaluation asks for many labels of one training set; what does not depend on the label is computed once.
-condition_means = once_for_data(linear.condition_means)
 linear_model = once_for_data(linear.fit_means)
 
 
@@ -204,12 +204,16 @@ def _effects(train: PerturbationData) -> Float[np.ndarray, "perturbations featur
     return least_squares(train.labels, differences)
 
 
+_SPECTRUM_CELLS = 2000  # of a condition: more change no component
+
+
 @once_for_data
 def _spectrum(train: PerturbationData) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, largest first, and eigenvectors of the covariance of the pooled, equally weighted conditions."""
     centre = condition_means(train).mean(axis=0)
-    blocks = (train.x[rows] - centre for rows in train.rows)
-    covariance = sum(block.T @ block / len(block) for block in blocks) / train.num_conditions
+    some = [np.random.default_rng(0).permutation(rows)[:_SPECTRUM_CELLS] for rows in train.rows]
+    blocks = ((block - centre, len(rows)) for rows in some for block in train.blocks(np.sort(rows)))
+    covariance = sum(block.T @ block / number for block, number in blocks) / train.num_conditions
     values, vectors = np.linalg.eigh(covariance)
     return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
 

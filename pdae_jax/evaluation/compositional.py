@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from pdae_jax.data.checks import check_same_columns, check_training_data
 from pdae_jax.data.sample import make_sampler
+from pdae_jax.data.stream import feed
 from pdae_jax.data.units import Standardizer
 from pdae_jax.evaluation.baselines import _draw
 from pdae_jax.evaluation.compositional_step import (
@@ -87,8 +88,8 @@ class Compositional:
         if num_samples < 1:
             raise ValueError(f"num_samples={num_samples}, but at least 1 sample must be asked for.")
         start = source or train.control
-        cells = train.cells(start)
-        x = self.standardizer.forward(cells[_draw(generator(key), len(cells), num_samples)]).astype(np.float32)
+        rows = train.rows[train.index(start)]
+        x = self.standardizer.forward(train.x[rows[_draw(generator(key), len(rows), num_samples)]]).astype(np.float32)
         labels = [jnp.asarray(self.standardizer.label(train.label(name))) for name in (start, label)]
         moved = [
             _translate(self.networks.model, self.params, jax.random.fold_in(key, i), x[i : i + BATCH], *labels)
@@ -172,14 +173,16 @@ def fit_compositional(
     if validation:
         validator = make_validator(key_validate, networks.model, frame.standardizer, train, validation)
         frame = frame._replace(validator=validator)
-    sample = _make_sampler(frame.recipe, train)
+    names = ("num_sources", "cells_per_source", "num_targets", "cells_per_target")
+    sample = make_sampler(train.num_conditions, **dict(zip(names, _sizes(frame.recipe), strict=True)))
     step = make_compositional_step(networks, optimizer, sample, weights, recipe.average_decay, train.num_conditions)
     opponents = Opponents(optimizer.init(params), adversary, optimizer.init(adversary))
     # copies: a step donates its state
     start = TrainState(jnp.zeros((), jnp.int32), key_steps, params, jnp.copy(params), opponents)
     state = with_errors(parts.state._replace(train=start, kept=jnp.copy(params)), frame.validator)
     history, bar = History(), make_progress(progress, "fit_compositional")
-    state = run_steps(parts._replace(frame=frame, step=step), state, None, history, bar)
+    data = feed(train, frame.standardizer, _sizes(frame.recipe))
+    state = run_steps(parts._replace(frame=frame, step=step, data=data), state, None, history, bar)
     params = frame.unravel(state.kept if validation else state.train.average)
     return Compositional(networks, params, frame.standardizer, train, frame.recipe, history.entries)
 
@@ -219,12 +222,6 @@ def fit_comparators(
     return {name: fit_compositional(train, subtract_label=COMPARATORS[name], **options).samples for name in names}
 
 
-def _make_sampler(recipe: Recipe, train: PerturbationData) -> Callable:
+def _sizes(recipe: Recipe) -> tuple[int, int, int, int]:
     """As many cells a step as `fit` draws for sources and targets together."""
-    return make_sampler(
-        train.num_conditions,
-        num_sources=recipe.num_sources,
-        cells_per_source=recipe.cells_per_source + recipe.cells_per_target,
-        num_targets=1,
-        cells_per_target=1,
-    )
+    return recipe.num_sources, recipe.cells_per_source + recipe.cells_per_target, 1, 1

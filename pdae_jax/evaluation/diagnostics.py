@@ -4,14 +4,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pdae_jax.data.units import moments
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.samples import Prediction, reach_of
 from pdae_jax.two_sample.permutation import two_sample_tests
-from pdae_jax.types import PerturbationData, Table
+from pdae_jax.types import PerturbationData, Table, once_for_data
 
 QUANTILES = (0.01, 0.5, 0.99)
 MAX_TESTED_CELLS = 300  # of each law of residuals
 _ENCODED = 2000  # cells of a condition, at most
+_MOST_CELLS = 20_000  # that measured quantiles are found from
 
 
 def residuals(fitted: Fitted, condition: str) -> Float[np.ndarray, "cells features"]:
@@ -24,9 +26,8 @@ def residuals(fitted: Fitted, condition: str) -> Float[np.ndarray, "cells featur
         raise ValueError(
             f"noise={fitted.model.noise!r}: cells have no noise of their own. Fit with noise='abducted', the default."
         )
-    cells = fitted.train.cells(condition)
-    rows = np.random.default_rng(fitted.seed).permutation(len(cells))[:_ENCODED]
-    x = jnp.asarray(fitted.standardizer.forward(cells[rows]), jnp.float32)
+    rows = np.random.default_rng(fitted.seed).permutation(fitted.train.rows[fitted.train.index(condition)])[:_ENCODED]
+    x = jnp.asarray(fitted.standardizer.forward(fitted.train.x[rows]), jnp.float32)
     z = fitted.model.encode(fitted.params, x)
     return np.asarray(fitted.model.abduct(fitted.params, x, z))
 
@@ -72,7 +73,9 @@ def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199) ->
 
 
 def extremes(prediction: Prediction, train: PerturbationData) -> Table:
-    """Quantiles and extremes of predicted values beside those of all measured training cells, per feature.
+    """Quantiles and extremes of predicted values beside those of measured training cells, per feature.
+
+    Measured quantiles are those of 20,000 cells at most, extremes those of all.
 
     Returns:
         DataFrame indexed by feature: ``predicted_1%``, ``predicted_50%``, ``predicted_99%``, ``predicted_min``,
@@ -80,11 +83,22 @@ def extremes(prediction: Prediction, train: PerturbationData) -> Table:
     """
     import pandas as pd
 
+    found, samples = moments(train), prediction.samples
     columns = {}
-    for name, cells in (("predicted", prediction.samples), ("measured", train.x)):
+    for name, cells, low, high in (
+        ("predicted", samples, samples.min(axis=0), samples.max(axis=0)),
+        ("measured", _some_cells(train), found.lowest, found.highest),
+    ):
         for level, row in zip(QUANTILES, np.quantile(cells, QUANTILES, axis=0), strict=True):
             columns[f"{name}_{level:.0%}"] = row
-        columns |= {f"{name}_min": cells.min(axis=0), f"{name}_max": cells.max(axis=0)}
+        columns |= {f"{name}_min": low, f"{name}_max": high}
     table = pd.DataFrame(columns, index=pd.Index(train.features, name="feature"))
     table["reach"] = reach_of(prediction.samples, train)
     return table.sort_values("reach", ascending=False)
+
+
+@once_for_data
+def _some_cells(train: PerturbationData) -> Float[np.ndarray, "cells features"]:
+    """At most `_MOST_CELLS` training cells."""
+    rows = np.random.default_rng(0).permutation(train.num_cells)[:_MOST_CELLS]
+    return train.x[np.sort(rows)]

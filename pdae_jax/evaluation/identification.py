@@ -103,7 +103,7 @@ def measure_identification(fitted: Fitted, truth: Truth | Simulation) -> Identif
         truth = truth_of(truth)
     data = truth.data
     check_same_columns(data, fitted.train, "simulated")
-    learned = fitted.encode(data.x).astype(np.float64)
+    learned = fitted.encode(data.x[:]).astype(np.float64)
     true = truth.latents.astype(np.float64)
     trained = np.array([name in fitted.train.conditions for name in data.conditions])[data.condition_index]
     fit_rows, seen_rows = _halves(np.flatnonzero(trained))

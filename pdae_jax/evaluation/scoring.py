@@ -8,12 +8,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from pdae_jax.evaluation.baselines import condition_means
 from pdae_jax.evaluation.differential import CONTROL_CELLS, FIELD_METRICS, Differential, Samples, differential
 from pdae_jax.evaluation.metrics import METRICS, Context, median_distance
+from pdae_jax.model.linear import condition_means
 from pdae_jax.prediction.samples import generator
 from pdae_jax.two_sample.permutation import two_sample_test
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, once_for_data
 
 CEILING = "oracle_half"
 METRIC_NAMES = (*METRICS, *FIELD_METRICS, "p_value")
@@ -60,8 +60,7 @@ def known_of(
 ) -> Known:
     """What metrics may know of a condition with this label and these true cells."""
     means = condition_means(train)
-    control = train.cells(train.control)
-    control = control[np.random.default_rng(0).permutation(len(control))[:CONTROL_CELLS]]
+    control = _control_cells(train)
     context = Context(
         control_mean=means[train.index(train.control)],
         centroid=means[np.any(train.labels, axis=1)].mean(axis=0),
@@ -69,6 +68,12 @@ def known_of(
         bandwidth=median_distance(true),
     )
     return Known(context, control, differential(true, control))
+
+
+@once_for_data
+def _control_cells(train: PerturbationData) -> Float[np.ndarray, "cells features"]:
+    rows = train.rows[train.index(train.control)]
+    return train.x[np.random.default_rng(0).permutation(rows)[:CONTROL_CELLS]]
 
 
 def values_of(

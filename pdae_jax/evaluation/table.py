@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pdae_jax.data.checks import aligned
 from pdae_jax.evaluation.baselines import BASELINES
@@ -30,6 +30,7 @@ from pdae_jax.evaluation.scoring import (
 )
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
+from pdae_jax.model.linear import condition_means
 from pdae_jax.prediction.samples import generator, predict
 from pdae_jax.prediction.source import resolve_source
 from pdae_jax.prediction.verdict import Verdict
@@ -56,7 +57,8 @@ class Case(NamedTuple):
     split: str
     condition: str
     label: Float[np.ndarray, " perturbations"]
-    cells: Float[np.ndarray, "n features"]
+    data: PerturbationData  # that the condition is of
+    rows: Int[np.ndarray, " n"]  # of its cells
 
 
 class Request(NamedTuple):
@@ -171,15 +173,14 @@ def _cases(split: str, data: PerturbationData) -> Iterator[Case]:
             f"The {split} data have no perturbed condition to evaluate; their conditions are "
             f"{list(data.conditions[:5])}. Pass conditions that pdae_jax.hold_out held out."
         )
-    for condition, label in zip(data.conditions, data.labels, strict=True):
-        cells = data.cells(condition)
-        if np.any(label) and len(cells) < 2:
+    for condition, label, rows in zip(data.conditions, data.labels, data.rows, strict=True):
+        if np.any(label) and len(rows) < 2:
             raise ValueError(
-                f"Condition {condition!r} of the {split} data has {len(cells)} cells; a distribution needs at least 2. "
+                f"Condition {condition!r} of the {split} data has {len(rows)} cells; a distribution needs at least 2. "
                 f"Leave it out with data.select."
             )
         if np.any(label):
-            yield Case(split, condition, label, cells)
+            yield Case(split, condition, label, data, rows)
 
 
 def _rows(
@@ -187,7 +188,8 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """All rows of one condition."""
     key_true, key_model, key_baselines, key_ceiling, key_test = jax.random.split(key, 5)
-    shuffled = case.cells[generator(key_true).permutation(len(case.cells))]
+    rows = generator(key_true).permutation(case.rows)[: 2 * request.num_samples]
+    shuffled = case.data.x[rows]
     true = shuffled[: request.num_samples]
     own = known_of(fitted.train, case.label, known, true)
     context = own.context
@@ -213,7 +215,7 @@ def _rows(
 
     results = {MODEL: result_of(MODEL, prediction.samples)}
     results |= {name: result_of(name, samples_of(method)) for name, method in request.methods.items()}
-    ceiling = ceiling_of(key_ceiling, shuffled[: 2 * request.num_samples], own, request.metrics)
+    ceiling = ceiling_of(key_ceiling, shuffled, own, request.metrics)
     results[CEILING] = ceiling
     base = results.get(MEAN_RESPONSE) or result_of(MEAN_RESPONSE, samples_of(BASELINES[MEAN_RESPONSE]))
     scale = {n: (base.values[n], ceiling.values[n]) for n in request.metrics if n not in UNSCALED}
@@ -276,7 +278,7 @@ def _verdict_columns(verdict: Verdict) -> dict[str, Any]:
 
 def _known_means(parts: Mapping[str, PerturbationData | None]) -> KnownMeans:
     cases = [case for split, data in parts.items() if data for case in _cases(split, data)]
-    means = [case.cells.mean(axis=0, dtype=np.float64) for case in cases]
+    means = [condition_means(case.data)[case.data.index(case.condition)] for case in cases]
     return KnownMeans(np.stack([case.label for case in cases]), np.stack(means))
 
 

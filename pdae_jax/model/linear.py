@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Int
 
 from pdae_jax.data.span import determined_by_others
 from pdae_jax.data.units import dose_units
-from pdae_jax.types import AnyArray, PerturbationData
+from pdae_jax.types import AnyArray, PerturbationData, once_for_data
 
 RIDGES = tuple(10.0**power for power in np.arange(-4.0, 1.01, 0.5))
 SATURATIONS = tuple(float(value) for value in np.arange(0.0, 1.01, 0.1))
@@ -123,19 +123,19 @@ def fit_linear(
     )
 
 
-def fit_means(
-    train: PerturbationData, x: Float[np.ndarray, "cells features"] | None = None, *, additive: bool = False
-) -> LinearModel:
-    """The best linear model of the condition means of `x`, the cells of `train` in some units; default as they are."""
-    return fit_linear(condition_means(train, x), train.labels, train.counts, additive=additive)
+def fit_means(train: PerturbationData, *, additive: bool = False) -> LinearModel:
+    """The best linear model of the condition means, in the user's units."""
+    return fit_linear(condition_means(train), train.labels, train.counts, additive=additive)
 
 
-def condition_means(
-    train: PerturbationData, x: Float[np.ndarray, "cells features"] | None = None
-) -> Float[np.ndarray, "conditions features"]:
+@once_for_data
+def condition_means(train: PerturbationData) -> Float[np.ndarray, "conditions features"]:
     """Mean of each condition, in float64."""
-    cells = train.x if x is None else x
-    return np.stack([cells[rows].mean(axis=0, dtype=np.float64) for rows in train.rows])
+    sums = [
+        sum(block.sum(axis=0, dtype=np.float64) for block in train.blocks(rows)) / max(len(rows), 1)
+        for rows in train.rows
+    ]
+    return np.stack([np.asarray(mean) for mean in sums])
 
 
 class _Choice(NamedTuple):

@@ -84,9 +84,9 @@ def _disagreement(models: Sequence[Fitted], label: np.ndarray, sources: Sequence
 
 def _some_cells(train: PerturbationData, condition: str) -> tuple[np.ndarray, np.ndarray]:
     """A fixed number of rows, so that one compiled shape serves all; and one for those that are distinct cells."""
-    cells = train.cells(condition)
-    rows = np.random.default_rng(train.index(condition)).permutation(len(cells))
-    return cells[np.resize(rows, _CELLS)], (np.arange(_CELLS) < len(cells)).astype(np.float32)
+    row = train.index(condition)
+    chosen = np.random.default_rng(row).permutation(train.rows[row])[:_CELLS]
+    return train.x[np.resize(chosen, _CELLS)], (np.arange(_CELLS) < len(chosen)).astype(np.float32)
 
 
 def _law(fitted: Fitted, cells: np.ndarray, label_from: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:

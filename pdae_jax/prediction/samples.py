@@ -10,6 +10,7 @@ from absl import logging
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.data.counts import log_normalised, to_counts
+from pdae_jax.data.units import moments
 from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
@@ -135,7 +136,8 @@ def reach_of(samples: Float[np.ndarray, "samples features"], train: Perturbation
     The largest distance of a sample from the middle of the measured range, in halves of the range: 1 is the smallest or
     largest value ever measured. Features that are constant in the training cells are 1 where samples are as well.
     """
-    lowest, highest = train.x.min(axis=0).astype(np.float64), train.x.max(axis=0).astype(np.float64)
+    found = moments(train)
+    lowest, highest = found.lowest, found.highest
     middle, half = (lowest + highest) / 2, (highest - lowest) / 2
     far = np.max(np.abs(samples - middle), axis=0)
     size = np.where(half > 0, half, np.maximum(np.abs(middle), 1.0))
@@ -146,11 +148,12 @@ def _checked_reach(prediction: Prediction, train: PerturbationData) -> float:
     reach = reach_of(prediction.samples, train)
     worst = int(np.argmax(reach))
     if reach[worst] > MAX_REACH:
-        value = prediction.samples[np.argmax(np.abs(prediction.samples[:, worst] - train.x[:, worst].mean())), worst]
+        found, column = moments(train), prediction.samples[:, worst]
+        value = column[np.argmax(np.abs(column - found.mean[worst]))]
         logging.warning(
             "%s: predicted values of %s reach %.4g, and measured ones lie between %.4g and %.4g. Such cells were never "
             "seen; look at the verdict before using them.",
-            *(prediction.condition, train.features[worst], value, train.x[:, worst].min(), train.x[:, worst].max()),
+            *(prediction.condition, train.features[worst], value, found.lowest[worst], found.highest[worst]),
         )
     return float(reach[worst])
 

@@ -290,6 +290,7 @@ def _evenly_spaced(names: Sequence[str]) -> list[str]:
 
 def _latent_figure(fitted: Fitted) -> Figure:
     train = fitted.train.select(_evenly_spaced(fitted.train.conditions))
-    latents = fitted.encode(train.x)
-    centres = np.stack([latents[train.condition_index == e].mean(axis=0) for e in range(train.num_conditions)])
+    train = train.take(np.sort(np.concatenate([rows[:_SHOWN_CELLS] for rows in train.rows])))
+    latents = fitted.encode(train.x[:])
+    centres = np.stack([latents[rows].mean(axis=0) for rows in train.rows])
     return plots.latent_space(latents, train.condition_index, train.conditions, centres=centres)

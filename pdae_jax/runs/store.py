@@ -1,15 +1,18 @@
 """Perturbation data as one ``.npz`` of plain arrays (no pickle), and its fingerprint."""
 
 import hashlib
+import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from pdae_jax.cells import StoredCells
 from pdae_jax.runs.files import read_arrays, write_arrays
 from pdae_jax.types import PerturbationData
 
-_ARRAYS = ("x", "condition_index", "labels")
+_ARRAYS = ("condition_index", "labels")
 _NAMES = ("conditions", "perturbations", "features")
 _SIZES = "size_factors"  # of counts only
 _STRINGS = ("control", "separator")
@@ -21,9 +24,39 @@ def save_data(path: pathlib.Path, data: PerturbationData) -> None:
 
 
 def data_arrays(data: PerturbationData) -> dict[str, np.ndarray]:
-    """The fields of a data set as plain arrays, by name; those that are None are left out."""
+    """The fields of a data set as plain arrays, by name; those that are None are left out.
+
+    Cells that stay in files are named by their folder, and by their rows and columns in it.
+    """
     arrays = {name: getattr(data, name) for name in (*_ARRAYS, _SIZES) if getattr(data, name) is not None}
-    return arrays | {name: np.array(getattr(data, name), dtype=np.str_) for name in (*_NAMES, *_STRINGS)}
+    return (
+        _cells_arrays(data.x)
+        | arrays
+        | {name: np.array(getattr(data, name), dtype=np.str_) for name in (*_NAMES, *_STRINGS)}
+    )
+
+
+def _cells_arrays(x: np.ndarray | StoredCells) -> dict[str, np.ndarray]:
+    if not isinstance(x, StoredCells):
+        return {"x": x}
+    arrays = {"store": np.array(str(x.folder)), "store_identity": np.array(_identity(x)), "store_rows": x.rows}
+    return arrays if x.columns is None else arrays | {"store_columns": x.columns}
+
+
+def _identity(x: StoredCells) -> str:
+    return json.dumps(x.manifest["identity"], sort_keys=True)
+
+
+def _read_cells(arrays: Mapping[str, np.ndarray]) -> np.ndarray | StoredCells:
+    if "x" in arrays:
+        return arrays["x"]
+    x = StoredCells(str(arrays["store"]), rows=arrays["store_rows"], columns=arrays.get("store_columns"))
+    if _identity(x) != str(arrays["store_identity"]):
+        raise ValueError(
+            f"The folder {str(x.folder)!r} holds other cells than those that were used: {_identity(x)} now, "
+            f"{arrays['store_identity']} then. Put them back, or repeat the run with another workdir."
+        )
+    return x
 
 
 def load_data(path: pathlib.Path) -> PerturbationData:
@@ -32,6 +65,7 @@ def load_data(path: pathlib.Path) -> PerturbationData:
         raise FileNotFoundError(f"No data at {path}. A run folder holds its data beside config.json; pass its path.")
     arrays = read_arrays(path)
     fields: dict[str, Any] = {name: arrays[name] for name in (*_ARRAYS, _SIZES) if name in arrays}
+    fields["x"] = _read_cells(arrays)
     fields |= {name: tuple(arrays[name].tolist()) for name in _NAMES}
     fields |= {name: str(arrays[name]) for name in _STRINGS}
     return PerturbationData(**fields)
@@ -42,8 +76,10 @@ def fingerprint(data: PerturbationData | None) -> str | None:
     if data is None:
         return None
     digest = hashlib.sha256()
-    for name in _ARRAYS:
-        digest.update(np.ascontiguousarray(getattr(data, name)).tobytes())
+    cells = _cells_arrays(data.x)
+    cells.pop("store", None)  # a folder may be moved
+    for array in (*cells.values(), *(getattr(data, name) for name in _ARRAYS)):
+        digest.update(np.ascontiguousarray(array).tobytes())
     if data.size_factors is not None:
         digest.update(np.ascontiguousarray(data.size_factors).tobytes())
     for name in (*_NAMES, *_STRINGS):

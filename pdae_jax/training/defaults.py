@@ -61,7 +61,7 @@ def resolve_recipe(recipe: Recipe, train: PerturbationData, pilot: Pilot | None 
         recipe = recipe.override(latent_dim=effective_rank(pilot))
     if any(getattr(recipe, name) is None for name in ON_SURFACE):
         assert recipe.latent_dim is not None
-        on_surface = lies_on_surface(pilot.data, recipe.latent_dim)
+        on_surface = lies_on_surface(pilot, recipe.latent_dim)
         found = (ON_SURFACE if on_surface else WITH_NOISE) | (DRAWN if recipe.noise == "drawn" else {})
         recipe = recipe.override(**{name: v for name, v in found.items() if getattr(recipe, name) is None})
     if recipe.num_steps is None:
@@ -69,13 +69,13 @@ def resolve_recipe(recipe: Recipe, train: PerturbationData, pilot: Pilot | None 
     return Resolved(**dataclasses.asdict(recipe))
 
 
-def lies_on_surface(data: PerturbationData, latent_dim: int) -> bool:
+def lies_on_surface(pilot: Pilot, latent_dim: int) -> bool:
     """Whether cells have a density along a surface of `latent_dim` dimensions, `has_density` of some of them."""
-    random = np.random.default_rng(0)
+    random, data = np.random.default_rng(0), pilot.train
     rows = balanced_rows(random, data, -(-_PAIRED // data.num_conditions))
     # conditions of few cells repeat them: a cell must not be its own neighbour
     rows = random.permutation(np.unique(rows))[:_PAIRED]
-    return has_density(data.x[rows], latent_dim)
+    return has_density(pilot.cells(rows), latent_dim)
 
 
 def default_steps(recipe: Recipe, train: PerturbationData) -> int:
@@ -96,12 +96,12 @@ def effective_rank(pilot: Pilot) -> int:
     than the truth has, shifts lead off the cells' manifold. Counted are the singular values of the linear start's
     `W A`, in standard deviations within conditions, above `RELEVANT_SHIFT` of the largest.
     """
-    data = pilot.data
+    data = pilot.train
     most = min(data.num_conditions - 1, data.num_perturbations, data.num_features)
     rows = balanced_rows(np.random.default_rng(0), data, int(np.clip(8192 // data.num_conditions, 8, 500)))
-    label = data.labels[data.condition_index[rows]]
-    start = linear_start(data.x[rows], label, pilot.linear, most, noise="abducted", noise_dim=0)
-    moved = effective_label(data.labels.astype(np.float64), start.saturation) @ start.shift_matrix
+    label = pilot.labels[data.condition_index[rows]]
+    start = linear_start(pilot.cells(rows), label, pilot.linear, most, noise="abducted", noise_dim=0)
+    moved = effective_label(pilot.labels.astype(np.float64), start.saturation) @ start.shift_matrix
     singular = np.linalg.svd(moved, compute_uv=False)
     return max(1, int(np.sum(singular > RELEVANT_SHIFT * singular[0])))
 

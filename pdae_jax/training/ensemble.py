@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array
 
 from pdae_jax.data.sample import bootstrap_rows
+from pdae_jax.data.stream import Streamed
 from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs.track import Progress
@@ -98,7 +99,10 @@ def prepare_replicas(
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     data = first.data
     if bootstrap:
-        data = data._replace(rows=jnp.stack([bootstrap_rows(jax.random.fold_in(k, _BOOTSTRAP), data) for k in keys]))
+        index = data.index if isinstance(data, Streamed) else data
+        rows = jnp.stack([bootstrap_rows(jax.random.fold_in(k, _BOOTSTRAP), index) for k in keys])
+        index = index._replace(rows=rows)
+        data = data._replace(index=index) if isinstance(data, Streamed) else index
     step = replicate(first.step, bootstrap=bootstrap)
     return first._replace(data=data, step=step, state=with_errors(state, first.frame.validator))
 

@@ -14,6 +14,7 @@ from jaxtyping import Array
 from pdae_jax.data.checks import check_training_data
 from pdae_jax.data.span import determined_by_others, label_span
 from pdae_jax.data.split import hold_out
+from pdae_jax.data.stream import pieces
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import make_random
 from pdae_jax.recipe import Recipe
@@ -197,10 +198,13 @@ def run_steps(
     progress.update(step, parts.num_steps, math.nan)
     while step < parts.num_steps and not _stopped(state, recipe):
         length = min(recipe.log_every, parts.num_steps - step)
-        if length not in compiled:
-            compiled[length] = make_train_steps(parts.step, length)
-        train_state, metrics = compiled[length](state.train, parts.data)
-        metrics = jax.device_get(metrics)
+        train_state, found = state.train, []
+        for piece in pieces(parts.data, state.train.key, step, length):
+            if piece.num_steps not in compiled:
+                compiled[piece.num_steps] = make_train_steps(parts.step, piece.num_steps)
+            train_state, metrics = compiled[piece.num_steps](train_state, piece.data)
+            found.append(jax.device_get(metrics))
+        metrics = jax.tree.map(lambda *values: np.mean(values, axis=0), *found)
         _check_finite(metrics, step, step + length)
         step += length
         state = state._replace(train=train_state)

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.data.sample import DeviceData, balanced_rows, make_sampler, to_device
+from pdae_jax.data.sample import DeviceData, balanced_rows, make_sampler
+from pdae_jax.data.stream import Streamed, feed
 from pdae_jax.data.units import Standardizer, make_standardizer
 from pdae_jax.model.model import Model, Start, linear_start
 from pdae_jax.randomness import make_random
@@ -71,7 +72,7 @@ class Parts(NamedTuple):
 
     frame: Frame
     num_steps: int  # to be taken: all of the schedule, or the recipe's `stop_step`
-    data: DeviceData
+    data: DeviceData | Streamed
     step: Callable
     state: LoopState  # at step 0
 
@@ -100,12 +101,13 @@ def prepare(
     pilot = make_pilot(recipe, train)
     recipe = resolve_recipe(recipe, train, pilot)
     model = build_model(recipe, train, pilot.standardizer)
-    data = to_device(pilot.data, pilot.standardizer)
+    data = feed(train, pilot.standardizer, sizes_of(recipe))
     random = make_random(key)
     rows = balanced_rows(random, train, int(np.clip(_START_CELLS // train.num_conditions, 8, 256)))
+    cells = pilot.cells(rows)
     additive = linear_start(
-        pilot.data.x[rows],
-        pilot.data.labels[train.condition_index[rows]],
+        cells,
+        pilot.labels[train.condition_index[rows]],
         pilot.linear if recipe.observed_effects else pilot.additive,
         model.latent_dim,
         noise=recipe.noise,
@@ -117,8 +119,8 @@ def prepare(
     with ThreadPoolExecutor(max_workers=1) as thread:
         # only compiled there: contexts of the caller, its default device say, do not reach another thread
         compiling = thread.submit(start.lower().compile)
-        step = step_for(recipe, model, train.num_conditions, pilot.data.x[rows])
-        if chunk:
+        step = step_for(recipe, model, train.num_conditions, cells)
+        if chunk and isinstance(data, DeviceData):
             make_train_steps(step, min(chunk, recipe.num_steps)).lower(start.out_info[0].train, data).compile()
         state, key_validate = compiling.result()(key, additive)
     frame = _frame(recipe, model, pilot.standardizer, key, key_validate, train, validation, source)
@@ -194,18 +196,22 @@ def optimizer_of(recipe: Resolved) -> optax.GradientTransformation:
     )
 
 
+def sizes_of(recipe: Recipe) -> tuple[int, int, int, int]:
+    """Sources, cells of each, targets and cells of each in a step."""
+    return recipe.num_sources, recipe.cells_per_source, recipe.num_targets, recipe.cells_per_target
+
+
 def step_for(recipe: Resolved, model: Model, num_conditions: int, x: Float[np.ndarray, "cells features"]) -> Callable:
     """The training step of a recipe; bandwidths are multiples of the median distance of the cells `x`."""
     parameters = (recipe.beta,)
     if recipe.kernel != "energy":
         median = float(kernels.median_bandwidth(jax.random.key(0), x))
         parameters = tuple(factor * median for factor in recipe.bandwidths)
-    sizes = (recipe.num_sources, recipe.cells_per_source, recipe.num_targets, recipe.cells_per_target)
     return _make_step(
         model,
         optimizer_of(recipe),
         num_conditions,
-        sizes,
+        sizes_of(recipe),
         (recipe.kernel, parameters),
         recipe.weights,
         recipe.form,

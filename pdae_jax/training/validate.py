@@ -13,6 +13,7 @@ from scipy.spatial.distance import pdist, squareform
 from pdae_jax.data.units import Standardizer
 from pdae_jax.model.model import Model
 from pdae_jax.model.observation import whole_counts
+from pdae_jax.randomness import make_random
 from pdae_jax.spelling import first_names
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.statistics import two_sample_statistic
@@ -88,9 +89,9 @@ def make_validator(
     sources = [(source or {}).get(name, train.control) for name in validation.conditions]
     rows = {name: _resample(key_source, train.rows[train.index(name)]) for name in sources}
     keys = jax.random.split(key_cells, validation.num_conditions)
-    cells = [_choose(k, validation.cells(c)) for k, c in zip(keys, validation.conditions, strict=True)]
+    cells = [_choose(k, validation, c) for k, c in zip(keys, validation.conditions, strict=True)]
     size = max(len(c) for c in cells)
-    counts = np.array([len(train.cells(name)) for name in sources])
+    counts = train.counts[[train.index(name) for name in sources]]
     cases = Cases(
         noise_key=jax.random.split(key_noise, len(cells)),
         x_source=jnp.asarray(
@@ -113,7 +114,7 @@ def make_validator(
         return _errors(model, params, cases, units)
 
     noise = exact_noise(cells, [min(int(n), MAX_CELLS) for n in counts], sources)
-    control_cells = jnp.asarray(_choose(key_source, train.cells(train.control)))
+    control_cells = jnp.asarray(_choose(key_source, train, train.control))
     control = jax.lax.map(lambda case: _distance(control_cells, None, case[0], case[1]), (cases.x, cases.weight))
     return Validator(errors, np.asarray(control), validation.conditions, noise)
 
@@ -185,10 +186,9 @@ def distance_variance(y: Float[np.ndarray, "n features"]) -> float:
 
 def _resample(key: Array, rows: np.ndarray) -> np.ndarray:
     """Exactly `MAX_CELLS` rows, one shape for all sources; those beyond the cells there are get no weight."""
-    order = np.asarray(jax.random.permutation(key, len(rows)))
-    return rows[np.resize(order, MAX_CELLS)]
+    return rows[np.resize(make_random(key).permutation(len(rows)), MAX_CELLS)]
 
 
-def _choose(key: Array, cells: np.ndarray) -> np.ndarray:
-    rows = np.asarray(jax.random.permutation(key, len(cells)))[:MAX_CELLS]
-    return cells[rows]
+def _choose(key: Array, data: PerturbationData, condition: str) -> np.ndarray:
+    rows = data.rows[data.index(condition)]
+    return data.x[make_random(key).permutation(rows)[:MAX_CELLS]]

@@ -92,7 +92,7 @@ def test_a_run_folder_loads_as_what_was_fitted(finished):
 
 
 def test_a_run_folder_is_read_without_the_work_of_a_fit(finished, monkeypatch):
-    for name in ("make_pilot", "linear_start", "to_device", "step_for"):
+    for name in ("make_pilot", "linear_start", "feed", "step_for"):
         monkeypatch.setattr(f"pdae_jax.training.prepare.{name}", lambda *_, **__: pytest.fail("nothing is fitted here"))
     loaded = pdae_jax.load_run(finished.workdir)
     assert same(loaded.params, finished.params) and loaded.validation_errors == finished.validation_errors

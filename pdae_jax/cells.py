@@ -1,0 +1,113 @@
+"""Cells that stay in files: a matrix whose rows are read when they are asked for."""
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+MANIFEST_FILE = "cells.json"
+PART_ROWS = 1 << 16  # rows of the matrix in one part: positions within it fit 32 bits
+BLOCK_ROWS = 4096  # made dense at a time
+
+
+class StoredCells:
+    """What stands for the matrix of `PerturbationData` where that is larger than memory.
+
+    Made by ``pdae_jax.from_anndata(..., store=folder)``, see `data.stored`. Rows are taken as from an array, by
+    positions in any order or by a slice, and come as a dense float32 array. Files are mapped into memory: the system
+    keeps of them what it has room for.
+    """
+
+    ndim = 2
+    dtype = np.dtype(np.float32)
+
+    def __init__(
+        self,
+        folder: pathlib.Path | str,
+        *,
+        rows: Int[np.ndarray, " cells"] | None = None,
+        columns: Int[np.ndarray, " features"] | None = None,
+    ):
+        self.folder = pathlib.Path(folder)
+        self.manifest: dict[str, Any] = read_manifest(self.folder)
+        self.rows = np.arange(self.manifest["num_cells"]) if rows is None else rows  # of the files
+        self.columns = columns  # of the files; None: all
+        self.shape = (len(self.rows), self.manifest["num_features"] if columns is None else len(columns))
+        self._parts: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Float[np.ndarray, "rows features"]:
+        rows = self.rows[rows]
+        out = np.empty((len(rows), self.shape[1]), np.float32)
+        part, inside = np.divmod(rows, PART_ROWS)
+        for number in np.unique(part):
+            here = np.flatnonzero(part == number)
+            block = self._part(int(number))[inside[here]]
+            block = block.toarray() if hasattr(block, "toarray") else block
+            out[here] = block if self.columns is None else block[:, self.columns]
+        return out
+
+    def __array__(self, *_: Any, **__: Any) -> np.ndarray:
+        raise TypeError(
+            f"These {self.shape[0]} cells stay in {str(self.folder)!r}: as a whole they may not fit into memory. Take "
+            f"rows, as in data.x[:1000], or data.blocks()."
+        )
+
+    def take(self, rows: Int[np.ndarray, " kept"] | slice) -> "StoredCells":
+        """These rows only; nothing is read."""
+        return StoredCells(self.folder, rows=self.rows[rows], columns=self.columns)
+
+    def with_columns(self, columns: Int[np.ndarray, " kept"]) -> "StoredCells":
+        """These columns only; nothing is read."""
+        return StoredCells(
+            self.folder, rows=self.rows, columns=columns if self.columns is None else self.columns[columns]
+        )
+
+    def _part(self, number: int) -> Any:
+        """A part of the matrix, mapped into memory."""
+        if number not in self._parts:
+            self._parts[number] = open_part(self.folder, number, self.manifest)
+        return self._parts[number]
+
+
+def blocks(
+    x: Float[np.ndarray, "cells features"] | StoredCells, rows: Int[np.ndarray, " n"] | None = None
+) -> Iterator[Float[np.ndarray, "_ features"]]:
+    """A matrix, or some of its rows, in dense blocks of few rows."""
+    number = len(x) if rows is None else len(rows)
+    for start in range(0, number, BLOCK_ROWS):
+        part = slice(start, start + BLOCK_ROWS)
+        yield x[part] if rows is None else x[rows[part]]
+
+
+def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
+    """What a store says of itself; ``FileNotFoundError`` if there is none."""
+    path = folder / MANIFEST_FILE
+    if not path.exists():
+        raise FileNotFoundError(
+            f"No cells in {str(folder)!r}: it has no {MANIFEST_FILE}. Read the data again with store={str(folder)!r}."
+        )
+    return json.loads(path.read_text())
+
+
+def open_part(folder: pathlib.Path, number: int, manifest: dict[str, Any]) -> Any:
+    """One part of a store: dense, or sparse with three mapped arrays."""
+    if not manifest["sparse"]:
+        return np.load(part_file(folder, number, "x"), mmap_mode="r")
+    import scipy.sparse
+
+    arrays = [np.load(part_file(folder, number, kind), mmap_mode="r") for kind in ("data", "indices", "indptr")]
+    rows = len(arrays[2]) - 1
+    part = scipy.sparse.csr_array((rows, manifest["num_features"]), dtype=np.float32)
+    part.data, part.indices, part.indptr = arrays  # as they are: the constructor would look at every one
+    return part
+
+
+def part_file(folder: pathlib.Path, number: int, kind: str) -> pathlib.Path:
+    """The file of one array of a part."""
+    return folder / f"{number:05d}.{kind}.npy"

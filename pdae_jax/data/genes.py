@@ -1,0 +1,57 @@
+"""Choice of features before any are read as a whole: those that vary most, by scanpy."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from absl import logging
+
+from pdae_jax.data.conditions import Conditions
+from pdae_jax.data.counts import TARGET_SUM, is_counts
+from pdae_jax.data.observations import read_rows
+
+MOST_CELLS = 30_000  # that are looked at
+
+
+def highly_variable(matrix: Any, features: Sequence[str], conditions: Conditions, number: int) -> list[str]:
+    """Names of the features that vary most, in the order of the file.
+
+    Only cells of the control and of single perturbations are looked at: combinations, which are held out, choose
+    nothing. It is `scanpy.pp.highly_variable_genes` with its default, dispersions within bins of the mean, of
+    log-normalised values; raw counts are normalised for it.
+
+    Args:
+        matrix: ``[cells, features]``, perhaps on disk.
+        features: names of all columns.
+        conditions: of the cells.
+        number: of features to keep.
+
+    Raises:
+        ImportError: scanpy is not installed.
+        ValueError: a number below 1, or above that of the features.
+    """
+    if not 1 <= number <= len(features):
+        raise ValueError(f"highly_variable={number}, and there are {len(features)} features. Pass a number in between.")
+    try:
+        import scanpy  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(
+            "highly_variable needs scanpy, which is not installed. Run make .venv/scanpy.stamp in the repository, or "
+            "pip install 'pdae_jax[scanpy]' elsewhere; or pass features=<names>."
+        ) from error
+    import anndata
+    import pandas as pd
+
+    single = np.count_nonzero(conditions.labels, axis=1) <= 1
+    rows = np.flatnonzero(single[conditions.index])
+    rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_CELLS])
+    x = scipy.sparse.csr_matrix(read_rows(matrix, rows), dtype=np.float32)
+    adata = anndata.AnnData(x, var=pd.DataFrame(index=pd.Index(features)))
+    if is_counts(x[:200].toarray()):
+        scanpy.pp.normalize_total(adata, target_sum=TARGET_SUM)
+        scanpy.pp.log1p(adata)
+    found: Any = scanpy.pp.highly_variable_genes(adata, n_top_genes=number, inplace=False)
+    kept = [features[column] for column in np.flatnonzero(found["highly_variable"].to_numpy())]
+    logging.info("Kept %d of %d features, highly variable in %d cells", len(kept), len(features), len(rows))
+    return kept

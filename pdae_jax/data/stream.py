@@ -1,0 +1,126 @@
+"""Cells that stay in files, brought to the device a few steps at a time.
+
+Which cells a step draws follows from its key alone. So the rows of the next steps are drawn ahead, their cells are read
+while the device is busy with those before, and the step sees a small `DeviceData` in which `DeviceData.rows` says where
+each cell lies. It is the same step, with the same numbers, as that of cells in memory.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from pdae_jax.cells import StoredCells
+from pdae_jax.data.sample import DeviceData, Drawn, make_draw, sampling_order, to_device
+from pdae_jax.data.units import Standardizer
+from pdae_jax.types import PerturbationData
+
+MAX_BYTES = 128 * 2**20  # of cells at once; as many are read ahead
+
+
+class Streamed(NamedTuple):
+    """What a loop trains on where cells stay in files; `DeviceData` where they do not."""
+
+    data: PerturbationData
+    standardizer: Standardizer
+    order: Int[np.ndarray, " cells"]  # rows of the data as the sampler numbers them
+    index: DeviceData  # without cells
+    draw: Callable[[Array, DeviceData], Drawn]
+
+
+class Piece(NamedTuple):
+    """The cells of some steps."""
+
+    data: DeviceData
+    num_steps: int
+
+
+def feed(data: PerturbationData, standardizer: Standardizer, sizes: tuple[int, int, int, int]) -> DeviceData | Streamed:
+    """Training cells for a loop: all of them on the device, or, where they stay in files, those of a few steps.
+
+    Args:
+        data: training data.
+        standardizer: of the model's units.
+        sizes: sources, cells of each, targets and cells of each in a step.
+    """
+    if not isinstance(data.x, StoredCells):
+        return to_device(data, standardizer)
+    order = sampling_order(data)
+    index = to_device(data, standardizer, order=order)
+    return Streamed(data, standardizer, order, index, _draw(data.num_conditions, sizes))
+
+
+def pieces(data: DeviceData | Streamed, key: Array, step: int, num_steps: int) -> Iterator[Piece]:
+    """The cells of the next steps, piece by piece; the next piece is read while the caller works on one.
+
+    Args:
+        data: of `feed`.
+        key: of the run, or ``[replicas]`` keys.
+        step: the first of the steps.
+        num_steps: how many.
+    """
+    if not isinstance(data, Streamed):
+        yield Piece(data, num_steps)
+        return
+    rows = np.asarray(_rows(data.draw, jnp.atleast_1d(key), step, data.index, num_steps))
+    most = max(1, MAX_BYTES // (4 * data.data.num_features * rows[0].size))
+    size = next(n for n in range(min(most, num_steps), 0, -1) if num_steps % n == 0)  # one shape: one program
+    parts = np.split(rows, num_steps // size)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        ahead = thread.submit(_piece, data, parts[0], size)
+        for part in (*parts[1:], None):
+            piece = ahead.result()
+            if part is not None:
+                ahead = thread.submit(_piece, data, part, size)
+            yield piece
+
+
+def _piece(streamed: Streamed, rows: Int[np.ndarray, "..."], num_steps: int) -> Piece:
+    """The cells of these rows on the device, each once, in room for as many as were drawn."""
+    different = np.unique(rows)
+    data, order = streamed.data, streamed.order[different]
+    x = np.zeros((rows.size, data.num_features), np.float32)
+    x[: len(different)] = streamed.standardizer.forward(data.x[order])
+    place = np.zeros(data.num_cells, np.int32)
+    place[different] = np.arange(len(different), dtype=np.int32)
+    index = streamed.index
+    if index.rows is not None:  # a bootstrap sample of each replica
+        place = place[np.asarray(index.rows)]
+    counted = index.counted
+    if counted is not None:
+        assert data.size_factors is not None
+        size = np.ones(rows.size, np.float32)
+        size[: len(different)] = data.size_factors[order]
+        counted = counted._replace(size=jax.device_put(size))
+    return Piece(index._replace(x=jax.device_put(x), rows=jax.device_put(place), counted=counted), num_steps)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _rows(
+    draw: Callable, keys: Array, step: Int[Array, ""] | int, index: DeviceData, num_steps: int
+) -> Int[Array, "steps replicas rows"]:
+    """Rows that the next steps draw, as the sampler numbers them."""
+
+    def of_replica(number: Array, key: Array, rows: Array | None) -> Array:
+        drawn = draw(jax.random.fold_in(key, 2 * (step + number)), index._replace(rows=rows))
+        return jnp.concatenate([drawn.rows_source.ravel(), drawn.rows_target.ravel()])
+
+    of_replicas = jax.vmap(of_replica, in_axes=(None, 0, None if index.rows is None else 0))
+    return jax.vmap(of_replicas, in_axes=(0, None, None))(jnp.arange(num_steps), keys, index.rows)
+
+
+@functools.lru_cache(maxsize=64)
+def _draw(num_conditions: int, sizes: tuple[int, int, int, int]) -> Callable[[Array, DeviceData], Drawn]:
+    num_sources, cells_per_source, num_targets, cells_per_target = sizes
+    return make_draw(
+        num_conditions,
+        num_sources=num_sources,
+        cells_per_source=cells_per_source,
+        num_targets=num_targets,
+        cells_per_target=cells_per_target,
+    )
