@@ -33,7 +33,7 @@ SECTIONS = {
     "evaluation": "options of evaluate, and comparators that are trained for it",
 }
 SPLIT = ("test", "validation", "test_fraction", "validation_fraction", "protocol", "seed")
-EVALUATION = ("num_samples", "source", "baselines", "metrics", "splits", "comparators")
+EVALUATION = ("num_samples", "source", "baselines", "metrics", "splits", "most_in_sample", "comparators")
 DATASETS = {
     "bodenmiller": datasets.bodenmiller,
     "norman": norman,

@@ -27,6 +27,7 @@ class Recipe:
     hidden: tuple[int, ...] = (128, 128, 128)  # encoder widths, mirrored by the decoder
     activation: str = "silu"
     nonnegative: bool | None = None  # predictions are cut at zero; None: where the data have zeros and nothing below
+    components: int | None = None  # the model works on so many components of the features; None: on the features
     standardize: str | None = None  # "feature", "global" (one scale) or "none"; None: global where nonnegative
 
     # objective
@@ -163,6 +164,7 @@ _CHOICES = {
 }
 _POSITIVE = (
     "latent_dim",
+    "components",
     "num_sources",
     "cells_per_source",
     "num_targets",

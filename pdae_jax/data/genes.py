@@ -52,6 +52,6 @@ def highly_variable(matrix: Any, features: Sequence[str], conditions: Conditions
         scanpy.pp.normalize_total(adata, target_sum=TARGET_SUM)
         scanpy.pp.log1p(adata)
     found: Any = scanpy.pp.highly_variable_genes(adata, n_top_genes=number, inplace=False)
-    kept = [features[column] for column in np.flatnonzero(found["highly_variable"].to_numpy())]
+    kept = [name for name, chosen in zip(features, found["highly_variable"], strict=True) if chosen]
     logging.info("Kept %d of %d features, highly variable in %d cells", len(kept), len(features), len(rows))
     return kept

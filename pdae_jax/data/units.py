@@ -72,6 +72,16 @@ def moments(data: PerturbationData) -> Moments:
     return Moments(mean + about, std, lowest, highest, zeros / (number * data.num_features))
 
 
+@once_for_data
+def condition_means(train: PerturbationData) -> Float[np.ndarray, "conditions features"]:
+    """Mean of each condition, in float64."""
+    sums = [
+        sum(block.sum(axis=0, dtype=np.float64) for block in train.blocks(rows)) / max(len(rows), 1)
+        for rows in train.rows
+    ]
+    return np.stack([np.asarray(mean) for mean in sums])
+
+
 def has_zero_floor(data: PerturbationData) -> bool:
     """Whether nothing is below zero and at least `MIN_ZEROS` of all values are zero: counts, or their logarithms."""
     found = moments(data)

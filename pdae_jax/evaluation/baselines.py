@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.data.components import spectrum
 from pdae_jax.data.counts import log_normalised, to_counts
 from pdae_jax.data.span import least_squares
+from pdae_jax.data.units import condition_means
 from pdae_jax.labels import LabelLike
 from pdae_jax.model import linear
-from pdae_jax.model.linear import condition_means
 from pdae_jax.prediction.samples import generator
 from pdae_jax.types import PerturbationData, once_for_data
 
@@ -204,25 +205,11 @@ def _effects(train: PerturbationData) -> Float[np.ndarray, "perturbations featur
     return least_squares(train.labels, differences)
 
 
-_SPECTRUM_CELLS = 2000  # of a condition: more change no component
-
-
-@once_for_data
-def _spectrum(train: PerturbationData) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, largest first, and eigenvectors of the covariance of the pooled, equally weighted conditions."""
-    centre = condition_means(train).mean(axis=0)
-    some = [np.random.default_rng(0).permutation(rows)[:_SPECTRUM_CELLS] for rows in train.rows]
-    blocks = ((block - centre, len(rows)) for rows in some for block in train.blocks(np.sort(rows)))
-    covariance = sum(block.T @ block / number for block, number in blocks) / train.num_conditions
-    values, vectors = np.linalg.eigh(covariance)
-    return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-
-
 def principal_components(
     train: PerturbationData, latent_dim: int | None = None
 ) -> Float[np.ndarray, "features components"]:
     """Loadings of the first principal components of the training cells, each condition with equal weight."""
-    values, vectors = _spectrum(train)
+    values, vectors = spectrum(train)
     if latent_dim is None:
         share = np.cumsum(values) / max(values.sum(), np.finfo(np.float64).tiny)
         latent_dim = int(np.searchsorted(share, PCA_VARIANCE)) + 1

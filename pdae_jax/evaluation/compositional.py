@@ -151,7 +151,11 @@ def fit_compositional(
     for name, weight in (("adversary_weight", adversary_weight), ("prior_weight", prior_weight)):
         if not weight >= 0:
             raise ValueError(f"{name}={weight}, but it must be 0 or more: the sign is part of the objective.")
-    recipe = (recipe or Recipe()).override(**options).override(noise="drawn", noise_dim=0, observed_effects=False)
+    recipe = (
+        (recipe or Recipe())
+        .override(**options)
+        .override(noise="drawn", noise_dim=0, observed_effects=False, components=None)
+    )
     check_training_data(train, validation)
     if recipe.patience is not None and validation is None:
         raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")

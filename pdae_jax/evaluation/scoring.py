@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from pdae_jax.data.units import condition_means
 from pdae_jax.evaluation.differential import CONTROL_CELLS, FIELD_METRICS, Differential, Samples, differential
 from pdae_jax.evaluation.metrics import METRICS, Context, median_distance
-from pdae_jax.model.linear import condition_means
 from pdae_jax.prediction.samples import generator
 from pdae_jax.two_sample.permutation import two_sample_test
 from pdae_jax.types import PerturbationData, once_for_data

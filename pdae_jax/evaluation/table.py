@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.data.checks import aligned
+from pdae_jax.data.units import condition_means
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.scoring import (
     CEILING,
@@ -30,7 +31,6 @@ from pdae_jax.evaluation.scoring import (
 )
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.model.linear import condition_means
 from pdae_jax.prediction.samples import generator, predict
 from pdae_jax.prediction.source import resolve_source
 from pdae_jax.prediction.verdict import Verdict
@@ -80,6 +80,7 @@ def evaluate(
     baselines: Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     splits: Sequence[str] = ("test",),
+    most_in_sample: int | None = None,
     methods: Mapping[str, Callable] | None = None,
     progress: bool | Progress | None = None,
 ) -> Table:
@@ -101,6 +102,7 @@ def evaluate(
         baselines: names of `baselines.BASELINES`; default all.
         metrics: names of `METRIC_NAMES`; default all.
         splits: of ``test``, ``validation`` (the fit's validation conditions, if any) and ``train`` (in-sample).
+        most_in_sample: of more training conditions, so many are evaluated, evenly spaced in their order; None: all.
         methods: further methods by name, each a `baselines.Method` or a function called as one; called and tabled as
             baselines are, with the same keys. ``{"compositional": fit_compositional(train, key=key).samples}``.
         progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.
@@ -138,6 +140,8 @@ def evaluate(
         key = jax.random.fold_in(jax.random.key(fitted.seed), zlib.crc32(b"evaluate"))
     parts = {"test": test, "validation": fitted.validation, "train": fitted.train}
     cases = [case for split, data in parts.items() if data and split in splits for case in _cases(split, data)]
+    if most_in_sample is not None:
+        cases = _fewer_in_sample(cases, most_in_sample)
     if not isinstance(source, str):
         every = [case for split, data in parts.items() if data for case in _cases(split, data)]
         request = request._replace(source=_sources(source, every, fitted.train))
@@ -164,6 +168,13 @@ def _sources(source: Mapping[str, str], cases: Sequence[Case], train: Perturbati
             raise KeyError(f"source names {name!r}, no condition of this evaluation; {near}.")
         found |= dict.fromkeys(same, start)
     return found
+
+
+def _fewer_in_sample(cases: Sequence[Case], most: int) -> list[Case]:
+    """The cases with at most so many training conditions."""
+    trained = [case for case in cases if case.split == "train"]
+    chosen = np.linspace(0, len(trained) - 1, min(most, len(trained))).astype(int)
+    return [*(case for case in cases if case.split != "train"), *(trained[row] for row in chosen)]
 
 
 def _cases(split: str, data: PerturbationData) -> Iterator[Case]:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from pdae_jax.data.components import Components
 from pdae_jax.data.units import Standardizer, zero_floor
 from pdae_jax.model.model import Model
 from pdae_jax.recipe import Recipe
@@ -33,19 +34,25 @@ class Fitted:
     history: list[dict[str, Any]]  # the entries of metrics.jsonl
     seed: int  # of evaluations that are given no key; drawn from the key of the fit
     workdir: pathlib.Path | None = None
+    components: Components | None = None  # of the features, that the model works on
 
     def encode(self, x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, "cells latent"]:
         """Latents of cells given in the user's units."""
-        if x.ndim != 2 or x.shape[1] != self.model.num_features:
+        if x.ndim != 2 or x.shape[1] != self.train.num_features:
             raise ValueError(
-                f"Cells of shape {x.shape}, but the model was fitted on [cells, {self.model.num_features}] "
+                f"Cells of shape {x.shape}, but the model was fitted on [cells, {self.train.num_features}] "
                 f"({', '.join(self.train.features[:5])}, ...). Pass the same features in the same order."
             )
-        x = np.asarray(self.standardizer.forward(x), dtype=np.float32)
+        x = self.in_model_units(x)
         block = min(_BLOCK, 2 ** math.ceil(math.log2(max(len(x), _SMALL_BLOCK))))  # few shapes to compile
         padded = np.pad(x, ((0, -len(x) % block), (0, 0)))
         blocks = [_encode(self.model, self.params, padded[i : i + block]) for i in range(0, len(padded), block)]
         return np.concatenate([np.asarray(b) for b in blocks])[: len(x)]
+
+    def in_model_units(self, x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, "cells _"]:
+        """Cells, or their scores, as the model has them."""
+        x = x if self.components is None else self.components.scores(x)
+        return np.asarray(self.standardizer.forward(x), dtype=np.float32)
 
     def translate(
         self,
@@ -62,10 +69,12 @@ class Fitted:
             label_from: their label, one for all or one a cell.
             label_to: the label they are translated to.
         """
-        units = self.standardizer
-        x = np.asarray(units.forward(x), np.float32)
-        moved = _translate(self.model, self.params, key, x, *map(units.label, (label_from, label_to)))
+        units, scores = self.standardizer, self.in_model_units(x)
+        moved = _translate(self.model, self.params, key, scores, *map(units.label, (label_from, label_to)))
         samples = units.backward(np.asarray(moved))
+        if self.components is not None:
+            samples = self.components.moved(x, units.backward(scores), samples)
+            return np.maximum(samples, 0) if self.recipe.nonnegative else samples
         if not self.recipe.nonnegative:
             return samples
         # the decoder's floor is zero in the user's units, which the way back must not miss by rounding

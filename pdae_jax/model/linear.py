@@ -28,8 +28,8 @@ import scipy.linalg
 from jaxtyping import Bool, Float, Int
 
 from pdae_jax.data.span import determined_by_others
-from pdae_jax.data.units import dose_units
-from pdae_jax.types import AnyArray, PerturbationData, once_for_data
+from pdae_jax.data.units import condition_means, dose_units
+from pdae_jax.types import AnyArray, PerturbationData
 
 RIDGES = tuple(10.0**power for power in np.arange(-4.0, 1.01, 0.5))
 SATURATIONS = tuple(float(value) for value in np.arange(0.0, 1.01, 0.1))
@@ -126,16 +126,6 @@ def fit_linear(
 def fit_means(train: PerturbationData, *, additive: bool = False) -> LinearModel:
     """The best linear model of the condition means, in the user's units."""
     return fit_linear(condition_means(train), train.labels, train.counts, additive=additive)
-
-
-@once_for_data
-def condition_means(train: PerturbationData) -> Float[np.ndarray, "conditions features"]:
-    """Mean of each condition, in float64."""
-    sums = [
-        sum(block.sum(axis=0, dtype=np.float64) for block in train.blocks(rows)) / max(len(rows), 1)
-        for rows in train.rows
-    ]
-    return np.stack([np.asarray(mean) for mean in sums])
 
 
 class _Choice(NamedTuple):

@@ -18,7 +18,7 @@ from pdae_jax.prediction.guarantee import guarantee_of
 from pdae_jax.prediction.source import Source, SourceLike, resolve_source
 from pdae_jax.prediction.span import identified_part
 from pdae_jax.prediction.verdict import Verdict
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, once_for_data
 
 MAX_REACH = 1.5  # above it a prediction is warned about, see `reach_of`
 _COUNTS = 2  # folded into a key that is split into those of 0 and 1
@@ -144,10 +144,17 @@ def reach_of(samples: Float[np.ndarray, "samples features"], train: Perturbation
     return np.where(half > 0, far / size, 1.0 + far / size)
 
 
+@once_for_data
+def _warned_about(train: PerturbationData) -> set[str]:
+    """Conditions whose reach was warned about: a report predicts each several times."""
+    return set()
+
+
 def _checked_reach(prediction: Prediction, train: PerturbationData) -> float:
     reach = reach_of(prediction.samples, train)
     worst = int(np.argmax(reach))
-    if reach[worst] > MAX_REACH:
+    if reach[worst] > MAX_REACH and prediction.condition not in _warned_about(train):
+        _warned_about(train).add(prediction.condition)
         found, column = moments(train), prediction.samples[:, worst]
         value = column[np.argmax(np.abs(column - found.mean[worst]))]
         logging.warning(

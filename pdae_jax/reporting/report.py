@@ -20,6 +20,7 @@ from pdae_jax.runs.files import write_text
 from pdae_jax.types import Table
 
 REPORT_FILE = "report.md"
+SHOWN = 20  # conditions at each end of a long table
 VERDICTS = {
     "trusted": "identified and supported, and left-out combinations were predicted to "
     f"{MAX_TESTED_ERROR:.1%} of the control's energy distance or better.",
@@ -153,7 +154,7 @@ def _condition_table(rows: Any) -> str:
     compared = [name for name in COMPARED if name in distances]
     lines = ["| condition | pdae | best baseline | control | oracle half | verdict | outside |"]
     lines.append("|---|---|---|---|---|---|---|")
-    for condition, row in distances.iterrows():
+    for condition, row in _worst_and_best(distances).iterrows():
         best = row[compared].astype(float).idxmin() if compared else None
         cells = [
             str(condition).replace("|", "\\|"),
@@ -168,7 +169,21 @@ def _condition_table(rows: Any) -> str:
     note = (
         "Energy distances (U form); *outside*: share of translated latents outside the training latents, 5 % is usual."
     )
+    if len(distances) > 2 * SHOWN:
+        note += (
+            f" The {SHOWN} conditions with the largest distance of the model over the control's, the worst first, and "
+            f"the {SHOWN} with the smallest; all {len(distances)} are in `evaluation.csv`."
+        )
     return "\n".join(lines) + f"\n\n{note}"
+
+
+def _worst_and_best(distances: Any) -> Any:
+    """All rows, or of many the `SHOWN` worst and the `SHOWN` best."""
+    if len(distances) <= 2 * SHOWN:
+        return distances
+    relative = distances["pdae"] / distances["control"] if "control" in distances else distances["pdae"]
+    order = relative.sort_values(ascending=False, kind="stable").index
+    return distances.loc[[*order[:SHOWN], *order[-SHOWN:]]]
 
 
 def _number(value: float) -> str:

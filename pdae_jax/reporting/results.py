@@ -38,6 +38,7 @@ FIGURE_FOLDER = "figures"
 CAPTION_FILE = "captions.json"  # caption -> figure, in the order of the report
 
 MOST_DETAILED = 3  # test conditions that get pictures of their own
+MOST_IN_SAMPLE = 50  # training conditions of an evaluation
 MOST_CONDITIONS = 40  # of a figure; of more, some evenly spaced
 _SHOWN_CELLS = 2000
 
@@ -137,7 +138,7 @@ def write_evaluation(
     comparators: Sequence[str] = (),
     **options: Any,
 ) -> Table:
-    """``evaluation.csv``: every method on the test and validation conditions, and on the training ones.
+    """``evaluation.csv``: every method on the test and validation conditions, and on training ones.
 
     Args:
         path: folder of the run.
@@ -147,7 +148,7 @@ def write_evaluation(
             names of `compositional.COMPARATORS`.
         **options: of `evaluate`.
     """
-    options = {"splits": SPLITS, "progress": True, **options}
+    options = {"splits": SPLITS, "most_in_sample": MOST_IN_SAMPLE, "progress": True, **options}
     key = jax.random.key(fitted.seed)
     further = fit_comparators(
         comparators,

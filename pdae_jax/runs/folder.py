@@ -21,6 +21,7 @@ CHECKPOINT_FOLDER = "checkpoints"
 TRAIN_FILE = "data/train.npz"
 VALIDATION_FILE = "data/validation.npz"
 TEST_FILE = "data/test.npz"
+COMPONENTS_FILE = "data/components.npz"  # of fits on scores
 TRUTH_FILE = "data/truth.npz"  # of simulated worlds
 
 _PACKAGES = ("pdae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas", "anndata")

@@ -117,5 +117,6 @@ def build_model(recipe: Resolved, train: PerturbationData, standardizer: Standar
         observed_effects=recipe.observed_effects,
         hidden=recipe.hidden,
         activation=recipe.activation,
-        floor=tuple(zero_floor(standardizer).tolist()) if recipe.nonnegative else None,
+        # scores of components have no floor: it is there for the cells that are made of them
+        floor=tuple(zero_floor(standardizer).tolist()) if recipe.nonnegative and not recipe.components else None,
     )

@@ -23,6 +23,7 @@ from pdae_jax.recipe import Recipe
 from pdae_jax.runs.track import Progress
 from pdae_jax.training.loop import check_request, fitted_of, key_data, replica_of, run_training, with_stop
 from pdae_jax.training.prepare import Frame, LoopState, Parts, prepare, with_errors
+from pdae_jax.training.reduction import reduce
 from pdae_jax.training.step import replicate
 from pdae_jax.training.validate import make_validator
 from pdae_jax.types import PerturbationData
@@ -70,8 +71,10 @@ def fit_ensemble(
         raise ValueError(f"num_replicas={num_replicas}, but an ensemble needs at least 2. For one model call fit.")
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
-    recipe = with_stop(train, validation, key, recipe, workdir, progress)
-    parts = prepare_replicas(key, train, validation, recipe, source, num_replicas, bootstrap)
+    seen = reduce(recipe, train, validation, workdir)
+    recipe = with_stop(seen.train, validation, key, seen.recipe, workdir, progress)
+    parts = prepare_replicas(key, seen.train, seen.validation, recipe, source, num_replicas, bootstrap)
+    parts = parts._replace(frame=parts.frame._replace(components=seen.components))
     identity = {
         "recipe": parts.frame.recipe.to_dict(),
         "key": key_data(key),
@@ -130,6 +133,8 @@ def ensemble_of(
     else:
         # nothing was left out: how well the training conditions themselves are met from the control
         perturbed = train.select([c for c, a in zip(train.conditions, train.labels, strict=True) if np.any(a)])
+        if frame.components is not None:
+            train, perturbed = frame.components.reduced(train), frame.components.reduced(perturbed)
         validator = make_validator(key, frame.model, frame.standardizer, train, perturbed)
         control, errors = validator.control, np.stack([validator.errors(replica.params) for replica in replicas])
     relative = np.maximum(np.sum(errors, axis=1) / np.sum(control), 0.0)

@@ -24,6 +24,7 @@ from pdae_jax.runs.store import fingerprint
 from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, prepare, step_of
+from pdae_jax.training.reduction import reduce, save_components
 from pdae_jax.training.step import Metrics, make_train_steps
 from pdae_jax.training.validate import check_errors, worth_keeping
 from pdae_jax.types import PerturbationData
@@ -64,10 +65,12 @@ def fit(
     """
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
-    recipe = with_stop(train, validation, key, recipe, workdir, progress)
+    seen = reduce(recipe, train, validation, workdir)
+    recipe = with_stop(seen.train, validation, key, seen.recipe, workdir, progress)
     resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
     # a finished run has nothing to compile
-    parts = prepare(key, train, validation, recipe, source, chunk=0 if resuming else recipe.log_every)
+    parts = prepare(key, seen.train, seen.validation, recipe, source, chunk=0 if resuming else recipe.log_every)
+    parts = parts._replace(frame=parts.frame._replace(components=seen.components))
     identity = {"recipe": parts.frame.recipe.to_dict(), "key": key_data(key), "source": source}
     state, history, path = run_training(parts, identity, train, validation, workdir, progress, config or {})
     return fitted_of(parts.frame, state, train, validation, history, path)
@@ -121,7 +124,8 @@ def with_stop(
             return recipe
     recipe = resolve_recipe(recipe, train)  # the fit that chooses has the schedule of the fit proper
     rest, judged = hold_out(train, left_out)
-    chosen = fit(rest, key=jax.random.fold_in(key, _CHOICE), validation=judged, recipe=recipe, progress=progress)
+    inner = recipe if recipe.components is None else recipe.override(components=None, nonnegative=False)
+    chosen = fit(rest, key=jax.random.fold_in(key, _CHOICE), validation=judged, recipe=inner, progress=progress)
     start = np.mean([errors["start"] for errors in chosen.validation_errors.values()])
     found = {e["step"]: e["validation_energy_distance"] for e in chosen.history if "validation_energy_distance" in e}
     best = min(found, key=lambda step: found[step])
@@ -173,6 +177,7 @@ def run_training(
         }
         run = folder.RunFolder(pathlib.Path(workdir), identity, config)
         run.save_data(train, validation)
+        save_components(run.path, parts.frame.components)
         if run.checkpoints.latest_step() is not None:
             state = run.checkpoints.restore(state, repair=True)
             logging.info("Resuming %s at step %d.", run.path, step_of(state))
@@ -304,4 +309,5 @@ def fitted_of(
         history=history,
         seed=frame.seed,
         workdir=workdir,
+        components=frame.components,
     )

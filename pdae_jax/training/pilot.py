@@ -6,8 +6,8 @@ import functools
 import numpy as np
 from jaxtyping import Float, Int
 
-from pdae_jax.data.units import Standardizer, has_zero_floor, make_standardizer
-from pdae_jax.model.linear import LinearModel, condition_means, fit_linear
+from pdae_jax.data.units import Standardizer, condition_means, has_zero_floor, make_standardizer
+from pdae_jax.model.linear import LinearModel, fit_linear
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
 
@@ -48,7 +48,9 @@ def with_units(recipe: Recipe, train: PerturbationData) -> Recipe:
     if recipe.nonnegative is None:
         recipe = recipe.override(nonnegative=has_zero_floor(train))
     if recipe.standardize is None:
-        recipe = recipe.override(standardize="global" if recipe.nonnegative else "feature")
+        # components have one scale by themselves
+        shared = recipe.nonnegative or recipe.components is not None
+        recipe = recipe.override(standardize="global" if shared else "feature")
     return recipe
 
 

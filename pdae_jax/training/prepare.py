@@ -12,6 +12,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.data.components import Components
 from pdae_jax.data.sample import DeviceData, balanced_rows, make_sampler
 from pdae_jax.data.stream import Streamed, feed
 from pdae_jax.data.units import Standardizer, make_standardizer
@@ -65,6 +66,7 @@ class Frame(NamedTuple):
     unravel: Callable[[Array], Params]  # of a vector of parameters
     validator: Validator | None
     seed: int
+    components: Components | None = None  # whose scores were trained on
 
 
 class Parts(NamedTuple):

@@ -16,7 +16,8 @@ from pdae_jax.runs.store import load_data
 from pdae_jax.runs.track import read_metrics
 from pdae_jax.training.ensemble import ensemble_of, replica_keys
 from pdae_jax.training.loop import fitted_of
-from pdae_jax.training.prepare import LoopState, outline, step_of
+from pdae_jax.training.prepare import Frame, LoopState, outline, step_of
+from pdae_jax.training.reduction import reduce
 from pdae_jax.types import PerturbationData
 
 
@@ -30,9 +31,15 @@ def load_run(workdir: str | pathlib.Path) -> Fitted:
     record = read_record(workdir)
     if "num_replicas" in record.identity:
         raise ValueError(f"The run in {str(record.path)!r} is an ensemble. Read it with pdae_jax.load_ensemble.")
-    frame, shapes = outline(record.key, record.train, record.validation, record.recipe, record.source)
+    frame, shapes = _outline(record, record.key)
     state, entries = read_state(record.path, shapes)
     return fitted_of(frame, state, record.train, record.validation, entries, record.path)
+
+
+def _outline(record: "Record", key: Array) -> tuple[Frame, LoopState]:
+    seen = reduce(record.recipe, record.train, record.validation, record.path)
+    frame, shapes = outline(key, seen.train, seen.validation, record.recipe, record.source)
+    return frame._replace(components=seen.components), shapes
 
 
 class Record(NamedTuple):
@@ -84,7 +91,7 @@ def load_ensemble(workdir: str | pathlib.Path) -> Ensemble:
     if "num_replicas" not in identity:
         raise ValueError(f"The run in {str(path)!r} is a single fit. Read it with pdae_jax.load_run.")
     first, *_ = replica_keys(record.key, identity["num_replicas"])
-    frame, shapes = outline(first, record.train, record.validation, record.recipe, record.source)
+    frame, shapes = _outline(record, first)
     state, entries = read_state(path, of_replicas(shapes, identity["num_replicas"]))
     return ensemble_of(record.key, frame, state, record.train, record.validation, entries, path)
 

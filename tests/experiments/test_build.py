@@ -34,7 +34,11 @@ def config():
         ({"split.test": ()}, ValueError, "No conditions to hold out"),
         ({"split.protocol": "doubles"}, ValueError, "config.split.test names some. Leave one of the two out"),
         ({"split.protocol": "dubles", "split.test": (), "split.validation": ()}, ValueError, "nearest are 'doubles'"),
-        ({"evaluation.num_sample": 9}, KeyError, "unknown key 'num_sample'; did you mean num_samples?"),
+        (
+            {"evaluation.num_sample": 9},
+            KeyError,
+            "unknown key 'num_sample'; did you mean num_samples or most_in_sample?",
+        ),
     ],
 )
 def test_misspelt_configs_name_the_nearest(config, change, error, message):

@@ -51,7 +51,9 @@ def test_config_builds(name, arg, no_download):
     parts = [experiment.train, experiment.test, *([experiment.validation] if experiment.validation else [])]
     conditions = [condition for part in parts for condition in part.conditions]
     assert len(conditions) == len(set(conditions))
-    assert set(experiment.test.conditions) == set(config.split.test) or config.split.get("test_fraction")
+    assert set(experiment.test.conditions) == set(config.split.test) or any(
+        map(config.split.get, ("test_fraction", "protocol"))
+    )
     labels = np.concatenate([part.labels for part in parts])
     assert len(np.unique(labels, axis=0)) == len(labels)  # not under another name either
     steps = resolve_recipe(experiment.recipe, experiment.train).num_steps

@@ -1,0 +1,101 @@
+"""Models of scores: a cell keeps what its scores leave, and predictions, files and ensembles have the features."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import pdae_jax
+from pdae_jax import losses, simulate
+from pdae_jax.data.components import find_components
+from pdae_jax.evaluation.diagnostics import residuals
+
+RECIPE = {"num_steps": 60, "log_every": 20, "eval_every": 20, "checkpoint_every": 20, "hidden": (16,), "latent_dim": 2}
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """Counts of 30 genes."""
+    return simulate(
+        jax.random.key(0),
+        latent_dim=2,
+        observed_dim=30,
+        num_perturbations=3,
+        cells_per_condition=150,
+        noise="counts",
+        shift_scale=6.0,
+    ).data
+
+
+def test_components_are_orthonormal_and_see_the_means_of_conditions(wide):
+    found = find_components(wide, 12)
+    np.testing.assert_allclose(found.loadings.T @ found.loadings, np.eye(12), atol=1e-5)
+    means = np.stack([wide.cells(c).mean(axis=0) for c in wide.conditions])
+    effects = means - means[wide.index("control")]
+    np.testing.assert_allclose(effects @ found.loadings @ found.loadings.T, effects, atol=1e-4)
+    x = wide.cells("p0")
+    np.testing.assert_array_equal(found.moved(x, found.scores(x), found.scores(x)), x)
+    # all of them are a rotation: nothing is left
+    every = find_components(wide, 30)
+    np.testing.assert_allclose(every.mean + every.scores(x) @ every.loadings.T, x, atol=1e-4)
+    with pytest.raises(ValueError, match="components=31, and there are 30 features"):
+        find_components(wide, 31)
+
+
+def test_a_fit_on_scores_predicts_features_and_is_read_back(wide, tmp_path):
+    train, test = pdae_jax.hold_out(wide, ["p0+p1"])
+    fitted = pdae_jax.fit(train, key=jax.random.key(1), validation=test, components=8, workdir=tmp_path, **RECIPE)
+    assert fitted.model.num_features == 8
+    x, zero, label = train.cells("control"), np.zeros(3, np.float32), train.label("p0+p1")
+    moved = fitted.translate(jax.random.key(2), x, zero, label)
+    assert moved.min() == 0.0
+    uncut = dataclasses.replace(fitted, recipe=fitted.recipe.override(nonnegative=False))
+    moved = uncut.translate(jax.random.key(2), x, zero, label)
+    left = np.eye(30) - fitted.components.loadings @ fitted.components.loadings.T
+    np.testing.assert_allclose(moved @ left, x @ left, atol=1e-4)  # what the scores leave is the cell's own
+    assert np.abs(moved - x).max() > 0.5
+    prediction = pdae_jax.predict(fitted, "p0+p1", key=jax.random.key(3))
+    assert prediction.samples.min() == 0.0
+    counts = np.expm1(prediction.samples)  # of size factors 1: whole numbers
+    np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
+    again = pdae_jax.load_run(tmp_path)
+    np.testing.assert_array_equal(pdae_jax.predict(again, "p0+p1", key=jax.random.key(3)).samples, prediction.samples)
+    table = pdae_jax.evaluate(again, test, metrics=["energy_distance"], progress=False)
+    values = table.set_index("method")["value"]
+    assert values["pdae"] < 0.5 * values["control"]
+
+
+@pytest.mark.slow
+def test_scores_are_as_good_as_features_where_they_hold_the_effects(wide):
+    train, test = pdae_jax.hold_out(wide, ["p0+p1", "p1+p2"])
+    train, validation = pdae_jax.hold_out(train, ["p0+p2"])
+    found = {}
+    for components in (None, 8):
+        options = {"validation": validation, "components": components, "num_steps": 800}
+        fitted = pdae_jax.fit(train, key=jax.random.key(1), **options)
+        found[components] = np.mean(
+            [
+                float(
+                    losses.energy_distance(
+                        pdae_jax.predict(fitted, name, key=jax.random.key(2)).samples, test.cells(name)
+                    )
+                )
+                for name in test.conditions
+            ]
+        )
+    control = np.mean([float(losses.energy_distance(train.cells("control"), test.cells(n))) for n in test.conditions])
+    assert found[8] < found[None] + 0.02 * control
+
+
+@pytest.mark.slow
+def test_an_ensemble_and_a_fit_without_validation_work_on_scores(wide, tmp_path):
+    train, _ = pdae_jax.hold_out(wide, ["p0+p1"])
+    ensemble = pdae_jax.fit_ensemble(
+        train, key=jax.random.key(1), num_replicas=2, components=8, workdir=tmp_path, **RECIPE
+    )
+    prediction = pdae_jax.predict(ensemble, "p0+p1", key=jax.random.key(3))
+    assert prediction.samples.shape[1] == 30
+    again = pdae_jax.load_ensemble(tmp_path)
+    np.testing.assert_array_equal(pdae_jax.predict(again, "p0+p1", key=jax.random.key(3)).samples, prediction.samples)
+    assert np.isfinite(residuals(ensemble.members[0], "p0")).all()
