@@ -23,6 +23,7 @@ class Differential(NamedTuple):
     order: Int[np.ndarray, " features"]  # from the largest to the smallest size of t
     significant: Bool[np.ndarray, " features"]
     change: Float[np.ndarray, " features"]  # of the mean
+    p_adjusted: Float[np.ndarray, " features"]  # Benjamini-Hochberg over features
 
 
 def differential(x: Float[np.ndarray, "n d"], control: Float[np.ndarray, "m d"]) -> Differential:
@@ -35,7 +36,8 @@ def differential(x: Float[np.ndarray, "n d"], control: Float[np.ndarray, "m d"])
         t = np.where(change == 0, 0.0, np.abs(change) / np.sqrt(variance))
         freedom = variance**2 / (own**2 / (len(x) - 1) + other**2 / (len(control) - 1))
         p = 2 * scipy.stats.t.sf(t, np.nan_to_num(freedom, nan=np.inf))
-    return Differential(np.argsort(-t, kind="stable"), scipy.stats.false_discovery_control(p) <= LEVEL, change)
+    adjusted = scipy.stats.false_discovery_control(p)
+    return Differential(np.argsort(-t, kind="stable"), adjusted <= LEVEL, change, adjusted)
 
 
 class Samples(NamedTuple):

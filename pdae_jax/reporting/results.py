@@ -20,7 +20,7 @@ from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.export import to_anndata
 from pdae_jax.prediction.samples import Prediction, predict
-from pdae_jax.reporting import plots
+from pdae_jax.reporting import plots, screens
 from pdae_jax.reporting.report import write_report
 from pdae_jax.runs import folder
 from pdae_jax.runs.files import write_text
@@ -38,6 +38,7 @@ FIGURE_FOLDER = "figures"
 CAPTION_FILE = "captions.json"  # caption -> figure, in the order of the report
 
 MOST_DETAILED = 3  # test conditions that get pictures of their own
+MIN_FEATURES_OF_SCREENS = 20  # of which embeddings, violins and volcanoes are drawn
 MOST_IN_SAMPLE = 50  # training conditions of an evaluation
 MOST_CONDITIONS = 40  # of a figure; of more, some evenly spaced
 _SHOWN_CELLS = 2000
@@ -71,10 +72,11 @@ def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: 
     fitted, test = load_model(path), load_data(path / folder.TEST_FILE)
     write_evaluation(path, fitted, test, **options)
     table = read_evaluation(path)  # as the report does: pandas may change the last bit of a number
-    write_predictions(path, fitted, test, sources_of(table))
+    predictions = held_out_predictions(fitted, test, sources_of(table))
+    write_predictions(path, predictions)
     write_identification(path, first_member(fitted))
-    write_diagnostics(path, fitted, test, sources_of(table))
-    draw_figures(path)
+    write_diagnostics(path, fitted, test, predictions)
+    _draw_figures(path, fitted, test, table, predictions[:MOST_DETAILED])
     render(path, command)
     return format_table(table)
 
@@ -92,7 +94,7 @@ def write_identification(path: pathlib.Path, fitted: Fitted) -> None:
 
 
 def write_diagnostics(
-    path: pathlib.Path, fitted: Fitted | Ensemble, test: PerturbationData, sources: dict[str, str]
+    path: pathlib.Path, fitted: Fitted | Ensemble, test: PerturbationData, predictions: Sequence[Prediction]
 ) -> None:
     """``extremes.csv``: where predictions reach farthest; ``residual_laws.csv``: whether the noise keeps its law.
 
@@ -102,7 +104,7 @@ def write_diagnostics(
 
     rows = [
         extremes(prediction, fitted.train).head(1).reset_index().assign(condition=prediction.condition)
-        for prediction in held_out_predictions(fitted, test, sources)
+        for prediction in predictions
     ]
     write_text(path / EXTREMES_FILE, pd.concat(rows).to_csv(index=False))
     model = first_member(fitted)
@@ -110,6 +112,7 @@ def write_diagnostics(
         found = residual_laws(model, key=jax.random.key(fitted.seed))
         write_text(path / RESIDUALS_FILE, found.reset_index().to_csv(index=False))
     if fitted.train.size_factors is not None and test.size_factors is not None:
+        sources = {each.condition: each.source for each in predictions}
         found = count_diagnostics(fitted, test, key=jax.random.key(model.seed), sources=sources)
         write_text(path / COUNTS_FILE, found.to_csv(index=False))
 
@@ -181,21 +184,19 @@ def sources_of(table: Any) -> dict[str, str]:
     return dict(zip(table["condition"], table["source"], strict=True))
 
 
-def write_predictions(
-    path: pathlib.Path, fitted: Fitted | Ensemble, test: PerturbationData, sources: dict[str, str]
-) -> None:
+def write_predictions(path: pathlib.Path, predictions: Sequence[Prediction]) -> None:
     """``predictions.h5ad``: as many predicted cells of each test condition as were measured."""
     temporary = path / f".partial.{PREDICTIONS_FILE}"
-    to_anndata(held_out_predictions(fitted, test, sources)).write_h5ad(temporary)
+    to_anndata(predictions).write_h5ad(temporary)
     temporary.replace(path / PREDICTIONS_FILE)
 
 
 def held_out_predictions(
-    fitted: Fitted | Ensemble, test: PerturbationData, sources: dict[str, str]
+    fitted: Fitted | Ensemble, test: PerturbationData, sources: dict[str, str], most: int | None = None
 ) -> list[Prediction]:
-    """The prediction of every test condition, under its own name."""
+    """The prediction of every test condition, or of the first ones, under its own name."""
     key = jax.random.key(fitted.seed)
-    names = [name for name, label in zip(test.conditions, test.labels, strict=True) if np.any(label)]
+    names = [name for name, label in zip(test.conditions, test.labels, strict=True) if np.any(label)][:most]
     return [
         predict(
             fitted,
@@ -213,14 +214,26 @@ def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
     path = pathlib.Path(workdir)
     fitted, test = load_model(path), load_data(path / folder.TEST_FILE)
     table = read_evaluation(path)
+    predictions = held_out_predictions(fitted, test, sources_of(table), MOST_DETAILED)
+    return _draw_figures(path, fitted, test, table, predictions)
+
+
+def _draw_figures(
+    path: pathlib.Path,
+    fitted: Fitted | Ensemble,
+    test: PerturbationData,
+    table: Table,
+    predictions: Sequence[Prediction],
+) -> dict[str, str]:
     figures = {
         "energy_distance": plots.condition_bars(_some_conditions(table)),
         "loss": plots.loss_curves(first_member(fitted).history),
         "latent": _latent_figure(first_member(fitted)),
     }
     captions = dict(_CAPTIONS)
+    control = fitted.train.x[fitted.train.rows[fitted.train.index(fitted.train.control)][:_SHOWN_CELLS]]
     best = summary_table(table).attrs["best_baseline"] or COMPARED[0]
-    for number, prediction in enumerate(held_out_predictions(fitted, test, sources_of(table))[:MOST_DETAILED]):
+    for number, prediction in enumerate(predictions):
         samples = {"pdae": prediction.samples[:_SHOWN_CELLS]}
         key = jax.random.key(fitted.seed)
         source = None if prediction.source == "all" else prediction.source
@@ -235,6 +248,10 @@ def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
         }
         captions[f"density_{number}"] = f"{prediction.condition}: true and predicted densities"
         captions[f"marginals_{number}"] = f"{prediction.condition}: true and predicted marginals"
+        if test.num_features >= MIN_FEATURES_OF_SCREENS:
+            drawn = _screen_figures(true, samples["pdae"], control, test.features, prediction.condition)
+            figures |= {f"{name}_{number}": figure for name, (figure, _) in drawn.items()}
+            captions |= {f"{name}_{number}": caption for name, (_, caption) in drawn.items()}
         if prediction.size_factors is not None and test.size_factors is not None:
             predicted = CountedCells(prediction.counts(key), prediction.size_factors)
             measured = counted(test, test.rows[test.index(prediction.condition)])
@@ -246,6 +263,24 @@ def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
     shown = {captions[name]: f"{FIGURE_FOLDER}/{name}.png" for name in figures}
     write_text(path / FIGURE_FOLDER / CAPTION_FILE, json.dumps(shown, indent=2) + "\n")
     return shown
+
+
+def _screen_figures(
+    true: np.ndarray, predicted: np.ndarray, control: np.ndarray, features: Sequence[str], condition: str
+) -> dict[str, tuple[Figure, str]]:
+    """Figures and captions of one condition of a screen of many features."""
+    parts = (true, predicted, control, features)
+    return {
+        "embedding": (
+            screens.embedding(*parts, title=condition),
+            f"{condition}: measured and predicted cells in one embedding",
+        ),
+        "violins": (screens.violins(*parts, title=condition), f"{condition}: the features that change most"),
+        "volcano": (
+            screens.volcano(*parts, title=condition),
+            f"{condition}: features that differ from the control, measured and predicted",
+        ),
+    }
 
 
 _CAPTIONS = {

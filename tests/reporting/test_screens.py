@@ -1,0 +1,68 @@
+"""Figures of screens: they draw what they say, of cells where the answer is known."""
+
+import numpy as np
+import pytest
+
+from pdae_jax.evaluation.differential import differential
+from pdae_jax.reporting import screens
+
+FEATURES = tuple(f"g{i}" for i in range(30))
+
+
+@pytest.fixture(scope="module")
+def samples():
+    """Control, measured and predicted cells; genes 3 and 7 change."""
+    random = np.random.default_rng(0)
+    shift = np.zeros(30)
+    shift[[3, 7]] = 2.0, -1.5
+    control, measured, predicted = (random.normal(size=(200, 30)) + s for s in (0 * shift, shift, 0.9 * shift))
+    return {"measured": measured, "predicted": predicted, "control": control, "features": FEATURES}
+
+
+def points_of(axes):
+    return [np.stack(line.get_data(), axis=1) for line in axes.lines if line.get_linestyle() == "None"]
+
+
+def test_volcano_shows_the_test_of_both_samples(samples):
+    figure = screens.volcano(**samples, labelled=2, title="A+B")
+    measured, predicted, changes = figure.axes
+    found = differential(samples["measured"], samples["control"])
+    drawn = points_of(measured)[1]  # the significant ones
+    assert len(drawn) == found.significant.sum() >= 2
+    np.testing.assert_allclose(drawn[:, 0], found.change[found.significant])
+    np.testing.assert_allclose(drawn[:, 1], np.minimum(-np.log10(found.p_adjusted[found.significant]), 50))
+    for axes in (measured, predicted, changes):
+        assert {text.get_text() for text in axes.texts} == {"g3", "g7"}
+    assert figure.get_suptitle() == "A+B"
+
+
+def test_violins_draw_the_features_that_change_or_those_asked_for(samples):
+    titles = [axes.get_title() for axes in screens.violins(**samples).axes]
+    assert set(titles[:2]) == {"g3", "g7"}
+    axes = screens.violins(**samples, shown=["g7"]).axes[0]
+    means = [line.get_ydata()[0] for line in axes.lines]
+    np.testing.assert_allclose(means, [samples[k][:, 7].mean() for k in ("control", "measured", "predicted")])
+    with pytest.raises(KeyError, match="No feature 'g99'"):
+        screens.violins(**samples, shown=["g99"])
+    # a feature that is constant in a sample has no density
+    silent = samples | {"predicted": np.zeros((5, 30))}
+    assert len(screens.violins(**silent, shown=["g3"]).axes[0].collections) == 2
+
+
+def test_embedding_is_one_for_all_samples(samples):
+    figure = screens.embedding(**samples)
+    for axes in figure.axes:
+        control, moved = points_of(axes)
+        assert len(control) == len(moved) == 200
+        assert abs(moved[:, 0].mean() - control[:, 0].mean()) > 1.0  # the first component is the change
+    np.testing.assert_array_equal(points_of(figure.axes[0])[0], points_of(figure.axes[1])[0])
+    with pytest.raises(ValueError, match="method='tsne' is not known"):
+        screens.embedding(**samples, method="tsne")
+
+
+@pytest.mark.slow
+def test_umap_draws_where_it_is_installed(samples):
+    pytest.importorskip("umap")
+    figure = screens.embedding(**samples, method="umap")
+    assert figure.axes[0].get_xlabel() == "UMAP 1"
+    assert len(points_of(figure.axes[1])[1]) == 200
