@@ -7,6 +7,8 @@ import numpy as np
 from pdae_jax.evaluation.identification import MAP_CLASSES
 from pdae_jax.types import Table
 
+SHOWN = 20  # perturbations, where there are many
+
 
 def format_identification(table: Table) -> str:
     """The table as markdown, for reports: one line per class of maps, one per perturbation.
@@ -21,7 +23,9 @@ def format_identification(table: Table) -> str:
         [_MAP_TITLES[name], *(_number(values.get((f"{name}_{quantity}", "all"))) for quantity in quantities)]
         for name in MAP_CLASSES
     ]
-    perturbations = [name for quantity, name in values if quantity == "orthogonal_shift_cosine"]
+    errors = {name: value for (quantity, name), value in values.items() if quantity == "orthogonal_shift_error"}
+    worst = sorted(errors, key=lambda name: -errors[name])
+    perturbations = list(errors) if len(errors) <= 2 * SHOWN else worst[:SHOWN]
     shifts = [
         [name.replace("|", "\\|")]
         + [_number(values[f"orthogonal_shift_{quantity}", name]) for quantity in ("cosine", "length_error", "error")]
@@ -41,6 +45,10 @@ def format_identification(table: Table) -> str:
         "Gaussian in truth and model, else affine.",
         _markdown(["perturbation, orthogonal map", "cosine", "length error", "error"], shifts),
     ]
+    if len(perturbations) < len(errors):
+        parts.append(
+            f"The {SHOWN} of {len(errors)} perturbations with the largest error; all are in `identification.csv`."
+        )
     return "\n\n".join(parts)
 
 

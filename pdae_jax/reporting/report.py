@@ -65,6 +65,7 @@ def render_report(
     extremes: Table | None = None,
     residual_laws: Table | None = None,
     counts: Table | None = None,
+    published: str | None = None,
 ) -> str:
     """The report as markdown.
 
@@ -79,6 +80,7 @@ def render_report(
         extremes: rows of ``extremes.csv``.
         residual_laws: rows of ``residual_laws.csv``.
         counts: rows of ``counts.csv``, for counts.
+        published: figures of others for this data set and split, as markdown.
     """
     seeds = ", ".join(str(seed) for seed in sorted(set(table["seed"])))
     facts = {"Config": f"`{config}`" if config else "", "Seed of the evaluation": seeds, **_machine(environment or {})}
@@ -87,6 +89,7 @@ def render_report(
         f"# {title}",
         "\n".join(f"- {name}: {value}" for name, value in facts.items() if value),
         *(part for split in splits for part in _split_section(table, split)),
+        *(["## Published figures of others", published] if published else []),
         "## What the verdicts mean",
         "A verdict is about the model's prediction, from training data and held-out combinations only; the true cells "
         "of the condition play no part in it.",

@@ -21,6 +21,7 @@ from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.export import to_anndata
 from pdae_jax.prediction.samples import Prediction, predict
 from pdae_jax.reporting import plots, screens
+from pdae_jax.reporting.published import format_published
 from pdae_jax.reporting.report import write_report
 from pdae_jax.runs import folder
 from pdae_jax.runs.files import write_text
@@ -308,6 +309,9 @@ def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
         extremes=_read_table(path / EXTREMES_FILE),
         residual_laws=_read_table(path / RESIDUALS_FILE),
         counts=_read_table(path / COUNTS_FILE),
+        published=format_published(
+            config.get("data", {}).get("name", ""), config.get("split", {}).get("protocol", "") or ""
+        ),
     )
 
 

@@ -2,6 +2,7 @@ import re
 
 import pandas as pd
 
+from pdae_jax.reporting.published import format_published
 from pdae_jax.reporting.report import VERDICTS, render_report, write_report
 
 DISTANCES = {
@@ -71,3 +72,25 @@ def test_little_is_enough(tmp_path):
     assert "| A+B | 0.100 | - | 4.00 | - | - | - |" in text
     assert "Figures" not in text
     assert "nan" not in text
+
+
+def test_published_figures_of_others_are_shown_as_such_where_there_are_some():
+    text = format_published("norman", "doubles")
+    assert text is not None and "| GEARS |" in text and "Nothing of it was computed here" in text
+    assert text in render_report(**CONTENTS, published=text)
+    assert format_published("simulated", "doubles") is None
+
+
+def test_a_report_of_many_conditions_has_the_worst_and_the_best():
+    values = [i / 1000 for i in range(100)]
+    table = pd.concat(
+        make_table().query("split == 'test' and condition == 'A+B' and method == 'control'").assign(
+            condition=f"c{i}", method=method, value=value
+        )
+        for i, pdae in enumerate(values)
+        for method, value in {"pdae": pdae, "control": 4.0}.items()
+    )  # fmt: skip
+    text = render_report(**CONTENTS | {"table": table})
+    shown = re.findall(r"^\| (c\d+) \|", text, re.MULTILINE)
+    assert shown == [f"c{i}" for i in [*range(99, 79, -1), *range(19, -1, -1)]]
+    assert "all 100 are in `evaluation.csv`" in text
