@@ -10,9 +10,9 @@ NOISES = ("abducted", "drawn")  # where the noise of a translated cell comes fro
 class LossWeights(NamedTuple):
     """Weight of each term beside the translation score, which has weight 1; a term with weight 0 is not computed."""
 
-    reconstruction: float
-    contrast: float
-    likelihood: float
+    reconstruction: float | Any  # or an array, as a value of a compiled program
+    contrast: float | Any
+    likelihood: float | Any
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ from pdae_jax.data.sample import DeviceData, make_sampler
 from pdae_jax.model.model import Model, make_model
 from pdae_jax.training import objective
 from pdae_jax.training.defaults import ON_SURFACE
-from pdae_jax.training.step import init_state, make_train_step, start_shapes
+from pdae_jax.training.step import Settings, init_state, make_train_step, start_shapes
 
 CHOSEN = flags.DEFINE_list("settings", list(SETTINGS), "settings to time")
 BATCH = flags.DEFINE_integer("batch_size", 128, "rows of a batch")
@@ -127,7 +127,7 @@ def time_grouped(setting: Setting, data: DeviceData, batch_size: int) -> float:
 
 
 def time_stratified(setting: Setting, data: DeviceData, batch_size: int, num_sources: int, num_targets: int) -> float:
-    model, optimizer = carrying_model(setting), optax.adam(1e-3)
+    model = carrying_model(setting)
     sample = make_sampler(
         data.labels.shape[0],
         num_sources=num_sources,
@@ -136,11 +136,11 @@ def time_stratified(setting: Setting, data: DeviceData, batch_size: int, num_sou
         cells_per_target=max(2, batch_size // num_targets),
     )
     weights = objective.LossWeights(*(ON_SURFACE[name] for name in objective.LossWeights._fields))
-    step = make_train_step(
-        model, optimizer, sample, kernel=kernels.energy(), weights=weights, form="pairwise", average_decay=0.999
-    )
+    numbers = {"num_steps": 1e6, "learning_rate": 1e-3, "warmup_steps": 0.0, "clip_norm": 1.0, "average_decay": 0.999}
+    settings = Settings(**{name: jnp.asarray(value) for name, value in numbers.items()}, weights=weights)
+    step = make_train_step(model, sample, kernel=kernels.energy(), terms=weights._fields, form="pairwise")
     params = start_params(model, data)
-    state = init_state(jax.random.key(1), params, optimizer)
+    state = init_state(jax.random.key(1), params, settings)
     steps = jax.jit(lambda s, data, n: jax.lax.fori_loop(0, n, lambda _, c: step(c, data)[0], s))
     return fastest(steps, state, data)
 

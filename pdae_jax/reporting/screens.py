@@ -1,6 +1,7 @@
 """Figures of one condition as people who measure cells draw them: embeddings, violins, volcanoes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -87,7 +88,7 @@ def violins(
         KeyError: a feature that is not there.
     """
     if shown is None:
-        shown = [features[column] for column in differential(measured, control).order[:6]]
+        shown = [str(features[int(column)]) for column in differential(measured, control).order[:6]]
     position = {name: column for column, name in enumerate(features)}
     for name in shown:
         if name not in position:
@@ -147,7 +148,7 @@ def volcano(
         panels[2].plot(*changes[rows].T, ".", ms=5, mew=0, alpha=0.6, color=colour, rasterized=True)
     panels[2].set(xlabel="measured change", ylabel="predicted change", title="changes")
     clean(panels[2])
-    names = [features[column] for column in chosen]
+    names = [str(features[int(column)]) for column in chosen]
     heights = [np.minimum(-np.log10(np.maximum(each.p_adjusted, _SMALLEST_P)), 50) for each in found]
     for axes, each, height in zip(panels[:2], found, heights, strict=True):
         label_points(figure, axes, np.stack([each.change[chosen], height[chosen]], axis=1), names)
@@ -165,7 +166,8 @@ def _volcano(axes: Axes, found: Differential) -> None:
 def _violin(axes: Axes, place: int, values: np.ndarray, colour: str) -> None:
     """A violin with its mean; a line where all values are one."""
     if np.ptp(values) > 0:
-        body = axes.violinplot(values, positions=[place], widths=0.85, showextrema=False)["bodies"][0]
+        bodies: Any = axes.violinplot(values, positions=[place], widths=0.85, showextrema=False)["bodies"]
+        body = bodies[0]
         body.set(facecolor=colour, alpha=0.55)
     axes.plot([place - 0.2, place + 0.2], [values.mean()] * 2, color=colour, lw=2)
 

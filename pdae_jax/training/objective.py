@@ -9,6 +9,7 @@ Cells that share a label share their target law, so each source cell is decoded 
 batches have that by construction; `losses.grouped_score` is the same for arbitrary ones.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -44,6 +45,7 @@ def pdae_loss(
     kernel: KernelLike,
     weights: LossWeights,
     form: str,
+    terms: Sequence[str] | None = None,
 ) -> tuple[Float[Array, ""], LossTerms]:
     """The objective on one stratified batch; differentiable in `params`.
 
@@ -54,6 +56,7 @@ def pdae_loss(
         batch: S sources of m cells, T targets of n cells.
         kernel: a function of `pdae_jax.kernels`; ``energy(1.0)`` is the paper's.
         weights: of the terms.
+        terms: names of those that are computed; None: of all whose weight is not 0, which must then be plain numbers.
         form: ``pairwise`` scores every law P_{s->t} by itself; ``pooled`` their mixture over sources (the paper's).
 
     Returns:
@@ -70,15 +73,17 @@ def pdae_loss(
         predicted = whole_counts(key_counts, predicted, batch.counted)
     # drawn noise tells two translations of one cell apart
     same = None if model.noise == "drawn" and model.noise_dim else batch.same_source
-    terms = {"translation": translation_score(predicted, batch.x_target, kernel, form, same)}
+    if terms is None:
+        terms = [name for name in LossWeights._fields if getattr(weights, name)]
+    values = {"translation": translation_score(predicted, batch.x_target, kernel, form, same)}
     thunks = {
         "reconstruction": lambda: reconstruction_score(params, model, key_reconstruct, x, latent, kernel),
         "contrast": lambda: contrast(params, model, latent, label_source),
         "likelihood": lambda: likelihood(params, model, key_volume, x, latent, label_source),
     }
-    terms |= {name: thunk() if getattr(weights, name) else jnp.zeros(()) for name, thunk in thunks.items()}
-    total = terms["translation"] + sum(getattr(weights, name) * terms[name] for name in LossWeights._fields)
-    return total, LossTerms(total=total, **terms)
+    values |= {name: thunk() if name in terms else jnp.zeros(()) for name, thunk in thunks.items()}
+    total = values["translation"] + sum(getattr(weights, name) * values[name] for name in terms)
+    return total, LossTerms(total=total, **values)
 
 
 def translation_score(

@@ -1,19 +1,18 @@
-"""The optax chain: clipping, Adam, warm-up and cosine decay."""
+"""The optax chain: clipping, Adam, warm-up and cosine decay; its numbers may be traced values."""
 
-import functools
-
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array, ArrayLike
 
 _FINAL_FRACTION = 0.01  # last learning rate over the highest
 
 
-@functools.lru_cache(maxsize=64)  # a step is compiled for its optimiser: one for the same numbers
 def make_optimizer(
-    num_steps: int,
+    num_steps: int | Array,
     *,
-    learning_rate: float,
-    warmup_steps: int,
-    clip_norm: float,
+    learning_rate: float | Array,
+    warmup_steps: int | Array,
+    clip_norm: float | Array,
 ) -> optax.GradientTransformation:
     """Adam on a warm-up and cosine schedule, gradients clipped by global norm.
 
@@ -23,11 +22,13 @@ def make_optimizer(
         warmup_steps: linear from 0; cut to a tenth of `num_steps`.
         clip_norm: largest global gradient norm.
     """
-    schedule = optax.warmup_cosine_decay_schedule(
-        init_value=0.0,
-        peak_value=learning_rate,
-        warmup_steps=min(warmup_steps, num_steps // 10),
-        decay_steps=num_steps,
-        end_value=_FINAL_FRACTION * learning_rate,
-    )
+    warm = jnp.minimum(warmup_steps, num_steps // 10)
+
+    def schedule(count: ArrayLike) -> Array:
+        count = jnp.asarray(count)
+        rising = count / jnp.maximum(warm, 1)
+        share = jnp.clip((count - warm) / jnp.maximum(num_steps - warm, 1), 0.0, 1.0)
+        falling = (1.0 - _FINAL_FRACTION) * 0.5 * (1.0 + jnp.cos(jnp.pi * share)) + _FINAL_FRACTION
+        return learning_rate * jnp.where(count < warm, rising, falling)
+
     return optax.chain(optax.clip_by_global_norm(clip_norm), optax.adam(schedule))

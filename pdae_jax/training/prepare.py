@@ -9,7 +9,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.data.components import Components
@@ -21,14 +20,15 @@ from pdae_jax.randomness import make_random
 from pdae_jax.recipe import LossWeights, Recipe, Resolved
 from pdae_jax.training.compiler import RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import build_model, resolve_recipe
-from pdae_jax.training.optimizer import make_optimizer
 from pdae_jax.training.pilot import make_pilot, with_units
 from pdae_jax.training.step import (
+    Settings,
     TrainState,
     init_state,
     make_train_step,
     make_train_steps,
     make_unravel,
+    settings_of,
     start_shapes,
 )
 from pdae_jax.training.validate import Validator, make_validator
@@ -116,15 +116,15 @@ def prepare(
         noise_dim=recipe.noise_dim,
     )
     # one program instead of many small ones, each of which would be compiled by itself
-    start = jax.jit(_start, static_argnums=(2, 3), compiler_options=compiler_options(RUNS_ONCE))
-    start = start.trace(key, additive, model, optimizer_of(recipe))
+    start = jax.jit(_start, static_argnums=3, compiler_options=compiler_options(RUNS_ONCE))
+    start = start.trace(key, additive, settings_of(recipe), model)
     with ThreadPoolExecutor(max_workers=1) as thread:
         # only compiled there: contexts of the caller, its default device say, do not reach another thread
         compiling = thread.submit(start.lower().compile)
         step = step_for(recipe, model, train.num_conditions, cells)
         if chunk and isinstance(data, DeviceData):
             make_train_steps(step, min(chunk, recipe.num_steps)).lower(start.out_info[0].train, data).compile()
-        state, key_validate = compiling.result()(key, additive)
+        state, key_validate = compiling.result()(key, additive, settings_of(recipe))
     frame = _frame(recipe, model, pilot.standardizer, key, key_validate, train, validation, source)
     return Parts(
         frame=frame,
@@ -147,8 +147,8 @@ def outline(
     standardizer = make_standardizer(train, recipe.standardize)
     model = build_model(recipe, train, standardizer)
     frame = _frame(recipe, model, standardizer, key, jax.random.split(key, 3)[2], train, validation, source)
-    start = functools.partial(_start, model=model, optimizer=optimizer_of(recipe))
-    state, _ = jax.eval_shape(start, key, start_shapes(model))
+    start = functools.partial(_start, model=model)
+    state, _ = jax.eval_shape(start, key, start_shapes(model), settings_of(recipe))
     return frame, jax.eval_shape(lambda state: with_errors(state, frame.validator), state)
 
 
@@ -175,27 +175,15 @@ def with_errors(state: LoopState, validator: Validator | None) -> LoopState:
     return state._replace(errors=Errors(room, jnp.copy(room)))
 
 
-def _start(
-    key: Array, additive: Start, model: Model, optimizer: optax.GradientTransformation
-) -> tuple[LoopState, Array]:
+def _start(key: Array, additive: Start, settings: Settings, model: Model) -> tuple[LoopState, Array]:
     """The state at step 0, and a key for the validator."""
     key_init, key_steps, key_validate = jax.random.split(key, 3)
-    state = init_state(key_steps, model.init(key_init, additive), optimizer)
+    state = init_state(key_steps, model.init(key_init, additive), settings)
     return LoopState(state, jnp.copy(state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32)), key_validate
 
 
 _SEED = 8  # folded into the key of a fit
 _START_CELLS = 8192  # of all conditions together, at most 256 of each
-
-
-def optimizer_of(recipe: Resolved) -> optax.GradientTransformation:
-    """The optimiser of a recipe."""
-    return make_optimizer(
-        recipe.num_steps,
-        learning_rate=recipe.learning_rate,
-        warmup_steps=recipe.warmup_steps,
-        clip_norm=recipe.clip_norm,
-    )
 
 
 def sizes_of(recipe: Recipe) -> tuple[int, int, int, int]:
@@ -205,32 +193,22 @@ def sizes_of(recipe: Recipe) -> tuple[int, int, int, int]:
 
 def step_for(recipe: Resolved, model: Model, num_conditions: int, x: Float[np.ndarray, "cells features"]) -> Callable:
     """The training step of a recipe; bandwidths are multiples of the median distance of the cells `x`."""
+    terms = tuple(name for name in LossWeights._fields if getattr(recipe, name))
     parameters = (recipe.beta,)
     if recipe.kernel != "energy":
         median = float(kernels.median_bandwidth(jax.random.key(0), x))
         parameters = tuple(factor * median for factor in recipe.bandwidths)
-    return _make_step(
-        model,
-        optimizer_of(recipe),
-        num_conditions,
-        sizes_of(recipe),
-        (recipe.kernel, parameters),
-        recipe.weights,
-        recipe.form,
-        recipe.average_decay,
-    )
+    return _make_step(model, num_conditions, sizes_of(recipe), (recipe.kernel, parameters), terms, recipe.form)
 
 
-@functools.lru_cache(maxsize=64)  # fits that differ in nothing that is compiled, as of an ensemble, share the program
+@functools.lru_cache(maxsize=64)  # fits that differ in nothing that is compiled share the program
 def _make_step(
     model: Model,
-    optimizer: optax.GradientTransformation,
     num_conditions: int,
     sizes: tuple[int, int, int, int],
     kernel: tuple[str, tuple[float, ...]],
-    weights: LossWeights,
+    terms: tuple[str, ...],
     form: str,
-    average_decay: float,
 ) -> Callable:
     num_sources, cells_per_source, num_targets, cells_per_target = sizes
     sample = make_sampler(
@@ -244,10 +222,8 @@ def _make_step(
     make = {"gaussian": kernels.gaussian, "laplace": kernels.laplace, "imq": kernels.inverse_multiquadric}
     return make_train_step(
         model,
-        optimizer,
         sample,
         kernel=kernels.energy(*parameters) if name == "energy" else make[name](jnp.asarray(parameters)),
+        terms=terms,
         form=form,
-        weights=weights,
-        average_decay=average_decay,
     )

@@ -1,7 +1,7 @@
 """One training step and its scan: pure functions of state and data. No files, no config, no printing."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +14,32 @@ from jaxtyping import Array, Float, Int
 from pdae_jax.data.sample import DeviceData
 from pdae_jax.model.model import Model, Start
 from pdae_jax.model.networks import unraveller
-from pdae_jax.recipe import LossWeights
+from pdae_jax.recipe import LossWeights, Resolved
 from pdae_jax.training.compiler import RUNS_OFTEN, compiler_options
 from pdae_jax.training.objective import LossTerms, pdae_loss
+from pdae_jax.training.optimizer import make_optimizer
 from pdae_jax.two_sample.kernels import KernelLike
+
+
+class Settings(NamedTuple):
+    """What a step reads of a recipe and what changes no shape: values of the program, not constants in it.
+
+    So fits that differ in these alone share one compiled step, and a population has them along its leading axis.
+    """
+
+    num_steps: Float[Array, "..."]  # of the schedule
+    learning_rate: Float[Array, "..."]
+    warmup_steps: Float[Array, "..."]
+    clip_norm: Float[Array, "..."]
+    average_decay: Float[Array, "..."]
+    weights: LossWeights  # scalars
+
+
+def settings_of(recipe: Resolved) -> Settings:
+    """The settings of a recipe."""
+    weights = LossWeights(*(jnp.asarray(value, float) for value in recipe.weights))
+    names = [name for name in Settings._fields if name != "weights"]
+    return Settings(**{name: jnp.asarray(getattr(recipe, name), float) for name in names}, weights=weights)
 
 
 class TrainState(NamedTuple):
@@ -28,6 +50,7 @@ class TrainState(NamedTuple):
     params: Float[Array, " parameters"]  # of the model, as one vector: compiles and runs faster; see `make_unravel`
     average: Float[Array, " parameters"]  # exponential moving average of params: what predicts
     opt_state: Any  # of the optimiser; a step may carry more in it
+    settings: Settings | None = None  # None: the step has its own
 
 
 class Metrics(NamedTuple):
@@ -37,14 +60,24 @@ class Metrics(NamedTuple):
     gradient_norm: Float[Array, "..."]
 
 
-def init_state(key: Array, params: dict, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(key: Array, params: dict, settings: Settings) -> TrainState:
     """The state at step 0, of a run with this key that starts from these parameters of a model."""
     vector, _ = ravel_pytree(params)
     # a copy: `params` and `average` must not share buffers, the steps donate both
-    return TrainState(jnp.zeros((), jnp.int32), key, vector, jnp.copy(vector), optimizer.init(vector))
+    opt_state = _optimizer(settings).init(vector)
+    return TrainState(jnp.zeros((), jnp.int32), key, vector, jnp.copy(vector), opt_state, settings)
 
 
-def averaged(state: TrainState, params: Array, decay: float) -> Array:
+def _optimizer(settings: Settings) -> optax.GradientTransformation:
+    return make_optimizer(
+        settings.num_steps,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        clip_norm=settings.clip_norm,
+    )
+
+
+def averaged(state: TrainState, params: Array, decay: float | Array) -> Array:
     """The moving average after a step to `params`."""
     # the first steps follow the parameters closely: an average over the start would be of no use
     now = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
@@ -67,32 +100,41 @@ def make_unravel(model: Model) -> Callable[[Float[Array, " parameters"]], dict]:
 
 def make_train_step(
     model: Model,
-    optimizer: optax.GradientTransformation,
     sample: Callable,
     *,
     kernel: KernelLike,
-    weights: LossWeights,
+    terms: Sequence[str],
     form: str,
-    average_decay: float,
 ) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
-    """``step(state, data) -> (state, metrics)``: draw a batch, descend, average."""
+    """``step(state, data) -> (state, metrics)``: draw a batch, descend, average.
+
+    Args:
+        model: pure functions.
+        sample: of `make_sampler`.
+        kernel: of the loss.
+        terms: names of the terms of the loss that are computed; their weights are those of the state.
+        form: of the loss.
+    """
     unravel = make_unravel(model)
 
     def step(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
+        settings = state.settings
+        assert settings is not None
         # both keys at once: each draw is compiled and run by itself
         fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         key_sample, key_loss = fold_in(state.key, 2 * state.step + jnp.arange(2))
         batch = sample(key_sample, data)
 
         def loss(vector: Array) -> tuple[Array, LossTerms]:
-            return pdae_loss(unravel(vector), model, key_loss, batch, kernel=kernel, form=form, weights=weights)
+            options = {"kernel": kernel, "form": form, "weights": settings.weights, "terms": terms}
+            return pdae_loss(unravel(vector), model, key_loss, batch, **options)
 
-        gradient, terms = jax.grad(loss, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        gradient, values = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = _optimizer(settings).update(gradient, state.opt_state, state.params)
         params = jnp.asarray(optax.apply_updates(state.params, updates))
-        average = averaged(state, params, average_decay)
-        new_state = TrainState(state.step + 1, state.key, params, average, opt_state)
-        return new_state, Metrics(terms, jnp.linalg.norm(gradient))
+        average = averaged(state, params, settings.average_decay)
+        new_state = TrainState(state.step + 1, state.key, params, average, opt_state, settings)
+        return new_state, Metrics(values, jnp.linalg.norm(gradient))
 
     return step
 
