@@ -4,6 +4,7 @@ import numpy as np
 
 from pdae_jax import PerturbationData, check_guarantee
 from pdae_jax.build import Experiment
+from pdae_jax.data.units import moments
 
 
 def describe(experiment: Experiment) -> str:
@@ -15,14 +16,19 @@ def describe(experiment: Experiment) -> str:
 
 def _overview(parts: dict[str, PerturbationData]) -> list[str]:
     train = parts["train"]
-    x = np.concatenate([part.x for part in parts.values()])
+    found = {part: moments(part) for part in parts.values()}
+    cells = sum(part.num_cells for part in found)
+    zeros = sum(part.num_cells * of_part.zeros for part, of_part in found.items()) / cells
+    low, high = min(m.lowest.min() for m in found.values()), max(m.highest.max() for m in found.values())
     lines = [
-        f"{len(x)} cells, {train.num_features} features, {sum(p.num_conditions for p in parts.values())} conditions",
-        f"control {train.control!r}: {len(train.cells(train.control))} cells",
-        f"values from {x.min():.4g} to {x.max():.4g}, {np.mean(x == 0):.0%} of them zero",
+        f"{cells} cells, {train.num_features} features, {sum(p.num_conditions for p in found)} conditions",
+        f"control {train.control!r}: {train.counts[train.index(train.control)]} cells",
+        f"values from {low:.4g} to {high:.4g}, {zeros:.0%} of them zero",
     ]
-    if np.all(x == np.round(x)) and x.min() >= 0:
-        lines.append("All values are whole numbers. If they are raw counts, pass log1p of counts per 10,000 instead.")
+    if train.size_factors is not None:
+        lines.append("The values are log-normalised counts: predictions will be whole numbers of counts.")
+    elif low >= 0 and all(np.array_equal(x, np.round(x)) for part in found for x in part.blocks()):
+        lines.append("All values are whole numbers. If they are raw counts, pass --config.data.normalize=True.")
     return lines
 
 

@@ -30,26 +30,36 @@ class StoredCells:
         *,
         rows: Int[np.ndarray, " cells"] | None = None,
         columns: Int[np.ndarray, " features"] | None = None,
+        parts: dict[int, Any] | None = None,
     ):
         self.folder = pathlib.Path(folder)
         self.manifest: dict[str, Any] = read_manifest(self.folder)
         self.rows = np.arange(self.manifest["num_cells"]) if rows is None else rows  # of the files
-        self.columns = columns  # of the files; None: all
+        self.kept_columns = columns  # of the files; None: all
         self.shape = (len(self.rows), self.manifest["num_features"] if columns is None else len(columns))
-        self._parts: dict[int, Any] = {}
+        self._parts = {} if parts is None else parts  # mapped files, shared by all selections of one store
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: Any) -> Float[np.ndarray, "rows features"]:
+    def __getitem__(self, rows: Any) -> Float[np.ndarray, "*rows features"]:
         rows = self.rows[rows]
+        if np.ndim(rows) == 0:
+            return self._read(np.array([rows]))[0]
+        return self._read(rows)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_parts": {}}  # the files, and not what was read of them
+
+    def _read(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n features"]:
+        """Rows of the files."""
         out = np.empty((len(rows), self.shape[1]), np.float32)
         part, inside = np.divmod(rows, PART_ROWS)
         for number in np.unique(part):
             here = np.flatnonzero(part == number)
             block = self._part(int(number))[inside[here]]
             block = block.toarray() if hasattr(block, "toarray") else block
-            out[here] = block if self.columns is None else block[:, self.columns]
+            out[here] = block if self.kept_columns is None else block[:, self.kept_columns]
         return out
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
@@ -60,13 +70,12 @@ class StoredCells:
 
     def take(self, rows: Int[np.ndarray, " kept"] | slice) -> "StoredCells":
         """These rows only; nothing is read."""
-        return StoredCells(self.folder, rows=self.rows[rows], columns=self.columns)
+        return StoredCells(self.folder, rows=self.rows[rows], columns=self.kept_columns, parts=self._parts)
 
     def with_columns(self, columns: Int[np.ndarray, " kept"]) -> "StoredCells":
         """These columns only; nothing is read."""
-        return StoredCells(
-            self.folder, rows=self.rows, columns=columns if self.columns is None else self.columns[columns]
-        )
+        columns = columns if self.kept_columns is None else self.kept_columns[columns]
+        return StoredCells(self.folder, rows=self.rows, columns=columns, parts=self._parts)
 
     def _part(self, number: int) -> Any:
         """A part of the matrix, mapped into memory."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from absl import logging
+from jaxtyping import Bool
 
 from pdae_jax.cells import StoredCells
 from pdae_jax.data import genes
@@ -13,8 +14,15 @@ from pdae_jax.data.conditions import Conditions, drop_small, drop_unused
 from pdae_jax.data.counts import Sized, is_counts, read_counts
 from pdae_jax.data.entries import read_dicts, read_matrix, read_names
 from pdae_jax.data.notation import Notation, make_notation
-from pdae_jax.data.observations import check_values, read_features, read_observations, row_totals
-from pdae_jax.data.stored import identity_of_file, store_cells
+from pdae_jax.data.observations import (
+    BLOCK_ROWS,
+    check_values,
+    constant_columns,
+    read_features,
+    read_observations,
+    row_totals,
+)
+from pdae_jax.data.stored import identity_of_file, store_cells, varying_columns
 from pdae_jax.data.tables import column_names, find_columns, open_anndata, read_conditions
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
@@ -152,6 +160,7 @@ def from_anndata(
     layer: str | None = None,
     features: Iterable[str] | None = None,
     highly_variable: int | None = None,
+    drop_constant: bool = False,
     perturbations: Iterable[str] | None = None,
     dose_in_name: bool | None = None,
     min_cells: int | None = None,
@@ -171,6 +180,7 @@ def from_anndata(
         features: names from ``var_names`` to keep, in this order; all when None.
         highly_variable: number of features to keep instead, those that vary most in cells of the control and of single
             perturbations, by `scanpy.pp.highly_variable_genes`. Needs scanpy.
+        drop_constant: features that are the same in all cells are dropped, and named in the log, instead of refused.
         perturbations: names of the label columns, by first appearance when None. Listed names are found whole, also
             where they contain the separator; see `from_arrays`.
         dose_in_name: whether the number in ``"A:2"`` is a dose of A, or part of a name as in ``"CHEBI:41423"``. None:
@@ -180,7 +190,8 @@ def from_anndata(
             file, also those that are not kept.
         store: folder for the cells, where they do not fit into memory. The file is read once, a block at a time, and
             training and evaluation then read the rows that they need (`pdae_jax.cells.StoredCells`). A folder that
-            holds the same cells already is used again; it must stay as long as the data and their runs are used.
+            holds the same cells already is used again; it must stay as long as the data and their runs are used. All
+            cells are checked, also those of conditions that are dropped.
         like: data that these cells join, see `from_arrays`.
 
     Raises:
@@ -199,9 +210,13 @@ def from_anndata(
         conditions = read_conditions(table.obs, len(named), notation)
         if highly_variable is not None:
             features = genes.highly_variable(table.matrix, table.features, conditions, highly_variable)
+        if drop_constant and features is None and store is None:
+            features = varying_names(table.features, ~constant_columns(table.matrix))
         names = table.features if features is None else [str(name) for name in features]
         columns = None if features is None else find_columns(names, table.features, "var_names")
         if store is not None:
+            first = read_observations(table.matrix[:BLOCK_ROWS], columns)
+            _check_like(first, normalize, like)
             observed = store_cells(
                 store,
                 table.matrix,
@@ -209,8 +224,13 @@ def from_anndata(
                 columns,
                 normalize=normalize,
                 source=identity_of_file(adata, layer),
-                may_be_constant=like is not None,
+                may_be_constant=like is not None or drop_constant,
             )
+            if drop_constant and isinstance(observed.x, StoredCells):
+                varying = varying_columns(observed.x)
+                names = varying_names(names, varying)
+                if 0 < len(names) < len(varying):
+                    observed = observed._replace(x=observed.x.with_columns(np.flatnonzero(varying)))
             return _build(observed, conditions, names, notation, min_cells)
         x, totals = read_observations(table.matrix, columns), row_totals(table.matrix) if normalize else None
         return _build(_counts(x, totals, normalize, like), conditions, names, notation, min_cells)
@@ -226,9 +246,23 @@ def _notation(like: PerturbationData | None, control: Any, separator: str, pertu
 
 def _counts(x: np.ndarray, totals: np.ndarray | None, normalize: bool, like: PerturbationData | None) -> Sized:
     """Values with size factors, on the scale of the data that they join."""
+    _check_like(x, normalize, like)
+    return read_counts(x, totals, normalize)
+
+
+def _check_like(x: np.ndarray, normalize: bool, like: PerturbationData | None) -> None:
     if like is not None and like.size_factors is not None and not normalize and is_counts(x):
         raise ValueError("These are raw counts, and the data they join log-normalised ones. Pass normalize=True.")
-    return read_counts(x, totals, normalize)
+
+
+def varying_names(names: Sequence[str], varying: Bool[np.ndarray, " features"]) -> list[str]:
+    """The features that vary; the others are named in the log. If none does, all: the reader then says so."""
+    if not varying.any():
+        return list(names)
+    if not varying.all():
+        dropped = [name for name, kept in zip(names, varying, strict=True) if not kept]
+        logging.warning("dropped features that are the same in all cells: %s", first_names(dropped))
+    return [name for name, kept in zip(names, varying, strict=True) if kept]
 
 
 def _build(

@@ -53,13 +53,13 @@ def read_observations(x: Any, columns: Any = None) -> Float[np.ndarray, "cells f
 
 
 def read_rows(x: Any, rows: Int[np.ndarray, " n"]) -> Any:
-    """Some rows, in rising order, of what `read_observations` takes, sparse if it is; a block of rows at a time."""
+    """Some rows, in rising order, of what `read_observations` takes, as a sparse matrix."""
     blocks = []
     for start in range(0, x.shape[0], BLOCK_ROWS):  # of a file: single rows of a compressed one are slow
         inside = rows[(rows >= start) & (rows < start + BLOCK_ROWS)] - start
         if len(inside):
-            blocks.append(x[start : start + BLOCK_ROWS][inside])
-    return scipy.sparse.vstack(blocks, format="csr") if scipy.sparse.issparse(blocks[0]) else np.concatenate(blocks)
+            blocks.append(scipy.sparse.csr_array(x[start : start + BLOCK_ROWS][inside]))
+    return scipy.sparse.vstack(blocks, format="csr")
 
 
 def _on_disk(x: Any) -> bool:
@@ -81,7 +81,7 @@ def constant_columns(x: Any) -> Bool[np.ndarray, " features"]:
         block = x[start : start + BLOCK_ROWS]
         ends = (block.min(axis=0), block.max(axis=0))
         ends = [np.asarray(end.toarray() if hasattr(end, "toarray") else end).ravel() for end in ends]
-        low, high = np.fmin(low, ends[0]), np.fmax(high, ends[1])
+        low, high = np.minimum(low, ends[0]), np.maximum(high, ends[1])  # NaN wins: it is named later
     return low == high
 
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 
-from pdae_jax.data.load import from_anndata, from_frame
-from pdae_jax.data.observations import constant_columns
-from pdae_jax.data.tables import open_anndata
+from pdae_jax.data.load import from_anndata, from_frame, varying_names
+from pdae_jax.data.tables import in_old_layout
 from pdae_jax.spelling import first_names, nearest_names
 from pdae_jax.types import PerturbationData
 
@@ -135,10 +133,17 @@ def _find(path: str | Path | None) -> Path:
 def _from_anndata(
     file: Path, layer: str | None, features: list[str], min_cells: int, options: dict[str, Any]
 ) -> PerturbationData:
-    if not features and options["highly_variable"] is None:
-        with open_anndata(file, [], layer) as table:
-            features = _varying(table.features, constant_columns(table.matrix))
-    return from_anndata(file, layer=layer, features=features or None, min_cells=min_cells, **options)
+    import anndata
+
+    chosen = bool(features) or options["highly_variable"] is not None
+    source: Any = file
+    if file.is_file() and in_old_layout(file):
+        if options["store"] is not None:
+            raise ValueError(f"{file.name!r} was written before anndata 0.8. Write it again with a newer anndata.")
+        source = anndata.read_h5ad(file)
+    return from_anndata(
+        source, layer=layer, features=features or None, min_cells=min_cells, drop_constant=not chosen, **options
+    )
 
 
 def _from_table(frame: Any, features: list[str], min_cells: int, options: dict[str, Any]) -> PerturbationData:
@@ -148,18 +153,8 @@ def _from_table(frame: Any, features: list[str], min_cells: int, options: dict[s
         used = (options["condition"], options["dose"])
         columns = [(str(name), column) for name, column in frame.items() if str(name) not in used]
         constant = [is_numeric_dtype(column) and column.min() == column.max() for _, column in columns]
-        features = _varying([name for name, _ in columns], np.array(constant, dtype=bool))
+        features = varying_names([name for name, _ in columns], ~np.array(constant, dtype=bool))
     return from_frame(frame, features=features, min_cells=min_cells, **options)
-
-
-def _varying(names: Sequence[str], constant: np.ndarray) -> list[str]:
-    """The features that vary; the others are named in the log. If none does, all: the reader then says so."""
-    if constant.all():
-        return list(names)
-    if constant.any():
-        dropped = [name for name, same in zip(names, constant, strict=True) if same]
-        logging.warning("dropped features that are the same in all cells: %s", first_names(dropped))
-    return [name for name, same in zip(names, constant, strict=True) if not same]
 
 
 def _read_table(file: Path, condition: str, dose: str | None) -> Any:

@@ -18,6 +18,7 @@ import filelock
 import numpy as np
 import scipy.sparse
 from absl import logging
+from jaxtyping import Bool
 from tqdm import tqdm
 
 from pdae_jax.cells import BLOCK_ROWS, MANIFEST_FILE, PART_ROWS, StoredCells, part_file, read_manifest
@@ -26,6 +27,7 @@ from pdae_jax.data.observations import check_values, check_varying, read_observa
 
 _SPARSE = 0.3  # at most this share of the values is not zero: beside each that is not there lies its column
 _SIZES_FILE = "size_factors.npy"
+_VARYING_FILE = "varying.npy"
 _LAYOUT = 1  # of the files; another number is written anew
 
 
@@ -69,6 +71,11 @@ def store_cells(
     return Sized(StoredCells(path), np.load(sizes) if sizes.exists() else None)
 
 
+def varying_columns(x: StoredCells) -> Bool[np.ndarray, " features"]:
+    """Which features are not the same in all cells of the store."""
+    return np.load(x.folder / _VARYING_FILE)
+
+
 def identity_of_file(path: str | pathlib.Path, layer: str | None) -> str:
     """Path, size and time of a file: as long as these stay, so do its cells."""
     file = pathlib.Path(path).absolute()
@@ -97,7 +104,11 @@ def _is_made(path: pathlib.Path, identity: dict[str, Any]) -> bool:
 @contextlib.contextmanager
 def _new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder that appears whole or not at all."""
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    prefix = f".{path.name}.partial."
+    for old in path.parent.glob(f"{prefix}*"):  # of a process that was killed: the lock is ours
+        shutil.rmtree(old, ignore_errors=True)
+    partial = pathlib.Path(tempfile.mkdtemp(prefix=prefix, dir=path.parent))
+    partial.chmod(path.parent.stat().st_mode & 0o777)  # as readable as where it lies
     try:
         yield partial
         if path.exists():
@@ -141,6 +152,7 @@ def _write(
             part = []
     if not may_be_constant:
         check_varying(low, high, features, number)
+    np.save(folder / _VARYING_FILE, low != high)
     found = np.concatenate(sizes) if normalize else None if shown is None else shown.result()
     log_sizes(found, normalize)
     if found is not None:

@@ -31,6 +31,7 @@ class Streamed(NamedTuple):
     order: Int[np.ndarray, " cells"]  # rows of the data as the sampler numbers them
     index: DeviceData  # without cells
     draw: Callable[[Array, DeviceData], Drawn]
+    keys: Callable[[Array, Array], Array]  # (key of the run, step) -> keys of the draws of that step
 
 
 class Piece(NamedTuple):
@@ -40,19 +41,30 @@ class Piece(NamedTuple):
     num_steps: int
 
 
-def feed(data: PerturbationData, standardizer: Standardizer, sizes: tuple[int, int, int, int]) -> DeviceData | Streamed:
+def feed(
+    data: PerturbationData,
+    standardizer: Standardizer,
+    sizes: tuple[int, int, int, int],
+    keys: Callable[[Array, Array], Array] | None = None,
+) -> DeviceData | Streamed:
     """Training cells for a loop: all of them on the device, or, where they stay in files, those of a few steps.
 
     Args:
         data: training data.
         standardizer: of the model's units.
         sizes: sources, cells of each, targets and cells of each in a step.
+        keys: of the draws of a step, as the step makes them of the key of the run; None: `step_keys`.
     """
     if not isinstance(data.x, StoredCells):
         return to_device(data, standardizer)
     order = sampling_order(data)
     index = to_device(data, standardizer, order=order)
-    return Streamed(data, standardizer, order, index, _draw(data.num_conditions, sizes))
+    return Streamed(data, standardizer, order, index, _draw(data.num_conditions, sizes), keys or step_keys)
+
+
+def step_keys(key: Array, step: Array) -> Array:
+    """The key of the one draw of a training step."""
+    return jax.random.fold_in(key, 2 * step)[None]
 
 
 def pieces(data: DeviceData | Streamed, key: Array, step: int, num_steps: int) -> Iterator[Piece]:
@@ -67,7 +79,7 @@ def pieces(data: DeviceData | Streamed, key: Array, step: int, num_steps: int) -
     if not isinstance(data, Streamed):
         yield Piece(data, num_steps)
         return
-    rows = np.asarray(_rows(data.draw, jnp.atleast_1d(key), step, data.index, num_steps))
+    rows = np.asarray(_rows(data.draw, data.keys, jnp.atleast_1d(key), step, data.index, num_steps))
     most = max(1, MAX_BYTES // (4 * data.data.num_features * rows[0].size))
     size = next(n for n in range(min(most, num_steps), 0, -1) if num_steps % n == 0)  # one shape: one program
     parts = np.split(rows, num_steps // size)
@@ -81,12 +93,16 @@ def pieces(data: DeviceData | Streamed, key: Array, step: int, num_steps: int) -
 
 
 def _piece(streamed: Streamed, rows: Int[np.ndarray, "..."], num_steps: int) -> Piece:
-    """The cells of these rows on the device, each once, in room for as many as were drawn."""
+    """The cells of these rows on the device, each once, in room for as many as were drawn and one more.
+
+    That one is NaN, and stands for all cells that were not drawn: a step that drew one would stop the run.
+    """
     different = np.unique(rows)
     data, order = streamed.data, streamed.order[different]
-    x = np.zeros((rows.size, data.num_features), np.float32)
+    x = np.zeros((rows.size + 1, data.num_features), np.float32)
+    x[-1] = np.nan
     x[: len(different)] = streamed.standardizer.forward(data.x[order])
-    place = np.zeros(data.num_cells, np.int32)
+    place = np.full(data.num_cells, rows.size, np.int32)
     place[different] = np.arange(len(different), dtype=np.int32)
     index = streamed.index
     if index.rows is not None:  # a bootstrap sample of each replica
@@ -94,21 +110,24 @@ def _piece(streamed: Streamed, rows: Int[np.ndarray, "..."], num_steps: int) -> 
     counted = index.counted
     if counted is not None:
         assert data.size_factors is not None
-        size = np.ones(rows.size, np.float32)
+        size = np.ones(rows.size + 1, np.float32)
         size[: len(different)] = data.size_factors[order]
         counted = counted._replace(size=jax.device_put(size))
     return Piece(index._replace(x=jax.device_put(x), rows=jax.device_put(place), counted=counted), num_steps)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
+@functools.partial(jax.jit, static_argnums=(0, 1, 5))
 def _rows(
-    draw: Callable, keys: Array, step: Int[Array, ""] | int, index: DeviceData, num_steps: int
+    draw: Callable, of_step: Callable, keys: Array, step: Int[Array, ""] | int, index: DeviceData, num_steps: int
 ) -> Int[Array, "steps replicas rows"]:
     """Rows that the next steps draw, as the sampler numbers them."""
 
     def of_replica(number: Array, key: Array, rows: Array | None) -> Array:
-        drawn = draw(jax.random.fold_in(key, 2 * (step + number)), index._replace(rows=rows))
-        return jnp.concatenate([drawn.rows_source.ravel(), drawn.rows_target.ravel()])
+        def of_key(key: Array) -> Array:
+            drawn = draw(key, index._replace(rows=rows))
+            return jnp.concatenate([drawn.rows_source.ravel(), drawn.rows_target.ravel()])
+
+        return jax.vmap(of_key)(of_step(key, step + number)).ravel()
 
     of_replicas = jax.vmap(of_replica, in_axes=(None, 0, None if index.rows is None else 0))
     return jax.vmap(of_replicas, in_axes=(0, None, None))(jnp.arange(num_steps), keys, index.rows)

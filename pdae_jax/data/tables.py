@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from pdae_jax.data.conditions import Conditions
 from pdae_jax.data.entries import read_columns, read_names
@@ -124,10 +125,21 @@ def _open_obs(file: Any, source: str | Path) -> Any:
     return obs
 
 
+def in_old_layout(path: str | Path) -> bool:
+    """Whether an .h5ad file was written before anndata 0.8, so that only `anndata.read_h5ad` reads it."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        obs: Any = file.get("obs")
+        return isinstance(obs, h5py.Dataset) or (obs is not None and "__categories" in obs)
+
+
 def _in_rows(matrix: Any) -> Any:
     """Rows of a column-compressed matrix on disk are slow to take: such a one comes into memory, sparse."""
-    on_disk = getattr(matrix, "format", None) == "csc" and hasattr(matrix, "to_memory")
-    return matrix.to_memory() if on_disk else matrix
+    if getattr(matrix, "format", None) != "csc" or not hasattr(matrix, "to_memory"):
+        return matrix
+    logging.warning("The matrix is compressed by columns, and comes into memory as a whole. Write it by rows (tocsr).")
+    return matrix.to_memory().tocsr()
 
 
 def _check_layer(layer: str | None, known: Any, has_x: bool) -> None:

@@ -27,6 +27,7 @@ from pdae_jax.evaluation.compositional_step import (
     Weights,
     make_compositional_step,
     make_networks,
+    step_keys,
 )
 from pdae_jax.labels import LabelLike
 from pdae_jax.prediction.samples import BATCH, generator
@@ -185,7 +186,7 @@ def fit_compositional(
     start = TrainState(jnp.zeros((), jnp.int32), key_steps, params, jnp.copy(params), opponents)
     state = with_errors(parts.state._replace(train=start, kept=jnp.copy(params)), frame.validator)
     history, bar = History(), make_progress(progress, "fit_compositional")
-    data = feed(train, frame.standardizer, _sizes(frame.recipe))
+    data = feed(train, frame.standardizer, _sizes(frame.recipe), step_keys)
     state = run_steps(parts._replace(frame=frame, step=step, data=data), state, None, history, bar)
     params = frame.unravel(state.kept if validation else state.train.average)
     return Compositional(networks, params, frame.standardizer, train, frame.recipe, history.entries)

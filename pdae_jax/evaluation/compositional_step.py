@@ -97,6 +97,18 @@ def prior_distance(
     return jnp.mean(2.0 * kernel_score(basal, normal, kernel, same=same) - within)
 
 
+def _split(key: Array, step: Array) -> tuple[Array, Array, Array]:
+    """Keys of a step: of the prior, of its cells, and of the cells of each step of the adversary."""
+    key_prior, key_cells, key_adversary = jax.random.split(jax.random.fold_in(key, step), 3)
+    return key_prior, key_cells, jax.random.split(key_adversary, ADVERSARY_STEPS)
+
+
+def step_keys(key: Array, step: Array) -> Array:
+    """Keys of all cells that a step draws, for `data.stream`."""
+    _, key_cells, keys_adversary = _split(key, step)
+    return jnp.concatenate([key_cells[None], keys_adversary])
+
+
 def make_compositional_step(
     networks: Networks,
     optimizer: optax.GradientTransformation,
@@ -136,10 +148,10 @@ def make_compositional_step(
         return Cells(batch.x_source, batch.label_source[:, None, :], index, batch.same_source)
 
     def step(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
-        key_prior, key_cells, key_adversary = jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+        key_prior, key_cells, keys_adversary = _split(state.key, state.step)
         rivals = state.opt_state
         if weights.adversary:
-            own, keys = networks.unravel(state.params), jax.random.split(key_adversary, ADVERSARY_STEPS)
+            own, keys = networks.unravel(state.params), keys_adversary
             rivals, _ = jax.lax.scan(lambda r, key: (update_adversary(own, r, draw(key, data)), None), rivals, keys)
         gradient_fn = jax.grad(loss, has_aux=True)
         gradient, terms = gradient_fn(state.params, rivals.adversary, key_prior, draw(key_cells, data))

@@ -1,6 +1,7 @@
 """Predicted samples of any label, with a verdict on what they are worth."""
 
 import math
+import weakref
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from pdae_jax.prediction.guarantee import guarantee_of
 from pdae_jax.prediction.source import Source, SourceLike, resolve_source
 from pdae_jax.prediction.span import identified_part
 from pdae_jax.prediction.verdict import Verdict
-from pdae_jax.types import PerturbationData, once_for_data
+from pdae_jax.types import PerturbationData
 
 MAX_REACH = 1.5  # above it a prediction is warned about, see `reach_of`
 _COUNTS = 2  # folded into a key that is split into those of 0 and 1
@@ -119,7 +120,7 @@ def predict(
         *(train.features, name, vector, cells.name, verdict),
         size_factors=None if cells.data.size_factors is None else np.concatenate(sizes),
     )
-    prediction = prediction._replace(reach=_checked_reach(prediction, train))
+    prediction = prediction._replace(reach=_checked_reach(prediction, fitted))
     if len(members) == 1:
         return prediction
     order = generator(key).permutation(number)  # so that any part of the samples is of the mixture too
@@ -144,17 +145,16 @@ def reach_of(samples: Float[np.ndarray, "samples features"], train: Perturbation
     return np.where(half > 0, far / size, 1.0 + far / size)
 
 
-@once_for_data
-def _warned_about(train: PerturbationData) -> set[str]:
-    """Conditions whose reach was warned about: a report predicts each several times."""
-    return set()
+# of a model, gone with it, the conditions and sources that were warned about: a report predicts each several times
+_warned: "weakref.WeakKeyDictionary[Fitted | Ensemble, set[tuple[str, str]]]" = weakref.WeakKeyDictionary()
 
 
-def _checked_reach(prediction: Prediction, train: PerturbationData) -> float:
+def _checked_reach(prediction: Prediction, fitted: Fitted | Ensemble) -> float:
+    train, warned = fitted.train, _warned.setdefault(fitted, set())
     reach = reach_of(prediction.samples, train)
     worst = int(np.argmax(reach))
-    if reach[worst] > MAX_REACH and prediction.condition not in _warned_about(train):
-        _warned_about(train).add(prediction.condition)
+    if reach[worst] > MAX_REACH and (prediction.condition, prediction.source) not in warned:
+        warned.add((prediction.condition, prediction.source))
         found, column = moments(train), prediction.samples[:, worst]
         value = column[np.argmax(np.abs(column - found.mean[worst]))]
         logging.warning(

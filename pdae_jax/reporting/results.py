@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from pdae_jax.cells import StoredCells
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.compositional import fit_comparators
 from pdae_jax.evaluation.counts import CountedCells, count_diagnostics, counted
@@ -43,6 +44,7 @@ MIN_FEATURES_OF_SCREENS = 20  # of which embeddings, violins and volcanoes are d
 MOST_IN_SAMPLE = 50  # training conditions of an evaluation
 MOST_CONDITIONS = 40  # of a figure; of more, some evenly spaced
 _SHOWN_CELLS = 2000
+_STORED_CELLS = 500  # predicted of a condition, where measured cells do not fit into memory
 
 
 def save_test(workdir: str | pathlib.Path, test: PerturbationData) -> None:
@@ -195,15 +197,19 @@ def write_predictions(path: pathlib.Path, predictions: Sequence[Prediction]) -> 
 def held_out_predictions(
     fitted: Fitted | Ensemble, test: PerturbationData, sources: dict[str, str], most: int | None = None
 ) -> list[Prediction]:
-    """The prediction of every test condition, or of the first ones, under its own name."""
+    """The prediction of every test condition, or of the first ones, under its own name.
+
+    As many cells as were measured; where those stay in files because they are many, 500 at most.
+    """
     key = jax.random.key(fitted.seed)
     names = [name for name, label in zip(test.conditions, test.labels, strict=True) if np.any(label)][:most]
+    most_cells = _STORED_CELLS if isinstance(test.x, StoredCells) else test.num_cells
     return [
         predict(
             fitted,
             test.label(name),
             key=jax.random.fold_in(key, number),
-            num_samples=int(test.counts[test.index(name)]),
+            num_samples=min(int(test.counts[test.index(name)]), most_cells),
             source=sources.get(name, "control"),
         )._replace(condition=name)
         for number, name in enumerate(names)

@@ -40,7 +40,7 @@ def _cells_arrays(x: np.ndarray | StoredCells) -> dict[str, np.ndarray]:
     if not isinstance(x, StoredCells):
         return {"x": x}
     arrays = {"store": np.array(str(x.folder)), "store_identity": np.array(_identity(x)), "store_rows": x.rows}
-    return arrays if x.columns is None else arrays | {"store_columns": x.columns}
+    return arrays if x.kept_columns is None else arrays | {"store_columns": x.kept_columns}
 
 
 def _identity(x: StoredCells) -> str:

@@ -16,14 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pdae_jax.data.components import Components
 from pdae_jax.data.sample import bootstrap_rows
 from pdae_jax.data.stream import Streamed
 from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs.track import Progress
 from pdae_jax.training.loop import check_request, fitted_of, key_data, replica_of, run_training, with_stop
-from pdae_jax.training.prepare import Frame, LoopState, Parts, prepare, with_errors
-from pdae_jax.training.reduction import reduce
+from pdae_jax.training.prepare import Frame, LoopState, Parts, prepare, wide_of, with_errors
+from pdae_jax.training.reduction import with_components
 from pdae_jax.training.step import replicate
 from pdae_jax.training.validate import make_validator
 from pdae_jax.types import PerturbationData
@@ -71,10 +72,9 @@ def fit_ensemble(
         raise ValueError(f"num_replicas={num_replicas}, but an ensemble needs at least 2. For one model call fit.")
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
-    seen = reduce(recipe, train, validation, workdir)
-    recipe = with_stop(seen.train, validation, key, seen.recipe, workdir, progress)
-    parts = prepare_replicas(key, seen.train, seen.validation, recipe, source, num_replicas, bootstrap)
-    parts = parts._replace(frame=parts.frame._replace(components=seen.components))
+    recipe, components = with_components(recipe, train, workdir)
+    recipe = with_stop(train, validation, key, recipe, workdir, progress, components)
+    parts = prepare_replicas(key, train, validation, recipe, source, num_replicas, bootstrap, components)
     identity = {
         "recipe": parts.frame.recipe.to_dict(),
         "key": key_data(key),
@@ -94,10 +94,13 @@ def prepare_replicas(
     source: Mapping[str, str] | None,
     num_replicas: int,
     bootstrap: bool,
+    components: Components | None = None,
 ) -> Parts:
     """As `prepare`; every leaf of the state has a leading axis of replicas, and the step takes them all at once."""
     keys = replica_keys(key, num_replicas)
-    first, *others = [prepare(k, train, validation if k is keys[0] else None, recipe, source) for k in keys]
+    first, *others = [
+        prepare(k, train, validation if k is keys[0] else None, recipe, source, components=components) for k in keys
+    ]
     states = [parts.state._replace(errors=None) for parts in (first, *others)]
     state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     data = first.data
@@ -133,9 +136,7 @@ def ensemble_of(
     else:
         # nothing was left out: how well the training conditions themselves are met from the control
         perturbed = train.select([c for c, a in zip(train.conditions, train.labels, strict=True) if np.any(a)])
-        if frame.components is not None:
-            train, perturbed = frame.components.reduced(train), frame.components.reduced(perturbed)
-        validator = make_validator(key, frame.model, frame.standardizer, train, perturbed)
+        validator = make_validator(key, frame.model, frame.standardizer, train, perturbed, wide=wide_of(frame))
         control, errors = validator.control, np.stack([validator.errors(replica.params) for replica in replicas])
     relative = np.maximum(np.sum(errors, axis=1) / np.sum(control), 0.0)
     return Ensemble(replicas, find_bad(relative, pairwise_alignment(replicas)), path)

@@ -12,6 +12,7 @@ from absl import logging
 from jaxtyping import Array
 
 from pdae_jax.data.checks import check_training_data
+from pdae_jax.data.components import Components
 from pdae_jax.data.span import determined_by_others, label_span
 from pdae_jax.data.split import hold_out
 from pdae_jax.data.stream import pieces
@@ -24,7 +25,7 @@ from pdae_jax.runs.store import fingerprint
 from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, prepare, step_of
-from pdae_jax.training.reduction import reduce, save_components
+from pdae_jax.training.reduction import save_components, seen_by_model, with_components
 from pdae_jax.training.step import Metrics, make_train_steps
 from pdae_jax.training.validate import check_errors, worth_keeping
 from pdae_jax.types import PerturbationData
@@ -65,12 +66,12 @@ def fit(
     """
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
-    seen = reduce(recipe, train, validation, workdir)
-    recipe = with_stop(seen.train, validation, key, seen.recipe, workdir, progress)
+    recipe, components = with_components(recipe, train, workdir)
+    recipe = with_stop(train, validation, key, recipe, workdir, progress, components)
     resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
     # a finished run has nothing to compile
-    parts = prepare(key, seen.train, seen.validation, recipe, source, chunk=0 if resuming else recipe.log_every)
-    parts = parts._replace(frame=parts.frame._replace(components=seen.components))
+    chunk = 0 if resuming else recipe.log_every
+    parts = prepare(key, train, validation, recipe, source, chunk=chunk, components=components)
     identity = {"recipe": parts.frame.recipe.to_dict(), "key": key_data(key), "source": source}
     state, history, path = run_training(parts, identity, train, validation, workdir, progress, config or {})
     return fitted_of(parts.frame, state, train, validation, history, path)
@@ -106,6 +107,7 @@ def with_stop(
     recipe: Recipe,
     workdir: str | pathlib.Path | None,
     progress: bool | Progress | None,
+    components: Components | None = None,
 ) -> Recipe:
     """The recipe with its `stop_step`, where there are no validation conditions and enough combinations to choose it.
 
@@ -122,10 +124,10 @@ def with_stop(
         recipe = recipe.override(stop_step=read_json(file)["identity"]["recipe"].get("stop_step"))
         if recipe.stop_step is not None:
             return recipe
-    recipe = resolve_recipe(recipe, train)  # the fit that chooses has the schedule of the fit proper
+    # the fit that chooses has the schedule of the fit proper
+    recipe = resolve_recipe(recipe, seen_by_model(train, components))
     rest, judged = hold_out(train, left_out)
-    inner = recipe if recipe.components is None else recipe.override(components=None, nonnegative=False)
-    chosen = fit(rest, key=jax.random.fold_in(key, _CHOICE), validation=judged, recipe=inner, progress=progress)
+    chosen = fit(rest, key=jax.random.fold_in(key, _CHOICE), validation=judged, recipe=recipe, progress=progress)
     start = np.mean([errors["start"] for errors in chosen.validation_errors.values()])
     found = {e["step"]: e["validation_energy_distance"] for e in chosen.history if "validation_energy_distance" in e}
     best = min(found, key=lambda step: found[step])

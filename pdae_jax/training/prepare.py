@@ -21,6 +21,7 @@ from pdae_jax.recipe import LossWeights, Recipe, Resolved
 from pdae_jax.training.compiler import RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import build_model, resolve_recipe
 from pdae_jax.training.pilot import make_pilot, with_units
+from pdae_jax.training.reduction import seen_by_model
 from pdae_jax.training.step import (
     Settings,
     TrainState,
@@ -31,7 +32,7 @@ from pdae_jax.training.step import (
     settings_of,
     start_shapes,
 )
-from pdae_jax.training.validate import Validator, make_validator
+from pdae_jax.training.validate import Validator, Wide, make_validator
 from pdae_jax.two_sample import kernels
 from pdae_jax.types import Params, PerturbationData
 
@@ -93,17 +94,19 @@ def prepare(
     source: Mapping[str, str] | None = None,
     *,
     chunk: int = 0,
+    components: Components | None = None,
 ) -> Parts:
     """Model, data on the device, training step and initial state of a fit.
 
     With `chunk`, that many steps are compiled (`make_train_steps`), while another thread compiles the start: XLA works
-    outside Python's lock, and before a first step of a small model there is nothing else to wait for.
+    outside Python's lock, and before a first step of a small model there is nothing else to wait for. With
+    `components` the model is one of their scores.
     """
-    recipe = with_units(recipe, train)
-    pilot = make_pilot(recipe, train)
-    recipe = resolve_recipe(recipe, train, pilot)
-    model = build_model(recipe, train, pilot.standardizer)
-    data = feed(train, pilot.standardizer, sizes_of(recipe))
+    recipe, seen = with_units(recipe, train), seen_by_model(train, components)
+    pilot = make_pilot(recipe, seen)
+    recipe = resolve_recipe(recipe, seen, pilot)
+    model = build_model(recipe, seen, pilot.standardizer)
+    data = feed(seen, pilot.standardizer, sizes_of(recipe))
     random = make_random(key)
     rows = balanced_rows(random, train, int(np.clip(_START_CELLS // train.num_conditions, 8, 256)))
     cells = pilot.cells(rows)
@@ -125,7 +128,7 @@ def prepare(
         if chunk and isinstance(data, DeviceData):
             make_train_steps(step, min(chunk, recipe.num_steps)).lower(start.out_info[0].train, data).compile()
         state, key_validate = compiling.result()(key, additive, settings_of(recipe))
-    frame = _frame(recipe, model, pilot.standardizer, key, key_validate, train, validation, source)
+    frame = _frame(recipe, model, pilot.standardizer, key, key_validate, train, validation, source, components)
     return Parts(
         frame=frame,
         num_steps=recipe.num_steps if recipe.stop_step is None else min(recipe.stop_step, recipe.num_steps),
@@ -141,12 +144,15 @@ def outline(
     validation: PerturbationData | None,
     recipe: Recipe,
     source: Mapping[str, str] | None,
+    components: Components | None = None,
 ) -> tuple[Frame, LoopState]:
     """Of a run with a resolved recipe, what its checkpoint is read with: the state has shapes only."""
     recipe = Resolved(**dataclasses.asdict(recipe))
-    standardizer = make_standardizer(train, recipe.standardize)
-    model = build_model(recipe, train, standardizer)
-    frame = _frame(recipe, model, standardizer, key, jax.random.split(key, 3)[2], train, validation, source)
+    seen = seen_by_model(train, components)
+    standardizer = make_standardizer(seen, recipe.standardize)
+    model = build_model(recipe, seen, standardizer)
+    key_validate = jax.random.split(key, 3)[2]
+    frame = _frame(recipe, model, standardizer, key, key_validate, train, validation, source, components)
     start = functools.partial(_start, model=model)
     state, _ = jax.eval_shape(start, key, start_shapes(model), settings_of(recipe))
     return frame, jax.eval_shape(lambda state: with_errors(state, frame.validator), state)
@@ -161,10 +167,21 @@ def _frame(
     train: PerturbationData,
     validation: PerturbationData | None,
     source: Mapping[str, str] | None,
+    components: Components | None,
 ) -> Frame:
-    validator = make_validator(key_validate, model, standardizer, train, validation, source) if validation else None
     seed = int(make_random(jax.random.fold_in(key, _SEED)).integers(2**31 - 1))
-    return Frame(recipe, standardizer, model, jax.jit(make_unravel(model)), validator, seed)
+    frame = Frame(recipe, standardizer, model, jax.jit(make_unravel(model)), None, seed, components)
+    if validation is None:
+        return frame
+    validator = make_validator(key_validate, model, standardizer, train, validation, source, wide=wide_of(frame))
+    return frame._replace(validator=validator)
+
+
+def wide_of(frame: Frame) -> Wide | None:
+    """What makes cells of moved scores, for a validator; None where the model is one of features."""
+    if frame.components is None:
+        return None
+    return Wide(frame.components, np.array(0.0 if frame.recipe.nonnegative else -np.inf, np.float32))
 
 
 def with_errors(state: LoopState, validator: Validator | None) -> LoopState:

@@ -1,7 +1,6 @@
-"""Fits of wide data: what is trained are scores of components, and all else has the features."""
+"""Fits of wide data: the model is of scores of components, and all else has the features."""
 
 import pathlib
-from typing import NamedTuple
 
 from pdae_jax.data.components import Components, find_components
 from pdae_jax.recipe import Recipe
@@ -11,30 +10,29 @@ from pdae_jax.training.pilot import with_units
 from pdae_jax.types import PerturbationData
 
 
-class Reduced(NamedTuple):
-    """What training sees; the data themselves where there are no components."""
+def with_components(
+    recipe: Recipe, train: PerturbationData, workdir: str | pathlib.Path | None
+) -> tuple[Recipe, Components | None]:
+    """The components that a recipe asks for, those of the run in the workdir if it has some; and the recipe with units.
 
-    train: PerturbationData
-    validation: PerturbationData | None
-    recipe: Recipe
-    components: Components | None
-
-
-def reduce(
-    recipe: Recipe, train: PerturbationData, validation: PerturbationData | None, workdir: str | pathlib.Path | None
-) -> Reduced:
-    """Data by their scores, where the recipe has `components`; those of the run in the workdir, if it has some."""
+    The units are found from the features: scores have no floor.
+    """
     number = recipe.components
     if number is None:
-        return Reduced(train, validation, recipe, None)
+        return recipe, None
     recipe = with_units(recipe, train)
     file = None if workdir is None else pathlib.Path(workdir) / folder.COMPONENTS_FILE
+    components = None
     if file is not None and file.exists():
         components = Components(**read_arrays(file))  # the signs of directions are not the same everywhere
-    else:
+    if components is None or components.loadings.shape[0] != train.num_features:  # of another run: refused later
         components = find_components(train, number)
-    unseen = None if validation is None else components.reduced(validation)
-    return Reduced(components.reduced(train), unseen, recipe, components)
+    return recipe, components
+
+
+def seen_by_model(data: PerturbationData, components: Components | None) -> PerturbationData:
+    """The cells as the model has them: by their scores, where there are components."""
+    return data if components is None else components.reduced(data)
 
 
 def save_components(path: pathlib.Path, components: Components | None) -> None:

@@ -17,7 +17,7 @@ from pdae_jax.runs.track import read_metrics
 from pdae_jax.training.ensemble import ensemble_of, replica_keys
 from pdae_jax.training.loop import fitted_of
 from pdae_jax.training.prepare import Frame, LoopState, outline, step_of
-from pdae_jax.training.reduction import reduce
+from pdae_jax.training.reduction import with_components
 from pdae_jax.types import PerturbationData
 
 
@@ -37,9 +37,8 @@ def load_run(workdir: str | pathlib.Path) -> Fitted:
 
 
 def _outline(record: "Record", key: Array) -> tuple[Frame, LoopState]:
-    seen = reduce(record.recipe, record.train, record.validation, record.path)
-    frame, shapes = outline(key, seen.train, seen.validation, record.recipe, record.source)
-    return frame._replace(components=seen.components), shapes
+    _, components = with_components(record.recipe, record.train, record.path)
+    return outline(key, record.train, record.validation, record.recipe, record.source, components)
 
 
 class Record(NamedTuple):

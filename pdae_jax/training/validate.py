@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.spatial.distance import pdist, squareform
 
+from pdae_jax.data.components import Components
 from pdae_jax.data.units import Standardizer
 from pdae_jax.model.model import Model
 from pdae_jax.model.observation import whole_counts
@@ -34,6 +35,20 @@ class Cases(NamedTuple):
     x: Float[Array, "conditions n features"]  # in the user's units
     weight: Float[Array, "conditions n"]
     size_source: Float[Array, "conditions m"] | None = None  # of counts, the size factors of the source cells
+    features_source: Float[Array, "conditions m features"] | None = None  # of a model of scores, in the user's units
+
+
+class Wide(NamedTuple):
+    """Of a model of scores, what makes cells of features again: errors are those of predictions, in features."""
+
+    components: Components
+    floor: Float[AnyArray, ""]  # of all features
+
+    def cells(
+        self, x: Float[Array, "m features"], scores: Float[Array, "m _"], moved: Float[Array, "m _"]
+    ) -> Float[Array, "m features"]:
+        """Source cells, their scores having moved; in the user's units."""
+        return jnp.maximum(x + (moved - scores) @ self.components.loadings.T, self.floor)
 
 
 class Validator(NamedTuple):
@@ -79,11 +94,13 @@ def make_validator(
     train: PerturbationData,
     validation: PerturbationData,
     source: Mapping[str, str] | None = None,
+    *,
+    wide: Wide | None = None,
 ) -> Validator:
     """Fix the cells and the decoder noise; what remains is a compiled function of the parameters.
 
     `source` maps a validation condition to the training condition whose cells are translated to it; those it leaves
-    out, to the control.
+    out, to the control. Data have the features, also where the model is one of scores, as `wide` says.
     """
     key_source, key_noise, key_cells = jax.random.split(key, 3)
     sources = [(source or {}).get(name, train.control) for name in validation.conditions]
@@ -91,12 +108,12 @@ def make_validator(
     keys = jax.random.split(key_cells, validation.num_conditions)
     cells = [_choose(k, validation, c) for k, c in zip(keys, validation.conditions, strict=True)]
     size = max(len(c) for c in cells)
+    x_source = np.stack([train.x[rows[name]] for name in sources])
+    seen = x_source if wide is None else np.stack([wide.components.scores(x) for x in x_source])
     counts = train.counts[[train.index(name) for name in sources]]
     cases = Cases(
         noise_key=jax.random.split(key_noise, len(cells)),
-        x_source=jnp.asarray(
-            np.stack([standardizer.forward(train.x[rows[name]]) for name in sources]).astype(np.float32)
-        ),
+        x_source=jnp.asarray(standardizer.forward(seen).astype(np.float32)),
         # a cell that stands twice in a sample would count as a pair of distinct ones
         weight_source=jnp.asarray(np.arange(MAX_CELLS) < counts[:, None], dtype=jnp.float32),
         label_source=jnp.asarray(standardizer.label(train.labels[[train.index(name) for name in sources]])),
@@ -107,11 +124,12 @@ def make_validator(
         size_source=None
         if train.size_factors is None
         else jnp.asarray(np.stack([train.size_factors[rows[name]] for name in sources])),
+        features_source=None if wide is None else jnp.asarray(x_source),
     )
     units = jnp.asarray(standardizer.scale), jnp.asarray(standardizer.mean)
 
     def errors(params: dict) -> Array:
-        return _errors(model, params, cases, units)
+        return _errors(model, params, cases, units, wide)
 
     noise = exact_noise(cells, [min(int(n), MAX_CELLS) for n in counts], sources)
     control_cells = jnp.asarray(_choose(key_source, train, train.control))
@@ -125,14 +143,18 @@ def _distance(predicted: Array, weight_predicted: Array | None, y: Array, weight
 
 # of the model and not of the data, so that fits of one shape, as in a sweep, compile it once
 @functools.partial(jax.jit, static_argnums=0)
-def _errors(model: Model, params: dict, cases: Cases, units: tuple[Array, Array]) -> Array:
+def _errors(model: Model, params: dict, cases: Cases, units: tuple[Array, Array], wide: Wide | None) -> Array:
     scale, mean = units
 
     def one(case: Cases) -> Array:
         moved = model.translate(params, case.noise_key, case.x_source, case.label_source, case.label)
+        if wide is not None and case.features_source is not None:
+            moved = wide.cells(case.features_source, case.x_source * scale + mean, moved * scale + mean)
         if case.size_source is not None:  # as predictions are
-            moved = whole_counts(case.noise_key, moved, Counted(case.size_source, scale, mean))
-        return _distance(moved * scale + mean, case.weight_source, case.x, case.weight)
+            counted = Counted(case.size_source, *((scale, mean) if wide is None else (jnp.ones(()), jnp.zeros(()))))
+            moved = whole_counts(case.noise_key, moved, counted)
+        predicted = moved if wide is not None else moved * scale + mean
+        return _distance(predicted, case.weight_source, case.x, case.weight)
 
     return jax.lax.map(one, cases)
 

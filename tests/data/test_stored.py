@@ -1,6 +1,7 @@
 """Cells in files: they read as an array does, training on them gives the same numbers, and nothing is overwritten."""
 
 import json
+import pickle
 import warnings
 
 import anndata
@@ -13,6 +14,8 @@ import scipy.sparse
 import pdae_jax
 from pdae_jax import cells, from_anndata
 from pdae_jax.cells import StoredCells
+from pdae_jax.data.own_data import own_data
+from pdae_jax.evaluation.compositional import fit_compositional
 
 CELLS, GENES = 600, 12
 NAMES = np.array(["ctrl", "A", "B", "C", "A+B", "B+C"])
@@ -167,7 +170,7 @@ def test_a_run_resumes_from_files_bit_for_bit_and_refuses_other_cells(written, t
 
     class Killed:
         def update(self, step, num_steps, loss):
-            if step == 20:
+            if step == 40:
                 raise Broken
 
         def close(self):
@@ -176,6 +179,7 @@ def test_a_run_resumes_from_files_bit_for_bit_and_refuses_other_cells(written, t
     run = {"key": jax.random.key(1), "stop_step": 40, "workdir": tmp_path / "broken", **RECIPE}
     with pytest.raises(Broken):
         pdae_jax.fit(train, progress=Killed(), **run)
+    assert [path.name for path in (tmp_path / "broken" / "checkpoints").iterdir()] == ["20"]
     resumed = pdae_jax.fit(train, **run)
     for ours, theirs in zip(jax.tree.leaves(resumed.params), jax.tree.leaves(whole.params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -183,3 +187,46 @@ def test_a_run_resumes_from_files_bit_for_bit_and_refuses_other_cells(written, t
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"identity": {"source": "another file"}}))
     with pytest.raises(ValueError, match="holds other cells than those that were used"):
         pdae_jax.load_run(tmp_path / "broken")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("disentangle", ["adversarial", "prior"])
+def test_comparators_train_on_the_cells_that_they_draw(written, tmp_path, monkeypatch, disentangle):
+    monkeypatch.setattr(pdae_jax.data.stream, "MAX_BYTES", 4 * GENES * 600)
+    losses = []
+    for store in (None, tmp_path / "cells"):
+        train = from_anndata(written / "sparse.h5ad", control="ctrl", normalize=True, store=store)
+        fitted = fit_compositional(train, key=jax.random.key(1), disentangle=disentangle, **RECIPE)
+        losses.append([entry["total"] for entry in fitted.history])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_counts_do_not_join_normalised_data(written, tmp_path):
+    train = from_anndata(written / "sparse.h5ad", control="ctrl", normalize=True)
+    with pytest.raises(ValueError, match="These are raw counts, and the data they join log-normalised"):
+        from_anndata(written / "sparse.h5ad", like=train, store=tmp_path / "cells")
+    assert not (tmp_path / "cells").exists()
+
+
+def test_features_that_do_not_vary_are_dropped_where_that_is_asked_for(tmp_path, caplog):
+    counts, conditions = counts_of()
+    counts[:, 5] = 0
+    obs = pd.DataFrame({"condition": conditions}, index=pd.Index([f"c{i}" for i in range(CELLS)]))
+    anndata.AnnData(scipy.sparse.csr_matrix(counts), obs=obs).write_h5ad(tmp_path / "a.h5ad")
+    options = {"path": tmp_path / "a.h5ad", "control": "ctrl", "normalize": True}
+    inside, stored = own_data(**options), own_data(**options, store=str(tmp_path / "cells"))
+    assert inside.features == stored.features == tuple(str(i) for i in range(GENES) if i != 5)
+    np.testing.assert_array_equal(stored.x[:], inside.x)
+    assert "dropped features that are the same in all cells: '5'" in caplog.text
+
+
+def test_a_selection_shares_what_is_open_and_travels_without_it(written, tmp_path):
+    stored = from_anndata(written / "sparse.h5ad", control="ctrl", store=tmp_path / "cells", normalize=True)
+    some = stored.x.take(np.arange(5))
+    some[:]
+    assert stored.x._parts.keys() == {0}
+    again = pickle.loads(pickle.dumps(some))
+    assert not again._parts
+    np.testing.assert_array_equal(again[:], stored.x[:5])
+    np.testing.assert_array_equal(stored.x[3], stored.x[:5][3])
+    assert (tmp_path / "cells").stat().st_mode & 0o077 == tmp_path.stat().st_mode & 0o077

@@ -99,3 +99,34 @@ def test_an_ensemble_and_a_fit_without_validation_work_on_scores(wide, tmp_path)
     again = pdae_jax.load_ensemble(tmp_path)
     np.testing.assert_array_equal(pdae_jax.predict(again, "p0+p1", key=jax.random.key(3)).samples, prediction.samples)
     assert np.isfinite(residuals(ensemble.members[0], "p0")).all()
+
+
+def test_errors_on_validation_conditions_are_those_of_features():
+    """Six perturbations move features of their own, and four components do not see all of them."""
+    random = np.random.default_rng(0)
+    shift = {name: np.zeros(30) for name in "ABCDEF"}
+    for number, name in enumerate(shift):
+        shift[name][5 * number : 5 * number + 3] = 0.5 + number / 2
+    names = ["control", *shift, "A+E", "A+F", "B+F"]
+    x = np.concatenate([random.normal(sum(shift.get(p, 0) for p in n.split("+")), 1.0, (300, 30)) for n in names])
+    data = pdae_jax.from_arrays(x, conditions=np.repeat(names, 300), control="control")
+    train, validation = pdae_jax.hold_out(data, ["A+E", "A+F", "B+F"])
+    fitted = pdae_jax.fit(
+        train, key=jax.random.key(0), validation=validation, components=4, **{**RECIPE, "stop_step": 0}
+    )
+    for name in validation.conditions:
+        predicted = pdae_jax.predict(fitted, name, key=jax.random.key(1)).samples
+        true = validation.cells(name)
+        found, control = (float(losses.energy_distance(cells, true)) for cells in (predicted, train.cells("control")))
+        assert fitted.validation_errors[name]["pdae"] == pytest.approx(found, rel=0.02, abs=1e-3)
+        assert fitted.validation_errors[name]["control"] == pytest.approx(control, rel=0.02, abs=1e-3)
+    assert fitted.validation_errors["A+E"]["pdae"] > 0.02  # A is outside of what the components see
+
+
+def test_components_of_another_run_do_not_hide_why_it_is_refused(wide, tmp_path):
+    train, _ = pdae_jax.hold_out(wide, ["p0+p1"])
+    options = {"key": jax.random.key(1), "components": 4, "workdir": tmp_path, **RECIPE, "stop_step": 0}
+    pdae_jax.fit(train, **options)
+    narrow = dataclasses.replace(train, x=train.x[:, :20], features=train.features[:20])
+    with pytest.raises(ValueError, match="holds another run"):
+        pdae_jax.fit(narrow, **options)
