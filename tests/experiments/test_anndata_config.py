@@ -107,6 +107,22 @@ def test_the_description_names_cells_doses_and_what_is_identified(h5ad):
     assert lines[-1] == "4 combinations, 3 identified by the singles; conditions: 6 train, 1 validation, 1 test"
 
 
+def test_cells_in_files_are_described_as_those_in_memory(h5ad, tmp_path):
+    stored = config_of(h5ad, store=str(tmp_path / "cells"))
+    assert dry_run.describe(build.experiment(stored)) == dry_run.describe(build.experiment(config_of(h5ad)))
+
+
+def test_a_missing_value_is_named_and_its_feature_not_taken_for_constant(tmp_path):
+    frame, names = screen()
+    frame["pS6"] = np.float32(0)
+    frame.loc[7, "pS6"] = np.nan
+    obs = pd.DataFrame({"condition": names}, index=pd.Index([f"cell{i}" for i in range(len(names))]))
+    anndata.AnnData(frame.to_numpy(), obs=obs, var=pd.DataFrame(index=list(frame))).write_h5ad(tmp_path / "a.h5ad")
+    for store in (None, str(tmp_path / "cells")):
+        with pytest.raises(ValueError, match="Feature 'pS6' has 1 values that are NaN"):
+            own_data(path=tmp_path / "a.h5ad", control="non-targeting", store=store)
+
+
 def test_raw_counts_are_remarked_on(tmp_path):
     frame, names = screen()
     frame.round().assign(condition=names).to_csv(tmp_path / "counts.csv", index=False)
