@@ -215,8 +215,7 @@ def from_anndata(
         names = table.features if features is None else [str(name) for name in features]
         columns = None if features is None else find_columns(names, table.features, "var_names")
         if store is not None:
-            first = read_observations(table.matrix[:BLOCK_ROWS], columns)
-            _check_like(first, normalize, like)
+            _check_like(read_observations(table.matrix[:BLOCK_ROWS], columns), normalize, like)
             observed = store_cells(
                 store,
                 table.matrix,
@@ -226,14 +225,21 @@ def from_anndata(
                 source=identity_of_file(adata, layer),
                 may_be_constant=like is not None or drop_constant,
             )
-            if drop_constant and isinstance(observed.x, StoredCells):
-                varying = varying_columns(observed.x)
-                names = varying_names(names, varying)
-                if 0 < len(names) < len(varying):
-                    observed = observed._replace(x=observed.x.with_columns(np.flatnonzero(varying)))
+            if drop_constant:
+                observed, names = _without_constant(observed, names)
             return _build(observed, conditions, names, notation, min_cells)
         x, totals = read_observations(table.matrix, columns), row_totals(table.matrix) if normalize else None
         return _build(_counts(x, totals, normalize, like), conditions, names, notation, min_cells)
+
+
+def _without_constant(observed: Sized, names: list[str]) -> tuple[Sized, list[str]]:
+    """Cells in files without the features that are the same in all of them, and the names of the others."""
+    assert isinstance(observed.x, StoredCells)
+    varying = varying_columns(observed.x)
+    kept = varying_names(names, varying)
+    if len(kept) == len(names):
+        return observed, names
+    return observed._replace(x=observed.x.with_columns(np.flatnonzero(varying))), kept
 
 
 def _notation(like: PerturbationData | None, control: Any, separator: str, perturbations: Any, dose_in_name: Any):

@@ -32,7 +32,7 @@ def residuals(fitted: Fitted, condition: str) -> Float[np.ndarray, "cells featur
     return np.asarray(fitted.model.abduct(fitted.params, x, z))
 
 
-def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199) -> Table:
+def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199, most: int | None = None) -> Table:
     """Whether the noise is independent of the perturbation: residuals of each training condition against the control's.
 
     The model carries a cell's noise to every label. That is right where the noise has the same law under all labels.
@@ -43,6 +43,8 @@ def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199) ->
         fitted: a model with abducted noise.
         key: of the permutation tests.
         num_permutations: of each test.
+        most: of more conditions, so many are tested, evenly spaced in their order; None: all. Small p-values that pass a
+            correction for many tests take many permutations each.
 
     Returns:
         DataFrame indexed by condition: ``energy_distance`` (U form, between residuals, in the model's units),
@@ -53,7 +55,10 @@ def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199) ->
 
     train = fitted.train
     of_control = residuals(fitted, train.control)
-    others = {c: residuals(fitted, c) for c in train.conditions if c != train.control}
+    names = [c for c in train.conditions if c != train.control]
+    if most is not None and most < len(names):
+        names = [names[row] for row in np.linspace(0, len(names) - 1, most).astype(int)]
+    others = {c: residuals(fitted, c) for c in names}
     found = two_sample_tests(
         {c: (eps, of_control) for c, eps in others.items()},
         key=key,

@@ -44,6 +44,7 @@ MIN_FEATURES_OF_SCREENS = 20  # of which embeddings, violins and volcanoes are d
 MOST_IN_SAMPLE = 50  # training conditions of an evaluation
 MOST_CONDITIONS = 40  # of a figure; of more, some evenly spaced
 _SHOWN_CELLS = 2000
+_MOST_TESTED = 200  # training conditions whose residuals are tested
 _STORED_CELLS = 500  # predicted of a condition, where measured cells do not fit into memory
 
 
@@ -112,7 +113,7 @@ def write_diagnostics(
     write_text(path / EXTREMES_FILE, pd.concat(rows).to_csv(index=False))
     model = first_member(fitted)
     if model.model.noise == "abducted":
-        found = residual_laws(model, key=jax.random.key(fitted.seed))
+        found = residual_laws(model, key=jax.random.key(fitted.seed), most=_MOST_TESTED)
         write_text(path / RESIDUALS_FILE, found.reset_index().to_csv(index=False))
     if fitted.train.size_factors is not None and test.size_factors is not None:
         sources = {each.condition: each.source for each in predictions}

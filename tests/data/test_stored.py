@@ -160,6 +160,7 @@ def test_training_from_files_gives_the_numbers_of_training_in_memory(written, tm
     np.testing.assert_allclose(found[0][2], found[1][2], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_files_bit_for_bit_and_refuses_other_cells(written, tmp_path):
     store = tmp_path / "cells"
     train = from_anndata(written / "sparse.h5ad", control="ctrl", normalize=True, store=store)

@@ -101,6 +101,7 @@ def test_an_ensemble_and_a_fit_without_validation_work_on_scores(wide, tmp_path)
     assert np.isfinite(residuals(ensemble.members[0], "p0")).all()
 
 
+@pytest.mark.slow
 def test_errors_on_validation_conditions_are_those_of_features():
     """Six perturbations move features of their own, and four components do not see all of them."""
     random = np.random.default_rng(0)
@@ -123,6 +124,7 @@ def test_errors_on_validation_conditions_are_those_of_features():
     assert fitted.validation_errors["A+E"]["pdae"] > 0.02  # A is outside of what the components see
 
 
+@pytest.mark.slow
 def test_components_of_another_run_do_not_hide_why_it_is_refused(wide, tmp_path):
     train, _ = pdae_jax.hold_out(wide, ["p0+p1"])
     options = {"key": jax.random.key(1), "components": 4, "workdir": tmp_path, **RECIPE, "stop_step": 0}
