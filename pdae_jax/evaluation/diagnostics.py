@@ -43,7 +43,7 @@ def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199, mo
         fitted: a model with abducted noise.
         key: of the permutation tests.
         num_permutations: of each test.
-        most: of more conditions, so many are tested, evenly spaced in their order; None: all. Small p-values that pass a
+        most: of more conditions, so many are tested, evenly spaced in their order; None: all. P-values that pass a
             correction for many tests take many permutations each.
 
     Returns:

@@ -48,7 +48,8 @@ def format_residual_laws(table: Table, level: float = 0.05) -> str:
         [
             "The model carries what the latents do not explain of a cell, its noise, from label to label. That assumes "
             f"the same law of the noise under every label. It differs from the control's in {len(differ)} of "
-            f"{len(table)} training conditions that were tested (permutation tests, false discovery rate {level:.0%}). The ten largest:",
+            f"{len(table)} training conditions that were tested (permutation tests, false discovery rate {level:.0%}). "
+            "The ten largest:",
             "\n".join(
                 [
                     "| condition | energy distance of residuals | spread over the control's | adjusted p |",
