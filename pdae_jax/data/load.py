@@ -207,12 +207,15 @@ def from_anndata(
     features = like.features if like is not None and features is None else features
     named, dosed = column_names(condition), column_names(dose)
     with open_anndata(adata, [*named, *dosed], layer) as table:
+        if features is not None:  # what is misspelt is said before anything is read
+            features = [str(name) for name in features]
+            find_columns(features, table.features, "var_names")
         conditions = read_conditions(table.obs, len(named), notation)
         if highly_variable is not None:
             features = genes.highly_variable(table.matrix, table.features, conditions, highly_variable)
         if drop_constant and features is None and store is None:
             features = varying_names(table.features, ~constant_columns(table.matrix))
-        names = table.features if features is None else [str(name) for name in features]
+        names = table.features if features is None else list(features)
         columns = None if features is None else find_columns(names, table.features, "var_names")
         if store is not None:
             _check_like(read_observations(table.matrix[:BLOCK_ROWS], columns), normalize, like)

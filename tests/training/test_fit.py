@@ -146,7 +146,7 @@ def test_the_latest_evaluation_that_is_as_good_but_for_chance_is_kept(split, mon
     monkeypatch.setattr(
         importlib.import_module("pdae_jax.training.prepare"),
         "make_validator",
-        lambda *_: Validator(errors, np.ones(1), ("p1+p2",), noise=0.1),
+        lambda *_, **__: Validator(errors, np.ones(1), ("p1+p2",), noise=0.1),
     )
     train, validation, _ = split
     fitted = pdae_jax.fit(train, key=KEY, validation=validation, **SMALL)
@@ -165,7 +165,7 @@ def test_a_step_that_is_worse_than_the_start_within_the_noise_is_not_kept(split,
     monkeypatch.setattr(
         importlib.import_module("pdae_jax.training.prepare"),
         "make_validator",
-        lambda *_: Validator(errors, np.ones(1), ("p1+p2",), noise=0.1),
+        lambda *_, **__: Validator(errors, np.ones(1), ("p1+p2",), noise=0.1),
     )
     train, validation, _ = split
     fitted = pdae_jax.fit(train, key=KEY, validation=validation, **SMALL)
@@ -186,7 +186,7 @@ def test_a_validation_error_that_is_not_a_number_stops_the_run(split, monkeypatc
     monkeypatch.setattr(
         importlib.import_module("pdae_jax.training.prepare"),
         "make_validator",
-        lambda *_: Validator(errors, np.ones(2), ("p0+p1", "p1+p2"), noise=0.1),
+        lambda *_, **__: Validator(errors, np.ones(2), ("p0+p1", "p1+p2"), noise=0.1),
     )
     train, validation, _ = split
     with pytest.raises(FloatingPointError, match=rf"At step {step} .*NaN or infinite: 'p1\+p2'\. Lower learning_rate"):
