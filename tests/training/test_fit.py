@@ -443,6 +443,23 @@ def test_steps_compile_once(split):
     assert steps._cache_size() == 1 and len(traces) <= 2  # scan may trace its body twice, once per compilation
 
 
+def test_fits_that_differ_in_rates_share_one_compiled_step_and_train_at_their_own(split):
+    train, _, _ = split
+    recipe = pdae_jax.Recipe().override(**{**SMALL, "reconstruction": 0.5})
+    first, second = (
+        loop.prepare(KEY, train, None, recipe.override(**changes))
+        for changes in ({}, {"learning_rate": 1e-5, "average_decay": 0.5, "reconstruction": 0.25})
+    )
+    assert first.step is second.step
+    steps, moved = make_train_steps(first.step, 3), []
+    for parts in (first, second):
+        start = np.asarray(parts.state.train.params)
+        state, _ = steps(parts.state.train, parts.data)
+        moved.append(np.abs(np.asarray(state.params) - start).max())
+    assert steps._cache_size() == 1
+    assert moved[0] > 10 * moved[1] > 0
+
+
 def test_state_is_the_vector_of_the_parameters(split):
     train, _, _ = split
     parts = loop.prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL))
@@ -465,7 +482,7 @@ def test_steps_compiled_beside_the_start_are_those_that_run(split, caplog):
         assert int(state.step) == 7
         return "Finished XLA compilation of jit(steps)" in caplog.text
 
-    parts = loop.prepare(KEY, train, None, recipe.override(contrast=0.125), chunk=7)
+    parts = loop.prepare(KEY, train, None, recipe.override(form="pooled"), chunk=7)
     np.testing.assert_array_equal(plain.state.train.params, parts.state.train.params)
     assert not compiled(parts)
     assert compiled(plain)  # so the log would have told
