@@ -191,13 +191,12 @@ def test_a_run_resumes_from_files_bit_for_bit_and_refuses_other_cells(written, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("disentangle", ["adversarial", "prior"])
-def test_comparators_train_on_the_cells_that_they_draw(written, tmp_path, monkeypatch, disentangle):
+def test_comparators_train_on_the_cells_that_they_draw(written, tmp_path, monkeypatch):
     monkeypatch.setattr(pdae_jax.data.stream, "MAX_BYTES", 4 * GENES * 600)
     losses = []
     for store in (None, tmp_path / "cells"):
         train = from_anndata(written / "sparse.h5ad", control="ctrl", normalize=True, store=store)
-        fitted = fit_compositional(train, key=jax.random.key(1), disentangle=disentangle, **RECIPE)
+        fitted = fit_compositional(train, key=jax.random.key(1), disentangle="adversarial", **RECIPE)
         losses.append([entry["total"] for entry in fitted.history])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
