@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.data.units import condition_means
-from pdae_jax.types import PerturbationData, once_for_data
+from pdae_jax.types import AnyArray, PerturbationData, once_for_data
 
 _MOST_CELLS = 2000  # of a condition: more change no component
 
@@ -28,11 +28,11 @@ class Components(NamedTuple):
 
     def moved(
         self,
-        x: Float[np.ndarray, "cells features"],
-        scores: Float[np.ndarray, "cells components"],
-        moved: Float[np.ndarray, "cells components"],
-    ) -> Float[np.ndarray, "cells features"]:
-        """Cells with these scores, once the scores have moved."""
+        x: Float[AnyArray, "cells features"],
+        scores: Float[AnyArray, "cells components"],
+        moved: Float[AnyArray, "cells components"],
+    ) -> Float[AnyArray, "cells features"]:
+        """Cells with these scores, once the scores have moved; of NumPy and of JAX arrays."""
         return (x + (moved - scores) @ self.loadings.T).astype(np.float32)
 
     def reduced(self, data: PerturbationData) -> PerturbationData:
@@ -51,8 +51,12 @@ def find_components(train: PerturbationData, number: int) -> Components:
     Principal components of cells alone would be those of their noise where effects are small, and a model that does not
     see a direction cannot move a cell along it.
 
+    Args:
+        train: training data, the control among its conditions.
+        number: of components.
+
     Raises:
-        ValueError: more components than features.
+        ValueError: a number below 1, or above that of the features.
     """
     if not 1 <= number <= train.num_features:
         raise ValueError(f"components={number}, and there are {train.num_features} features. Pass a number in between.")
@@ -64,12 +68,8 @@ def find_components(train: PerturbationData, number: int) -> Components:
     # the first principal components that are not among these directions yet
     basis, triangle = np.linalg.qr(np.concatenate([between, vectors], axis=1))
     new = np.abs(np.diag(triangle)) > 1e-6
-    return Components(train_mean(train), basis[:, new[: basis.shape[1]]][:, :number].astype(np.float32))
-
-
-def train_mean(train: PerturbationData) -> Float[np.ndarray, " features"]:
-    """Mean of the condition means."""
-    return condition_means(train).mean(axis=0).astype(np.float32)
+    loadings = basis[:, new[: basis.shape[1]]][:, :number]
+    return Components(means.mean(axis=0).astype(np.float32), loadings.astype(np.float32))
 
 
 @once_for_data

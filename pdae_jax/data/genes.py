@@ -9,7 +9,8 @@ from absl import logging
 
 from pdae_jax.data.conditions import Conditions
 from pdae_jax.data.counts import TARGET_SUM, is_counts
-from pdae_jax.data.observations import read_rows
+from pdae_jax.data.observations import row_blocks
+from pdae_jax.spelling import first_names
 
 MOST_CELLS = 30_000  # that are looked at
 
@@ -29,7 +30,7 @@ def highly_variable(matrix: Any, features: Sequence[str], conditions: Conditions
 
     Raises:
         ImportError: scanpy is not installed.
-        ValueError: a number below 1, or above that of the features.
+        ValueError: a number below 1, or above that of the features; values that are not finite.
     """
     if not 1 <= number <= len(features):
         raise ValueError(f"highly_variable={number}, and there are {len(features)} features. Pass a number in between.")
@@ -46,7 +47,14 @@ def highly_variable(matrix: Any, features: Sequence[str], conditions: Conditions
     single = np.count_nonzero(conditions.labels, axis=1) <= 1
     rows = np.flatnonzero(single[conditions.index])
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_CELLS])
-    x = scipy.sparse.csr_matrix(read_rows(matrix, rows), dtype=np.float32)
+    blocks = [scipy.sparse.csr_matrix(block, dtype=np.float32) for block in row_blocks(matrix, rows)]
+    x: Any = scipy.sparse.vstack(blocks, format="csr")
+    bad = np.unique(x.indices[~np.isfinite(x.data)])
+    if len(bad):
+        raise ValueError(
+            f"Features with values that are NaN or infinite: {first_names([features[column] for column in bad])}. Drop "
+            f"these cells or features, or impute the values."
+        )
     adata = anndata.AnnData(x, var=pd.DataFrame(index=pd.Index(features)))
     if is_counts(x[:200].toarray()):
         scanpy.pp.normalize_total(adata, target_sum=TARGET_SUM)

@@ -8,7 +8,7 @@ from absl import logging
 
 from pdae_jax.data.counts import TARGET_SUM, is_counts
 from pdae_jax.data.load import from_anndata
-from pdae_jax.data.observations import read_observations
+from pdae_jax.data.observations import read_observations, row_blocks
 from pdae_jax.data.tables import open_anndata
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
@@ -19,7 +19,6 @@ LAYOUTS = {
     "scperturb": ("perturbation", "control", "_"),  # "KLF1", "CBL_UBASH3B", raw counts
 }
 _LOOKED_AT = 200  # cells
-_BLOCK_ROWS = 1000  # of the file, over all genes
 
 
 def norman(
@@ -96,11 +95,9 @@ def _layout(path: str | Path) -> tuple[str, str, str]:
 def _moments(matrix: Any, rows: np.ndarray, raw: bool) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of counts per 10,000 of some cells, over all genes, a block of rows at a time."""
     total, square = np.zeros(matrix.shape[1]), np.zeros(matrix.shape[1])
-    for start in range(0, matrix.shape[0], _BLOCK_ROWS):  # of the file: control cells lie scattered in it
-        inside = rows[(rows >= start) & (rows < start + _BLOCK_ROWS)] - start
-        if len(inside):
-            x = read_observations(matrix[start : start + _BLOCK_ROWS][inside]).astype(np.float64)
-            x = x / np.maximum(x.sum(axis=1, keepdims=True), 1.0) * TARGET_SUM if raw else np.expm1(x)
-            total, square = total + x.sum(axis=0), square + (x**2).sum(axis=0)
+    for block in row_blocks(matrix, rows):
+        x = read_observations(block).astype(np.float64)
+        x = x / np.maximum(x.sum(axis=1, keepdims=True), 1.0) * TARGET_SUM if raw else np.expm1(x)
+        total, square = total + x.sum(axis=0), square + (x**2).sum(axis=0)
     mean = total / len(rows)
     return mean, square / len(rows) - mean**2

@@ -1,7 +1,7 @@
 """The matrix of observations: dense, float32, finite, with one varying feature per named column."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,14 +52,15 @@ def read_observations(x: Any, columns: Any = None) -> Float[np.ndarray, "cells f
     return out
 
 
-def read_rows(x: Any, rows: Int[np.ndarray, " n"]) -> Any:
-    """Some rows, in rising order, of what `read_observations` takes, as a sparse matrix."""
-    blocks = []
-    for start in range(0, x.shape[0], BLOCK_ROWS):  # of a file: single rows of a compressed one are slow
+def row_blocks(x: Any, rows: Int[np.ndarray, " n"]) -> Iterator[Any]:
+    """Some rows, in rising order, of what `read_observations` takes, a block of its rows at a time.
+
+    Whole blocks are read: control cells lie scattered in a file, and single rows of a compressed one are slow.
+    """
+    for start in range(0, x.shape[0], BLOCK_ROWS):
         inside = rows[(rows >= start) & (rows < start + BLOCK_ROWS)] - start
         if len(inside):
-            blocks.append(scipy.sparse.csr_array(x[start : start + BLOCK_ROWS][inside]))
-    return scipy.sparse.vstack(blocks, format="csr")
+            yield x[start : start + BLOCK_ROWS][inside]
 
 
 def _on_disk(x: Any) -> bool:

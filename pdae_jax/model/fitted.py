@@ -73,7 +73,7 @@ class Fitted:
         moved = _translate(self.model, self.params, key, scores, *map(units.label, (label_from, label_to)))
         samples = units.backward(np.asarray(moved))
         if self.components is not None:
-            samples = self.components.moved(x, units.backward(scores), samples)
+            samples = np.asarray(self.components.moved(x, units.backward(scores), samples))
             return np.maximum(samples, 0) if self.recipe.nonnegative else samples
         if not self.recipe.nonnegative:
             return samples

@@ -48,7 +48,7 @@ class Wide(NamedTuple):
         self, x: Float[Array, "m features"], scores: Float[Array, "m _"], moved: Float[Array, "m _"]
     ) -> Float[Array, "m features"]:
         """Source cells, their scores having moved; in the user's units."""
-        return jnp.maximum(x + (moved - scores) @ self.components.loadings.T, self.floor)
+        return jnp.maximum(self.components.moved(x, scores, moved), self.floor)
 
 
 class Validator(NamedTuple):

@@ -61,3 +61,11 @@ def test_what_makes_no_sense_is_refused(adata):
     train = from_anndata(adata, control="ctrl", normalize=True)
     with pytest.raises(ValueError, match="Pass one"):
         pdae_jax.from_anndata(adata, highly_variable=5, like=train)
+
+
+def test_a_missing_value_is_named_and_not_taken_for_variation(adata):
+    counts = adata.X.toarray()
+    counts[7, 3] = np.nan
+    broken = anndata.AnnData(scipy.sparse.csr_matrix(counts), obs=adata.obs, var=adata.var)
+    with pytest.raises(ValueError, match="NaN or infinite: 'g3'"):
+        from_anndata(broken, control="ctrl", highly_variable=5)
