@@ -15,7 +15,7 @@ from pdae_jax.data import datasets
 from pdae_jax.data.norman import norman
 from pdae_jax.data.norman_pairs import norman_pairs
 from pdae_jax.data.own_data import choose_held_out, own_data
-from pdae_jax.data.protocols import held_out
+from pdae_jax.data.protocols import HeldOut, held_out
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out
 from pdae_jax.evaluation.compositional import COMPARATORS
@@ -32,7 +32,7 @@ SECTIONS = {
     "fit": "fields of the recipe",
     "evaluation": "options of evaluate, and comparators that are trained for it",
 }
-SPLIT = ("test", "validation", "test_fraction", "validation_fraction", "protocol", "seed")
+SPLIT = ("test", "validation", "test_fraction", "validation_fraction", "protocol", "strata", "seed")
 EVALUATION = ("num_samples", "source", "baselines", "metrics", "splits", "most_in_sample", "comparators")
 DATASETS = {
     "bodenmiller": datasets.bodenmiller,
@@ -75,6 +75,9 @@ def experiment(config: Any) -> Experiment:
     data, truth = load_data(key_data, config.data)
     train, validation, test = split(config.split, data)
     evaluation = config.evaluation.to_dict()
+    strata = _of_protocol(config.split, data).source if config.split.get("protocol") else {}
+    if strata and evaluation.get("source", "control") == "control":  # cells of a stratum start in it
+        evaluation["source"] = {c: start for c, start in strata.items() if train.has(start)}
     source = _sources(evaluation.get("source", "control"), train, validation, test)
     return Experiment(key_fit, train, validation, test, source, recipe(config.fit), evaluation, truth)
 
@@ -88,7 +91,7 @@ def split(section: Any, data: PerturbationData) -> tuple[PerturbationData, Pertu
                 f"config.split.protocol={section.protocol!r} chooses the conditions, and config.split.{given[0]} names "
                 f"some. Leave one of the two out."
             )
-        chosen = held_out(data, section.protocol, section.get("seed", 0))
+        chosen = _of_protocol(section, data)
         names, unseen = chosen.test, chosen.validation
         train, _ = hold_out(data, [*names, *chosen.left_out])
         test = data.select(names)
@@ -97,6 +100,10 @@ def split(section: Any, data: PerturbationData) -> tuple[PerturbationData, Pertu
         unseen = _held_out(section, "validation", train)
     train, validation = hold_out(train, conditions=unseen) if unseen else (train, None)
     return train, validation, test
+
+
+def _of_protocol(section: Any, data: PerturbationData) -> HeldOut:
+    return held_out(data, section.protocol, section.get("seed", 0), tuple(section.get("strata", ())))
 
 
 def _held_out(section: Any, part: str, data: PerturbationData) -> list[str]:

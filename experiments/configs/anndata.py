@@ -11,6 +11,8 @@ Add `--dry_run` to ARGS to see what was read, and what would be held out, before
     config.data.control     name of the unperturbed condition
     config.data.separator   joins the perturbations of a combination, "+" in "A+B"
     config.data.dose        column with doses: one number, or "1+0.5" in the order of the names; none: every dose is 1
+    config.data.stratum     column with the cell type, line or donor, which becomes a part of conditions: "A+nk"
+    config.data.reference   the stratum whose unperturbed cells are the control
     config.data.layer       layer of an .h5ad or .zarr file; none: X
     config.data.features    features to keep, "('CD3','CD8')"; none: all that vary, of tables all other columns
     config.data.highly_variable  number of features to keep instead, those that vary most; needs scanpy
@@ -20,6 +22,8 @@ Add `--dry_run` to ARGS to see what was read, and what would be held out, before
     config.data.store       folder for the cells of an .h5ad or .zarr file that does not fit into memory
     config.split.test       conditions to hold out, "('A+B','A+C')"; choose nothing, only judge
     config.split.validation conditions that choose the last step and test additivity
+    config.split.protocol   instead: a split of the field, pdae_jax/data/protocols.py; "stratum" holds out all that
+                            perturbations do in one of config.split.strata, number config.split.seed
 
 Where none are given, a fifth of the combinations whose perturbations were all measured alone is held out for the test,
 and a tenth of the remaining ones for validation, at least one each, by `config.split.seed`. Values should be on a scale
@@ -48,6 +52,8 @@ def get_config(arg: str = "default"):
     config.data.control = "control"
     config.data.separator = "+"
     config.data.dose = config_dict.placeholder(str)
+    config.data.stratum = config_dict.placeholder(str)
+    config.data.reference = config_dict.placeholder(str)
     config.data.layer = config_dict.placeholder(str)
     config.data.features = ()
     config.data.highly_variable = config_dict.placeholder(int)
@@ -57,6 +63,8 @@ def get_config(arg: str = "default"):
     config.data.store = config_dict.placeholder(str)
     config.split.test_fraction = 0.2
     config.split.validation_fraction = 0.1
+    config.split.protocol = config_dict.placeholder(str)
+    config.split.strata = ()
     config.split.seed = 0
     if arg == "smoke":
         config.data.update(path=str(Path(_scratch().name, "smoke.h5ad")), condition="perturbation", control="ctrl")

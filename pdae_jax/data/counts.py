@@ -195,6 +195,13 @@ def log_normalised(
     return np.log1p(counts / np.asarray(sizes, np.float64)[:, None]).astype(np.float32)
 
 
+def in_whole_counts(
+    random: np.random.Generator, x: Float[np.ndarray, "cells features"], sizes: Float[np.ndarray, " cells"]
+) -> Float[np.ndarray, "cells features"]:
+    """Values as a measured cell can have them: logarithms of whole numbers, `to_counts`."""
+    return log_normalised(to_counts(random, x, sizes), sizes)
+
+
 def _some(x: np.ndarray) -> np.ndarray:
     """A few cells from all over the data."""
     return x[np.linspace(0, len(x) - 1, min(len(x), _LOOKED_AT)).astype(int)]

@@ -17,6 +17,7 @@ from pdae_jax.data.notation import (
     check_parts,
     parts_of,
     read_doses,
+    split_name,
     unit_of,
 )
 from pdae_jax.labels import format_label
@@ -46,7 +47,8 @@ def read_columns(names: Sequence[Sequence[Any]], doses: Sequence[Sequence[Any]],
     """Conditions given by columns of names and of doses; they are named by `format_label`.
 
     Args:
-        names: one column of combinations, or several of one perturbation each, the control standing for none.
+        names: one column of combinations; or several, the control standing for none, in which a name is a combination
+            where all its parts stand alone in the same column.
         doses: none; one column with a number for all perturbations of a cell, or a text such as ``"1+0.5"`` in the
             order of the names; or as many columns as `names`. Ignored for the control.
         notation: how the data set is written.
@@ -54,10 +56,12 @@ def read_columns(names: Sequence[Sequence[Any]], doses: Sequence[Sequence[Any]],
     Raises:
         ValueError: a dose is no finite number, or there are not as many as names; see also `read_names`.
     """
-    of_cells = list(zip(*(_texts(column, notation) for column in names), strict=True))
+    texts = [_texts(column, notation) for column in names]
+    alone = [set(column) for column in texts]
+    of_cells = list(zip(*texts, strict=True))
     dosed = zip(*doses, strict=True) if doses else itertools.repeat((), len(of_cells))
     index, found = distinct([(each, _asked(each, dose, notation)) for each, dose in zip(of_cells, dosed, strict=True)])
-    parts = [_parts_of_columns(each, notation) for each, _ in found]
+    parts = [_parts_of_columns(each, alone, notation) for each, _ in found]
     in_names = _doses_in_names(parts, notation)
     written = []
     for (_, dose), each in zip(found, parts, strict=True):
@@ -196,12 +200,19 @@ def _asked(names: tuple[str, ...], doses: tuple[Any, ...], notation: Notation) -
     return (None,) if doses and all(name in notation.controls for name in names) else doses
 
 
-def _parts_of_columns(names: tuple[str, ...], notation: Notation) -> list[str]:
-    """The parts of one cell's condition: of a combination, or one from each of several columns."""
+def _parts_of_columns(names: tuple[str, ...], alone: Sequence[set[str]], notation: Notation) -> list[str]:
+    """The parts of one cell's condition: of a combination, or from several columns.
+
+    A name in one of several columns is a combination where all its parts stand alone in that column.
+    """
     if len(names) == 1:
         return parts_of(names[0], notation)
-    check_parts(notation.separator.join(names), names, notation)
-    return list(names)
+    parts = []
+    for name, known in zip(names, alone, strict=True):
+        split = split_name(name, notation.separator, notation.whole)
+        parts += split if len(split) > 1 and all(part in known for part in split) else [name]
+    check_parts(notation.separator.join(parts), parts, notation)
+    return parts
 
 
 def _with_doses(text: str, parts: Sequence[str], doses: tuple[Any, ...], notation: Notation) -> list[tuple[str, float]]:

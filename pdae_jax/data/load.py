@@ -116,7 +116,7 @@ def from_frame(
 
     Args:
         frame: the data frame.
-        condition: column with the condition names; or several, with one perturbation each (``["drug1", "drug2"]``),
+        condition: column with the condition names; or several, ``["drug1", "drug2"]`` or ``["drug", "cell_type"]``,
             the control's name where there is none.
         features: columns with the observations; all other columns when None.
         dose: column with doses: a number for all perturbations of the cell's condition, or a string such as

@@ -29,6 +29,8 @@ def own_data(
     control: str = "control",
     separator: str = "+",
     dose: str | None = None,
+    stratum: str | None = None,
+    reference: str | None = None,
     layer: str | None = None,
     features: Sequence[str] = (),
     highly_variable: int | None = None,
@@ -46,6 +48,9 @@ def own_data(
         control: name of the control.
         separator: joins perturbation names in a condition name.
         dose: column with doses, see `pdae_jax.from_frame`.
+        stratum: column with the cell type, line or donor of each cell. It becomes a part of the condition, ``"A+nk"``,
+            with a shift of its own.
+        reference: stratum whose unperturbed cells are the control; it has no part in names.
         layer: layer of an .h5ad or .zarr file; ``X`` when None.
         features: features to keep, in this order. Empty: all that vary, of tables all other columns; those left out
             are named in the log.
@@ -66,6 +71,13 @@ def own_data(
         raise ValueError(f"min_cells is {min_cells}. Pass at least 2: a distribution needs two cells.")
     if arcsinh is not None and not arcsinh > 0:
         raise ValueError(f"arcsinh is {arcsinh}. Pass a cofactor above 0: 5 is usual for CyTOF, 150 for fluorescence.")
+    if (stratum is None) != (reference is None):
+        raise ValueError(
+            f"stratum={stratum!r} and reference={reference!r} go together: the column, and the value of it whose "
+            f"unperturbed cells are the control. Pass both or neither."
+        )
+    if stratum is not None and dose is not None:
+        raise ValueError("A stratum has no dose. Leave stratum or dose out, or write doses into the names, 'A:0.5'.")
     annotated = file.suffix in (".h5ad", ".zarr")
     for name, value in {"layer": layer, "store": store, "highly_variable": highly_variable}.items():
         if value is not None and not annotated:
@@ -74,13 +86,20 @@ def own_data(
         raise ValueError("store is for counts and other values that are used as they are. Leave arcsinh or store out.")
     if normalize and arcsinh is not None:
         raise ValueError(f"normalize=True and arcsinh={arcsinh}: counts of sequencing take one, cytometry the other.")
-    options = {"condition": condition, "control": control, "separator": separator, "dose": dose, "normalize": normalize}
+    options = {
+        "condition": condition if stratum is None else [condition, stratum],
+        "control": control if reference is None else [control, reference],
+        "separator": separator,
+        "dose": dose,
+        "normalize": normalize,
+    }
     if annotated:
         data = _from_anndata(
             file, layer, list(features), min_cells, options | {"store": store, "highly_variable": highly_variable}
         )
     else:
-        data = _from_table(_read_table(file, condition, dose), list(features), min_cells, options)
+        used = [name for name in (condition, stratum, dose) if name is not None]
+        data = _from_table(_read_table(file, used), list(features), used, min_cells, options)
     return data if arcsinh is None else dataclasses.replace(data, x=np.arcsinh(data.x[:] / np.float32(arcsinh)))
 
 
@@ -146,29 +165,30 @@ def _from_anndata(
     )
 
 
-def _from_table(frame: Any, features: list[str], min_cells: int, options: dict[str, Any]) -> PerturbationData:
+def _from_table(
+    frame: Any, features: list[str], used: Sequence[str], min_cells: int, options: dict[str, Any]
+) -> PerturbationData:
     from pandas.api.types import is_numeric_dtype
 
     if not features:
-        used = (options["condition"], options["dose"])
         columns = [(str(name), column) for name, column in frame.items() if str(name) not in used]
         constant = [is_numeric_dtype(column) and column.min() == column.max() for _, column in columns]
         features = varying_names([name for name, _ in columns], ~np.array(constant, dtype=bool))
     return from_frame(frame, features=features, min_cells=min_cells, **options)
 
 
-def _read_table(file: Path, condition: str, dose: str | None) -> Any:
-    """A data frame of a file that is no .h5ad."""
+def _read_table(file: Path, used: Sequence[str]) -> Any:
+    """A data frame of a file that is no .h5ad; the used columns are names and doses."""
     import pandas as pd
 
     if file.is_dir() or file.suffix == ".fcs":
-        return _read_fcs(file, [condition] if dose is None else [condition, dose])
+        return _read_fcs(file, used)
     if file.suffix == ".parquet":
         _require("pyarrow", file)
         return pd.read_parquet(file)
     separator = "\t" if file.suffix == ".tsv" else ","
     # a name such as "NA" or "1" is a name, and not a missing value or a number
-    text: dict[Any, Any] = {name: str for name in (condition, dose) if name is not None}
+    text: dict[Any, Any] = dict.fromkeys(used, str)
     numeric = [name for name in pd.read_csv(file, sep=separator, nrows=0).columns if name not in text]
     table = pd.read_csv(
         file, sep=separator, dtype=text, keep_default_na=False, na_values={name: list(_MISSING) for name in numeric}

@@ -1,11 +1,11 @@
 """Splits that the field uses, by name: which combinations are held out, and what of their parts was seen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from pdae_jax.spelling import nearest_names
+from pdae_jax.spelling import first_names, nearest_names
 from pdae_jax.types import PerturbationData
 
 PROTOCOLS = {
@@ -14,6 +14,7 @@ PROTOCOLS = {
     "seen2": "a quarter of these pairs: both singles train (GEARS)",
     "seen1": "pairs of a quarter of the perturbations with others, of which nothing else trains (GEARS)",
     "seen0": "pairs among a half of the perturbations, of which nothing else trains (GEARS)",
+    "stratum": "all perturbations of one stratum, a cell type or line; its unperturbed cells train (scGen)",
 }
 _UNSEEN = {"seen1": 0.25, "seen0": 0.5}  # of the perturbations that pairs are made of
 _FOLDS = 10
@@ -26,24 +27,32 @@ class HeldOut(NamedTuple):
     test: tuple[str, ...]
     validation: tuple[str, ...]
     left_out: tuple[str, ...]  # they would give away what a protocol has unseen
+    source: Mapping[str, str] = {}  # condition -> whose cells are translated to it; empty: the control's
 
 
-def held_out(data: PerturbationData, protocol: str, seed: int = 0) -> HeldOut:
+def held_out(data: PerturbationData, protocol: str, seed: int = 0, strata: Sequence[str] = ()) -> HeldOut:
     """The conditions that a protocol holds out.
 
     Args:
         data: the data.
         protocol: a key of `PROTOCOLS`.
-        seed: of the random choice; of ``tenth`` the fold is ``seed % 10`` and the order that of ``seed // 10``.
+        seed: of the random choice; of ``tenth`` the fold is ``seed % 10`` and the order that of ``seed // 10``; of
+            ``stratum`` it is number ``seed`` of the strata, round and round.
+        strata: of ``stratum``, the label columns that are strata: ``("nk", "cd8+")``, in data whose conditions are
+            pairs of a perturbation and a cell type. The stratum of the control has no column, and stays.
 
     Returns:
         Names in the order of the data. A tenth of the pairs that train, at least one, is for validation.
 
     Raises:
-        ValueError: an unknown protocol, or one that leaves no pair to test.
+        KeyError: a stratum is no label column.
+        ValueError: an unknown protocol, or one that leaves no pair to test; strata that are missing, or not measured
+            without a perturbation.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"No protocol {protocol!r}; {nearest_names(protocol, list(PROTOCOLS))}.")
+    if protocol == "stratum":
+        return _stratum_held_out(data, seed, strata)
     present = data.labels != 0
     order = present.sum(axis=1)
     alone = present[order == 1].any(axis=0)
@@ -71,4 +80,41 @@ def held_out(data: PerturbationData, protocol: str, seed: int = 0) -> HeldOut:
     rest = [c for c in pairs if c not in test and c not in left_out]
     number = max(1, round(_VALIDATION * len(rest))) if len(rest) > 1 else 0
     validation = {rest[i] for i in random.permutation(len(rest))[:number]}
-    return HeldOut(*(tuple(c for c in data.conditions if c in set(chosen)) for chosen in (test, validation, left_out)))
+    test, unseen, out = (
+        tuple(c for c in data.conditions if c in set(chosen)) for chosen in (test, validation, left_out)
+    )
+    return HeldOut(test, unseen, out)
+
+
+def _stratum_held_out(data: PerturbationData, seed: int, strata: Sequence[str]) -> HeldOut:
+    """One stratum without its perturbed conditions; each stratum's conditions are translated from its plain cells."""
+    if not strata:
+        raise ValueError(
+            f"Protocol 'stratum' needs strata, names of label columns that are cell types or lines; the columns are "
+            f"{first_names(data.perturbations)}. In a config: config.split.strata."
+        )
+    plain = {}
+    for name in strata:
+        if name not in data.perturbations:
+            raise KeyError(f"No stratum {name!r} among the label columns; {nearest_names(name, data.perturbations)}.")
+        if not data.has({name: 1.0}):
+            raise ValueError(
+                f"Stratum {name!r} has no condition without a perturbation, whose cells could be translated. Leave it "
+                f"out of the strata."
+            )
+        plain[name] = data.conditions[data.index({name: 1.0})]
+    present = data.labels != 0
+    source = {}
+    for condition, row in zip(data.conditions, present, strict=True):
+        own = [name for name in strata if row[data.perturbations.index(name)]]
+        if len(own) == 1 and row.sum() > 1:
+            source[condition] = plain[own[0]]
+    chosen = plain[strata[seed % len(strata)]]
+    test = [c for c, start in source.items() if start == chosen]
+    if not test:
+        raise ValueError(f"Stratum {chosen!r} has no perturbed condition to hold out. Leave it out of the strata.")
+    rest = [c for c in source if c not in test]
+    random = np.random.default_rng(seed)
+    number = max(1, round(_VALIDATION * len(rest))) if len(rest) > 1 else 0
+    validation = {rest[i] for i in random.permutation(len(rest))[:number]}
+    return HeldOut(tuple(test), tuple(c for c in rest if c in validation), (), source)

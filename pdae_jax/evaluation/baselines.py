@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.data.components import spectrum
-from pdae_jax.data.counts import log_normalised, to_counts
+from pdae_jax.data.counts import in_whole_counts
 from pdae_jax.data.span import least_squares
 from pdae_jax.data.units import condition_means
 from pdae_jax.labels import LabelLike
@@ -224,7 +224,7 @@ def _moved(key: Array, train: PerturbationData, source: str, shift: np.ndarray, 
     rows = rows[_draw(random, len(rows), num_samples)]
     moved = train.x[rows] + shift
     if train.size_factors is not None:
-        moved = log_normalised(to_counts(random, moved, train.size_factors[rows]), train.size_factors[rows])
+        moved = in_whole_counts(random, moved, train.size_factors[rows])
     return moved.astype(train.x.dtype)
 
 

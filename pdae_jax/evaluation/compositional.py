@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pdae_jax.data.checks import check_same_columns, check_training_data
+from pdae_jax.data.counts import in_whole_counts
 from pdae_jax.data.sample import make_sampler
 from pdae_jax.data.stream import feed
 from pdae_jax.data.units import Standardizer
@@ -90,13 +91,17 @@ class Compositional:
             raise ValueError(f"num_samples={num_samples}, but at least 1 sample must be asked for.")
         start = source or train.control
         rows = train.rows[train.index(start)]
-        x = self.standardizer.forward(train.x[rows[_draw(generator(key), len(rows), num_samples)]]).astype(np.float32)
+        random = generator(key)
+        rows = rows[_draw(random, len(rows), num_samples)]
+        x = self.standardizer.forward(train.x[rows]).astype(np.float32)
         labels = [jnp.asarray(self.standardizer.label(train.label(name))) for name in (start, label)]
         moved = [
             _translate(self.networks.model, self.params, jax.random.fold_in(key, i), x[i : i + BATCH], *labels)
             for i in range(0, num_samples, BATCH)
         ]
         samples = self.standardizer.backward(np.concatenate([np.asarray(block) for block in moved]))
+        if train.size_factors is not None:  # a cell has whole numbers of counts
+            samples = in_whole_counts(random, samples, train.size_factors[rows])
         samples = samples.astype(train.x.dtype)
         return samples if floor is None else np.maximum(samples, floor)
 

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.data.counts import log_normalised, to_counts
+from pdae_jax.data.counts import in_whole_counts, to_counts
 from pdae_jax.data.units import moments
 from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble
@@ -208,8 +208,8 @@ def _batches(
         moved, chosen = moved[:size], chosen[:size]
         if source.data.size_factors is not None:  # a cell has whole numbers of counts
             sizes = source.size_factors(chosen)
-            counts = to_counts(generator(jax.random.fold_in(key_counts, number)), moved, sizes)
-            moved = log_normalised(counts, sizes).astype(moved.dtype)
+            random = generator(jax.random.fold_in(key_counts, number))
+            moved = in_whole_counts(random, moved, sizes).astype(moved.dtype)
         yield moved, chosen
 
 

@@ -315,3 +315,13 @@ def test_names_survive_a_file(tmp_path):
     again = from_anndata(tmp_path / "data.h5ad")
     assert (again.conditions, again.perturbations) == (data.conditions, data.perturbations)
     np.testing.assert_array_equal(again.labels, data.labels)
+
+
+def test_a_combination_in_one_of_several_columns_is_one_where_its_parts_stand_alone_there():
+    drugs = ["none", "A", "B", "A+B", "A", "A+B", "B", "X+Y"]
+    types = ["cd4+", "cd4+", "cd4+", "cd4+", "nk+", "nk+", "nk+", "nk+"]
+    frame = pd.DataFrame({"drug": np.repeat(drugs, 2), "kind": np.repeat(types, 2), "y": np.arange(16.0)})
+    data = from_frame(frame, condition=["drug", "kind"], control=["none", "cd4+"])
+    assert data.perturbations == ("A", "B", "nk+", "X+Y")
+    labels = [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0], [0, 1, 1, 0]]
+    np.testing.assert_array_equal(data.labels, [*labels, [0, 0, 1, 1]])

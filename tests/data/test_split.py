@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from pdae_jax.data.load import from_arrays
+from pdae_jax.data.protocols import held_out
 from pdae_jax.data.split import hold_out, hold_out_cells, random_conditions
 
 
@@ -122,3 +123,34 @@ def test_random_conditions_finds_as_many_as_there_are():
         random_conditions(jax.random.key(0), data, 4)
     with pytest.raises(ValueError, match=r"number is 0.*at least 1"):
         random_conditions(jax.random.key(0), data, 0)
+
+
+@pytest.fixture
+def strata():
+    """Two drugs in three cell types; "t0" is that of the control, and "t2" was not given the drug "B"."""
+    names = ["", "A", "B", "t1", "A+t1", "B+t1", "t2", "A+t2"]
+    x = np.random.default_rng(0).normal(size=(4 * len(names), 2))
+    return from_arrays(x, np.repeat([name or "none" for name in names], 4), control="none")
+
+
+def test_a_stratum_is_held_out_but_for_its_plain_cells(strata):
+    found = held_out(strata, "stratum", seed=0, strata=("t1", "t2"))
+    assert found.test == ("A+t1", "B+t1")
+    assert found.validation == ("A+t2",)[: len(found.validation)]
+    assert found.left_out == ()
+    assert found.source == {"A+t1": "t1", "B+t1": "t1", "A+t2": "t2"}
+    assert held_out(strata, "stratum", seed=1, strata=("t1", "t2")).test == ("A+t2",)
+    assert held_out(strata, "stratum", seed=2, strata=("t1", "t2")).test == ("A+t1", "B+t1")
+
+
+def test_strata_that_cannot_be_held_out_are_named(strata):
+    with pytest.raises(ValueError, match="needs strata"):
+        held_out(strata, "stratum")
+    with pytest.raises(KeyError, match="t9"):
+        held_out(strata, "stratum", strata=("t9",))
+    without = strata.select([c for c in strata.conditions if c != "t1"])
+    with pytest.raises(ValueError, match="'t1' has no condition without a perturbation"):
+        held_out(without, "stratum", strata=("t1",))
+    plain = strata.select([c for c in strata.conditions if c != "A+t2"])
+    with pytest.raises(ValueError, match="'t2' has no perturbed condition"):
+        held_out(plain, "stratum", strata=("t2",))

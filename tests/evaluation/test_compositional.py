@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist, pdist
 
+from pdae_jax.data.load import from_arrays
 from pdae_jax.data.simulate import design, simulate
 from pdae_jax.evaluation import compositional
 from pdae_jax.evaluation.baselines import BASELINES
@@ -219,3 +220,17 @@ def test_bad_data(fits, data):
         model.samples(KEY, model.train, "p0", 10, source="p1+p2")
     with pytest.raises(ValueError, match="num_samples=0"):
         model.samples(KEY, model.train, "p0", 0)
+
+
+def test_of_counts_its_cells_have_whole_numbers_too():
+    random = np.random.default_rng(0)
+    rates = np.exp(random.normal(0, 1, 12))
+    names = np.repeat(["control", "A", "B"], 40)
+    counts = random.poisson(rates * np.where(names == "control", 1.0, 1.5)[:, None], (120, 12)) + (np.arange(12) == 0)
+    data = from_arrays(counts, names, normalize=True)
+    small = {"hidden": (8,), "latent_dim": 2, "num_steps": 4, "log_every": 2, "eval_every": 2, "checkpoint_every": 2}
+    fitted = fit_compositional(data, key=KEY, progress=False, **small)
+    x = fitted.samples(KEY, data, "A", 30)
+    found = np.expm1(x.astype(np.float64))[:, None] * data.size_factors[data.rows[0]][:, None]  # of each control cell
+    whole = np.all(np.abs(found - np.round(found)) < 1e-2, axis=2)
+    assert np.all(whole.any(axis=1))

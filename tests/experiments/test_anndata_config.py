@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -234,3 +235,52 @@ def test_nothing_to_hold_out_is_said_before_training(tmp_path):
     config = config_of(tmp_path / "few.csv", condition="condition", dose=None, layer=None)
     with pytest.raises(ValueError, match=r"Name some in config.split.test; there are 'KLF1', 'CEBPA & SET'"):
         build.experiment(config)
+
+
+def test_a_stratum_of_a_file_is_held_out_and_starts_from_its_own_cells(tmp_path):
+    drugs, types = np.repeat(["none", "A", "B", "A+B"], 30), np.tile(np.repeat(["cd4+", "nk", "cd8+"], 10), 4)
+    x = np.random.default_rng(0).normal(size=(120, 3))
+    frame = pd.DataFrame(x, columns=["m0", "m1", "m2"]).assign(drug=drugs, kind=types)
+    frame.to_csv(tmp_path / "cells.csv", index=False)
+    config = own.get_config()
+    config.data.update(path=str(tmp_path / "cells.csv"), condition="drug", control="none")
+    config.data.update(stratum="kind", reference="cd4+")
+    config.split.update(protocol="stratum", strata=("nk", "cd8+"))
+    found = build.experiment(config)
+    held_out = [found.test.index(name) for name in ("A+nk", "B+nk", "A+B+nk")]  # in whatever order they are written
+    assert sorted(held_out) == list(range(found.test.num_conditions))
+    assert {"none", "nk", "cd8+", "A", "B", "A+B"} <= set(found.train.conditions)
+    assert found.train.counts[found.train.index("nk")] == 10
+    assert {found.evaluation["source"][name] for name in found.test.conditions} == {"nk"}
+    assert found.validation is not None
+    assert set(found.source.values()) == {"cd8+"}
+    np.testing.assert_allclose(found.test.cells("A+nk"), x[(drugs == "A") & (types == "nk")], rtol=1e-6)
+    config.data.reference = None
+    with pytest.raises(ValueError, match="go together"):
+        build.experiment(config)
+
+
+def test_a_file_older_than_anndata_08_is_read(h5ad, tmp_path):
+    """Categories of such a file are beside its columns, `__categories`, and columns refer to them."""
+    new = anndata.read_h5ad(h5ad)
+    names, text = new.obs[COLUMN].astype("category"), h5py.string_dtype()
+    with h5py.File(tmp_path / "old.h5ad", "w") as file:
+        file["X"] = new.layers["log norm"]
+        for group, index in {"obs": new.obs_names, "var": new.var_names}.items():
+            frame = file.create_group(group)
+            frame.attrs.update({"_index": "_index", "encoding-type": "dataframe", "encoding-version": "0.1.0"})
+            frame.attrs["column-order"] = np.array([COLUMN] if group == "obs" else [], dtype=text)
+            frame.create_dataset("_index", data=np.array(index, dtype=object), dtype=text)
+        obs = file["obs"]
+        obs[COLUMN] = names.cat.codes.to_numpy()
+        categories = np.array(names.cat.categories, dtype=object)
+        obs.create_dataset(f"__categories/{COLUMN}", data=categories, dtype=text)
+        obs[COLUMN].attrs["categories"] = obs[f"__categories/{COLUMN}"].ref
+    old, now = (
+        own_data(**settings(path, dose=None, layer=layer))
+        for path, layer in ((tmp_path / "old.h5ad", None), (h5ad, "log norm"))
+    )
+    assert (old.conditions, old.features) == (now.conditions, now.features)
+    np.testing.assert_array_equal(old.x, now.x)
+    with pytest.raises(ValueError, match=r"before anndata 0\.8"):
+        own_data(**settings(tmp_path / "old.h5ad", dose=None, layer=None), store=tmp_path / "store")
