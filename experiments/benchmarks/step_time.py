@@ -137,8 +137,13 @@ def time_stratified(setting: Setting, data: DeviceData, batch_size: int, num_sou
     )
     weights = objective.LossWeights(*(ON_SURFACE[name] for name in objective.LossWeights._fields))
     numbers = {"num_steps": 1e6, "learning_rate": 1e-3, "warmup_steps": 0.0, "clip_norm": 1.0, "average_decay": 0.999}
-    settings = Settings(**{name: jnp.asarray(value) for name, value in numbers.items()}, weights=weights)
-    step = make_train_step(model, sample, kernel=kernels.energy(), terms=weights._fields, form="pairwise")
+    kernel = kernels.energy()
+    settings = Settings(
+        **{name: jnp.asarray(value) for name, value in numbers.items()},
+        weights=weights,
+        kernel=jnp.asarray(kernel.parameters, float),
+    )
+    step = make_train_step(model, sample, kernel=kernel, terms=weights._fields, form="pairwise")
     params = start_params(model, data)
     state = init_state(jax.random.key(1), params, settings)
     steps = jax.jit(lambda s, data, n: jax.lax.fori_loop(0, n, lambda _, c: step(c, data)[0], s))

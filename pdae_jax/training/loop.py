@@ -246,6 +246,7 @@ def _keep(state: LoopState, errors: Array, noise: float) -> LoopState:
         kept=jnp.where(keep, state.train.average, state.kept),
         lowest=jnp.minimum(value, state.lowest),
         evaluations_since_lowest=jnp.where(value < state.lowest, 0, state.evaluations_since_lowest + 1),
+        kept_step=jnp.where(keep[..., 0], state.train.step, state.kept_step),
         errors=state.errors._replace(kept=jnp.where(keep, errors, state.errors.kept)),
     )
 

@@ -55,6 +55,7 @@ class LoopState(NamedTuple):
     kept: Float[Array, "*replicas parameters"]
     lowest: Float[Array, "*replicas"]  # of all evaluations, mean energy distance over the validation conditions
     evaluations_since_lowest: Int[Array, "*replicas"]
+    kept_step: Int[Array, "*replicas"]  # after which `kept` was the average
     errors: Errors | None = None  # None without validation conditions
 
 
@@ -95,18 +96,23 @@ def prepare(
     *,
     chunk: int = 0,
     components: Components | None = None,
+    like: Parts | None = None,
 ) -> Parts:
     """Model, data on the device, training step and initial state of a fit.
 
     With `chunk`, that many steps are compiled (`make_train_steps`), while another thread compiles the start: XLA works
     outside Python's lock, and before a first step of a small model there is nothing else to wait for. With
-    `components` the model is one of their scores.
+    `components` the model is one of their scores. `like` is of another fit of the same training data: what it has on
+    the device serves this one too, where it is in the same units.
     """
     recipe, seen = with_units(recipe, train), seen_by_model(train, components)
     pilot = make_pilot(recipe, seen)
     recipe = resolve_recipe(recipe, seen, pilot)
     model = build_model(recipe, seen, pilot.standardizer)
-    data = feed(seen, pilot.standardizer, sizes_of(recipe))
+    if like is not None and isinstance(like.data, DeviceData) and _same_units(like.frame.recipe, recipe):
+        data = like.data
+    else:
+        data = feed(seen, pilot.standardizer, sizes_of(recipe))
     random = make_random(key)
     rows = balanced_rows(random, train, int(np.clip(_START_CELLS // train.num_conditions, 8, 256)))
     cells = pilot.cells(rows)
@@ -118,16 +124,17 @@ def prepare(
         noise=recipe.noise,
         noise_dim=recipe.noise_dim,
     )
+    settings = settings_of(recipe, kernel_of(recipe, cells))
     # one program instead of many small ones, each of which would be compiled by itself
     start = jax.jit(_start, static_argnums=3, compiler_options=compiler_options(RUNS_ONCE))
-    start = start.trace(key, additive, settings_of(recipe), model)
+    start = start.trace(key, additive, settings, model)
     with ThreadPoolExecutor(max_workers=1) as thread:
         # only compiled there: contexts of the caller, its default device say, do not reach another thread
         compiling = thread.submit(start.lower().compile)
-        step = step_for(recipe, model, train.num_conditions, cells)
+        step = step_for(recipe, model, train.num_conditions)
         if chunk and isinstance(data, DeviceData):
             make_train_steps(step, min(chunk, recipe.num_steps)).lower(start.out_info[0].train, data).compile()
-        state, key_validate = compiling.result()(key, additive, settings_of(recipe))
+        state, key_validate = compiling.result()(key, additive, settings)
     frame = _frame(recipe, model, pilot.standardizer, key, key_validate, train, validation, source, components)
     return Parts(
         frame=frame,
@@ -154,7 +161,7 @@ def outline(
     key_validate = jax.random.split(key, 3)[2]
     frame = _frame(recipe, model, standardizer, key, key_validate, train, validation, source, components)
     start = functools.partial(_start, model=model)
-    state, _ = jax.eval_shape(start, key, start_shapes(model), settings_of(recipe))
+    state, _ = jax.eval_shape(start, key, start_shapes(model), settings_of(recipe, kernel_of(recipe, None)))
     return frame, jax.eval_shape(lambda state: with_errors(state, frame.validator), state)
 
 
@@ -196,7 +203,8 @@ def _start(key: Array, additive: Start, settings: Settings, model: Model) -> tup
     """The state at step 0, and a key for the validator."""
     key_init, key_steps, key_validate = jax.random.split(key, 3)
     state = init_state(key_steps, model.init(key_init, additive), settings)
-    return LoopState(state, jnp.copy(state.params), jnp.array(jnp.inf), jnp.zeros((), jnp.int32)), key_validate
+    zero = jnp.zeros((), jnp.int32)
+    return LoopState(state, jnp.copy(state.params), jnp.array(jnp.inf), zero, jnp.copy(zero)), key_validate
 
 
 _SEED = 8  # folded into the key of a fit
@@ -208,14 +216,27 @@ def sizes_of(recipe: Recipe) -> tuple[int, int, int, int]:
     return recipe.num_sources, recipe.cells_per_source, recipe.num_targets, recipe.cells_per_target
 
 
-def step_for(recipe: Resolved, model: Model, num_conditions: int, x: Float[np.ndarray, "cells features"]) -> Callable:
-    """The training step of a recipe; bandwidths are multiples of the median distance of the cells `x`."""
+def _same_units(recipe: Resolved, other: Resolved) -> bool:
+    """Whether the cells of fits of the same data are the same on the device."""
+    return (recipe.standardize, recipe.components) == (other.standardize, other.components)
+
+
+def kernel_of(recipe: Resolved, x: Float[np.ndarray, "cells features"] | None) -> kernels.Kernel:
+    """The kernel of the loss; bandwidths are multiples of the median distance of the cells `x`, of 1 for None."""
+    if recipe.kernel == "energy":
+        return kernels.energy(recipe.beta)
+    median = 1.0 if x is None else float(kernels.median_bandwidth(jax.random.key(0), x))
+    return _KERNELS[recipe.kernel](np.asarray([factor * median for factor in recipe.bandwidths]))
+
+
+_KERNELS = {"gaussian": kernels.gaussian, "laplace": kernels.laplace, "imq": kernels.inverse_multiquadric}
+
+
+def step_for(recipe: Resolved, model: Model, num_conditions: int) -> Callable:
+    """The training step of a recipe, the same for all whose numbers are `Settings`."""
     terms = tuple(name for name in LossWeights._fields if getattr(recipe, name))
-    parameters = (recipe.beta,)
-    if recipe.kernel != "energy":
-        median = float(kernels.median_bandwidth(jax.random.key(0), x))
-        parameters = tuple(factor * median for factor in recipe.bandwidths)
-    return _make_step(model, num_conditions, sizes_of(recipe), (recipe.kernel, parameters), terms, recipe.form)
+    kernel = (recipe.kernel, recipe.beta == 1.0, len(recipe.bandwidths))
+    return _make_step(model, num_conditions, sizes_of(recipe), kernel, terms, recipe.form)
 
 
 @functools.lru_cache(maxsize=64)  # fits that differ in nothing that is compiled share the program
@@ -223,7 +244,7 @@ def _make_step(
     model: Model,
     num_conditions: int,
     sizes: tuple[int, int, int, int],
-    kernel: tuple[str, tuple[float, ...]],
+    kernel: tuple[str, bool, int],
     terms: tuple[str, ...],
     form: str,
 ) -> Callable:
@@ -235,12 +256,7 @@ def _make_step(
         num_targets=num_targets,
         cells_per_target=cells_per_target,
     )
-    name, parameters = kernel
-    make = {"gaussian": kernels.gaussian, "laplace": kernels.laplace, "imq": kernels.inverse_multiquadric}
-    return make_train_step(
-        model,
-        sample,
-        kernel=kernels.energy(*parameters) if name == "energy" else make[name](jnp.asarray(parameters)),
-        terms=terms,
-        form=form,
-    )
+    name, is_root, number = kernel
+    # parameters are those of the state; the exponent 1 is computed without a power
+    profile = kernels.energy(1.0 if is_root else 0.5) if name == "energy" else _KERNELS[name](np.ones(number))
+    return make_train_step(model, sample, kernel=profile, terms=terms, form=form)

@@ -1,5 +1,6 @@
 """One training step and its scan: pure functions of state and data. No files, no config, no printing."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from pdae_jax.recipe import LossWeights, Resolved
 from pdae_jax.training.compiler import RUNS_OFTEN, compiler_options
 from pdae_jax.training.objective import LossTerms, pdae_loss
 from pdae_jax.training.optimizer import make_optimizer
-from pdae_jax.two_sample.kernels import KernelLike
+from pdae_jax.two_sample.kernels import Kernel
 
 
 class Settings(NamedTuple):
@@ -33,13 +34,15 @@ class Settings(NamedTuple):
     clip_norm: Float[Array, "..."]
     average_decay: Float[Array, "..."]
     weights: LossWeights  # scalars
+    kernel: Float[Array, "... parameters"]  # of the loss: an exponent, or bandwidths
 
 
-def settings_of(recipe: Resolved) -> Settings:
-    """The settings of a recipe."""
+def settings_of(recipe: Resolved, kernel: Kernel) -> Settings:
+    """The settings of a recipe, and of the kernel that it asks for."""
     weights = LossWeights(*(jnp.asarray(value, float) for value in recipe.weights))
-    names = [name for name in Settings._fields if name != "weights"]
-    return Settings(**{name: jnp.asarray(getattr(recipe, name), float) for name in names}, weights=weights)
+    names = [name for name in Settings._fields if name not in ("weights", "kernel")]
+    numbers = {name: jnp.asarray(getattr(recipe, name), float) for name in names}
+    return Settings(**numbers, weights=weights, kernel=jnp.asarray(kernel.parameters, float))
 
 
 class TrainState(NamedTuple):
@@ -102,7 +105,7 @@ def make_train_step(
     model: Model,
     sample: Callable,
     *,
-    kernel: KernelLike,
+    kernel: Kernel,
     terms: Sequence[str],
     form: str,
 ) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
@@ -111,7 +114,7 @@ def make_train_step(
     Args:
         model: pure functions.
         sample: of `make_sampler`.
-        kernel: of the loss.
+        kernel: of the loss; its parameters are those of the state.
         terms: names of the terms of the loss that are computed; their weights are those of the state.
         form: of the loss.
     """
@@ -124,9 +127,10 @@ def make_train_step(
         fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         key_sample, key_loss = fold_in(state.key, 2 * state.step + jnp.arange(2))
         batch = sample(key_sample, data)
+        own_kernel = dataclasses.replace(kernel, parameters=settings.kernel)
 
         def loss(vector: Array) -> tuple[Array, LossTerms]:
-            options = {"kernel": kernel, "form": form, "weights": settings.weights, "terms": terms}
+            options = {"kernel": own_kernel, "form": form, "weights": settings.weights, "terms": terms}
             return pdae_loss(unravel(vector), model, key_loss, batch, **options)
 
         gradient, values = jax.grad(loss, has_aux=True)(state.params)

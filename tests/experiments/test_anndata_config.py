@@ -260,6 +260,7 @@ def test_a_stratum_of_a_file_is_held_out_and_starts_from_its_own_cells(tmp_path)
         build.experiment(config)
 
 
+@pytest.mark.filterwarnings("ignore:Element")  # anndata says that it is old
 def test_a_file_older_than_anndata_08_is_read(h5ad, tmp_path):
     """Categories of such a file are beside its columns, `__categories`, and columns refer to them."""
     new = anndata.read_h5ad(h5ad)
