@@ -14,6 +14,7 @@ from pdae_jax.prediction.samples import predict, predict_batches
 from pdae_jax.recipe import Recipe
 from pdae_jax.training.ensemble import fit_ensemble
 from pdae_jax.training.loop import fit
+from pdae_jax.training.population import Population, fit_population
 from pdae_jax.training.restore import load_ensemble, load_run
 from pdae_jax.two_sample.aggregated import aggregated_test
 from pdae_jax.two_sample.permutation import benjamini_hochberg, two_sample_test, two_sample_tests
@@ -22,6 +23,7 @@ from pdae_jax.types import PerturbationData
 __all__ = [
     "Ensemble",
     "PerturbationData",
+    "Population",
     "Recipe",
     "aggregated_test",
     "benjamini_hochberg",
@@ -31,6 +33,7 @@ __all__ = [
     "evaluation_pair",
     "fit",
     "fit_ensemble",
+    "fit_population",
     "from_anndata",
     "from_arrays",
     "from_frame",

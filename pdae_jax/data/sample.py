@@ -60,6 +60,18 @@ def to_device(
     )
 
 
+def padded_to(data: DeviceData, rows: int) -> DeviceData:
+    """The same data with more rows of cells, which belong to no condition and are never drawn."""
+    assert data.x is not None
+    more = rows - len(data.x)
+    if not more:
+        return data
+    counted = data.counted
+    if counted is not None:
+        counted = counted._replace(size=jnp.pad(jnp.asarray(counted.size), (0, more), constant_values=1))
+    return data._replace(x=jnp.pad(data.x, ((0, more), (0, 0))), counted=counted)
+
+
 def sampling_order(data: PerturbationData) -> Int[np.ndarray, " cells"]:
     """Rows as the sampler has them: the same in every run, and random, as cells of a condition may come sorted."""
     return _by_condition(np.random.default_rng(0), data)

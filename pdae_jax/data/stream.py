@@ -67,19 +67,23 @@ def step_keys(key: Array, step: Array) -> Array:
     return jax.random.fold_in(key, 2 * step)[None]
 
 
-def pieces(data: DeviceData | Streamed, key: Array, step: int, num_steps: int) -> Iterator[Piece]:
+def pieces(
+    data: DeviceData | Streamed, key: Array, step: int | Int[np.ndarray, " replicas"], num_steps: int
+) -> Iterator[Piece]:
     """The cells of the next steps, piece by piece; the next piece is read while the caller works on one.
 
     Args:
         data: of `feed`.
         key: of the run, or ``[replicas]`` keys.
-        step: the first of the steps.
+        step: the first of the steps, or that of each replica.
         num_steps: how many.
     """
     if not isinstance(data, Streamed):
         yield Piece(data, num_steps)
         return
-    rows = np.asarray(_rows(data.draw, data.keys, jnp.atleast_1d(key), step, data.index, num_steps))
+    keys = jnp.atleast_1d(key)
+    steps = jnp.broadcast_to(jnp.asarray(step, jnp.int32), keys.shape)
+    rows = np.asarray(_rows(data.draw, data.keys, keys, steps, data.index, num_steps))
     most = max(1, MAX_BYTES // (4 * data.data.num_features * rows[0].size))
     size = next(n for n in range(min(most, num_steps), 0, -1) if num_steps % n == 0)  # one shape: one program
     parts = np.split(rows, num_steps // size)
@@ -118,19 +122,19 @@ def _piece(streamed: Streamed, rows: Int[np.ndarray, "..."], num_steps: int) -> 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 5))
 def _rows(
-    draw: Callable, of_step: Callable, keys: Array, step: Int[Array, ""] | int, index: DeviceData, num_steps: int
+    draw: Callable, of_step: Callable, keys: Array, steps: Int[Array, " replicas"], index: DeviceData, num_steps: int
 ) -> Int[Array, "steps replicas rows"]:
     """Rows that the next steps draw, as the sampler numbers them."""
 
-    def of_replica(number: Array, key: Array, rows: Array | None) -> Array:
+    def of_replica(number: Array, key: Array, step: Array, rows: Array | None) -> Array:
         def of_key(key: Array) -> Array:
             drawn = draw(key, index._replace(rows=rows))
             return jnp.concatenate([drawn.rows_source.ravel(), drawn.rows_target.ravel()])
 
         return jax.vmap(of_key)(of_step(key, step + number)).ravel()
 
-    of_replicas = jax.vmap(of_replica, in_axes=(None, 0, None if index.rows is None else 0))
-    return jax.vmap(of_replicas, in_axes=(0, None, None))(jnp.arange(num_steps), keys, index.rows)
+    of_replicas = jax.vmap(of_replica, in_axes=(None, 0, 0, None if index.rows is None else 0))
+    return jax.vmap(of_replicas, in_axes=(0, None, None, None))(jnp.arange(num_steps), keys, steps, index.rows)
 
 
 @functools.lru_cache(maxsize=64)

@@ -50,6 +50,7 @@ class BarProgress:
             return
         if not math.isnan(loss):
             self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+        self._bar.total = num_steps  # fewer, where some of the work turned out not to be needed
         self._bar.update(step - self._bar.n)
 
     def close(self) -> None:

@@ -119,19 +119,33 @@ def with_stop(
     left_out = combinations_to_leave_out(train, key)
     if not left_out:
         return recipe
-    file = pathlib.Path(workdir) / folder.CONFIG_FILE if workdir is not None else None
-    if file is not None and file.exists():  # a run that goes on has chosen already
-        recipe = recipe.override(stop_step=read_json(file)["identity"]["recipe"].get("stop_step"))
-        if recipe.stop_step is not None:
-            return recipe
+    found = stop_of_folder(workdir)
+    if found is not None:  # a run that goes on has chosen already
+        return recipe.override(stop_step=found)
     # the fit that chooses has the schedule of the fit proper
     recipe = resolve_recipe(recipe, seen_by_model(train, components))
     rest, judged = hold_out(train, left_out)
-    chosen = fit(rest, key=jax.random.fold_in(key, _CHOICE), validation=judged, recipe=recipe, progress=progress)
+    chosen = fit(rest, key=choice_key(key), validation=judged, recipe=recipe, progress=progress)
+    return recipe.override(stop_step=best_step(chosen))
+
+
+def choice_key(key: Array) -> Array:
+    """The key of the fit that chooses for a fit with this one."""
+    return jax.random.fold_in(key, _CHOICE)
+
+
+def best_step(chosen: Fitted) -> int:
+    """After how many steps the left-out combinations were predicted best; 0 where the start was no worse."""
     start = np.mean([errors["start"] for errors in chosen.validation_errors.values()])
     found = {e["step"]: e["validation_energy_distance"] for e in chosen.history if "validation_energy_distance" in e}
     best = min(found, key=lambda step: found[step])
-    return recipe.override(stop_step=best if found[best] < start else 0)
+    return best if found[best] < start else 0
+
+
+def stop_of_folder(workdir: str | pathlib.Path | None) -> int | None:
+    """What the run in a folder has chosen already; None where there is none."""
+    file = pathlib.Path(workdir) / folder.CONFIG_FILE if workdir is not None else None
+    return read_json(file)["identity"]["recipe"].get("stop_step") if file is not None and file.exists() else None
 
 
 def combinations_to_leave_out(train: PerturbationData, key: Array) -> list[str]:
@@ -172,6 +186,22 @@ def run_training(
         progress: as in `fit`.
         config: further provenance.
     """
+    run, state, history = open_run(parts, identity, train, validation, workdir, config)
+    state = run_steps(parts, state, run, history, make_progress(progress))
+    if run:
+        run.checkpoints.close()
+    return state, history.entries, run.path if run else None
+
+
+def open_run(
+    parts: Parts,
+    identity: dict[str, Any],
+    train: PerturbationData,
+    validation: PerturbationData | None,
+    workdir: str | pathlib.Path | None,
+    config: dict[str, Any],
+) -> tuple[folder.RunFolder | None, LoopState, History]:
+    """The folder of a run, made where there is none; the state to go on from, and what was logged up to it."""
     run, state = None, parts.state
     if workdir is not None:
         identity = identity | {
@@ -183,11 +213,7 @@ def run_training(
         if run.checkpoints.latest_step() is not None:
             state = run.checkpoints.restore(state, repair=True)
             logging.info("Resuming %s at step %d.", run.path, step_of(state))
-    history = History(run.path / folder.METRICS_FILE if run else None, resume_step=step_of(state))
-    state = run_steps(parts, state, run, history, make_progress(progress))
-    if run:
-        run.checkpoints.close()
-    return state, history.entries, run.path if run else None
+    return run, state, History(run.path / folder.METRICS_FILE if run else None, resume_step=step_of(state))
 
 
 def run_steps(
@@ -199,11 +225,9 @@ def run_steps(
     """
     recipe, validator, clock, compiled = parts.frame.recipe, parts.frame.validator, Clock(), {}
     step = step_of(state)
-    if validator and step == 0:  # the start is the first that is kept
-        errors = _errors(state, step, parts.frame)
-        state = state._replace(lowest=jnp.mean(errors, axis=-1), errors=Errors(errors, errors))
+    state = with_start_errors(state, parts.frame)
     progress.update(step, parts.num_steps, math.nan)
-    while step < parts.num_steps and not _stopped(state, recipe):
+    while step < parts.num_steps and not stopped(state, recipe):
         length = min(recipe.log_every, parts.num_steps - step)
         train_state, found = state.train, []
         for piece in pieces(parts.data, state.train.key, step, length):
@@ -212,27 +236,45 @@ def run_steps(
             train_state, metrics = compiled[piece.num_steps](train_state, piece.data)
             found.append(jax.device_get(metrics))
         metrics = jax.tree.map(lambda *values: np.mean(values, axis=0), *found)
-        _check_finite(metrics, step, step + length)
+        entry = entry_of(metrics, step, length, clock.lap())
         step += length
         state = state._replace(train=train_state)
-        entry = {
-            "step": step,
-            **{name: float(np.mean(value)) for name, value in metrics.loss._asdict().items()},
-            "gradient_norm": float(np.mean(metrics.gradient_norm)),
-            "steps_per_second": length / clock.lap(),
-        }
         if validator and (step % recipe.eval_every == 0 or step == parts.num_steps):
-            errors = _errors(state, step, parts.frame)
-            state = _keep(state, errors, validator.noise)
-            entry["validation_energy_distance"] = float(np.mean(errors))
+            state, entry["validation_energy_distance"] = evaluated(state, step, parts.frame)
         history.append(entry)
         progress.update(step, parts.num_steps, entry["total"])
-        if run and (step % recipe.checkpoint_every == 0 or step == parts.num_steps or _stopped(state, recipe)):
+        if run and (step % recipe.checkpoint_every == 0 or step == parts.num_steps or stopped(state, recipe)):
             run.checkpoints.save(step, state)
     progress.close()
     if run and run.checkpoints.latest_step() is None:
         run.checkpoints.save(step, state)  # nothing to train: the start is the result
     return state
+
+
+def with_start_errors(state: LoopState, frame: Frame) -> LoopState:
+    """The state with the errors of the start, which is the first that is kept; as it is where steps were taken."""
+    if not frame.validator or step_of(state):
+        return state
+    errors = _errors(state, 0, frame)
+    return state._replace(lowest=jnp.mean(errors, axis=-1), errors=Errors(errors, errors))
+
+
+def entry_of(metrics: Metrics, step: int, length: int, seconds: float) -> dict[str, Any]:
+    """What is logged of `length` steps after `step`; ``FloatingPointError`` where they went wrong."""
+    _check_finite(metrics, step, step + length)
+    return {
+        "step": step + length,
+        **{name: float(np.mean(value)) for name, value in metrics.loss._asdict().items()},
+        "gradient_norm": float(np.mean(metrics.gradient_norm)),
+        "steps_per_second": length / seconds,
+    }
+
+
+def evaluated(state: LoopState, step: int, frame: Frame) -> tuple[LoopState, float]:
+    """The state after an evaluation on the validation conditions, and their mean error."""
+    assert frame.validator is not None
+    errors = _errors(state, step, frame)
+    return _keep(state, errors, frame.validator.noise), float(np.mean(errors))
 
 
 def _keep(state: LoopState, errors: Array, noise: float) -> LoopState:
@@ -268,7 +310,8 @@ def replica_of(tree: Any, r: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[r], tree)
 
 
-def _stopped(state: LoopState, recipe: Recipe) -> bool:
+def stopped(state: LoopState, recipe: Recipe) -> bool:
+    """Whether patience has run out."""
     return recipe.patience is not None and bool(np.all(state.evaluations_since_lowest >= recipe.patience))
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -124,13 +124,12 @@ def prepare(
         noise=recipe.noise,
         noise_dim=recipe.noise_dim,
     )
-    settings = settings_of(recipe, kernel_of(recipe, cells))
-    # one program instead of many small ones, each of which would be compiled by itself
-    start = jax.jit(_start, static_argnums=3, compiler_options=compiler_options(RUNS_ONCE))
-    start = start.trace(key, additive, settings, model)
+    settings = settings_of(recipe, kernel_of(recipe, cells).parameters)
+    shapes = _shapes((key, additive, settings))
+    start = _traced_start(model, shapes)
     with ThreadPoolExecutor(max_workers=1) as thread:
         # only compiled there: contexts of the caller, its default device say, do not reach another thread
-        compiling = thread.submit(start.lower().compile)
+        compiling = thread.submit(_compiled_start, model, shapes)
         step = step_for(recipe, model, train.num_conditions)
         if chunk and isinstance(data, DeviceData):
             make_train_steps(step, min(chunk, recipe.num_steps)).lower(start.out_info[0].train, data).compile()
@@ -138,11 +137,16 @@ def prepare(
     frame = _frame(recipe, model, pilot.standardizer, key, key_validate, train, validation, source, components)
     return Parts(
         frame=frame,
-        num_steps=recipe.num_steps if recipe.stop_step is None else min(recipe.stop_step, recipe.num_steps),
+        num_steps=steps_to_take(recipe),
         data=data,
         step=step,
         state=with_errors(state, frame.validator),
     )
+
+
+def steps_to_take(recipe: Resolved) -> int:
+    """All of the schedule, or up to the recipe's `stop_step`."""
+    return recipe.num_steps if recipe.stop_step is None else min(recipe.stop_step, recipe.num_steps)
 
 
 def outline(
@@ -161,7 +165,7 @@ def outline(
     key_validate = jax.random.split(key, 3)[2]
     frame = _frame(recipe, model, standardizer, key, key_validate, train, validation, source, components)
     start = functools.partial(_start, model=model)
-    state, _ = jax.eval_shape(start, key, start_shapes(model), settings_of(recipe, kernel_of(recipe, None)))
+    state, _ = jax.eval_shape(start, key, start_shapes(model), settings_of(recipe, kernel_of(recipe, None).parameters))
     return frame, jax.eval_shape(lambda state: with_errors(state, frame.validator), state)
 
 
@@ -205,6 +209,30 @@ def _start(key: Array, additive: Start, settings: Settings, model: Model) -> tup
     state = init_state(key_steps, model.init(key_init, additive), settings)
     zero = jnp.zeros((), jnp.int32)
     return LoopState(state, jnp.copy(state.params), jnp.array(jnp.inf), zero, jnp.copy(zero)), key_validate
+
+
+_Shapes = tuple[Any, tuple[Any, ...], Any]  # tree, leaves, and the device that a program is compiled for
+
+
+def _shapes(arguments: Any) -> _Shapes:
+    leaves, tree = jax.tree.flatten(arguments)
+    kinds = [jax.typeof(leaf) for leaf in leaves]
+    return tree, tuple((kind.shape, kind.dtype) for kind in kinds), jax.config.values["jax_default_device"]
+
+
+# replicas and members of a population start by one program, as do later fits of these shapes
+@functools.lru_cache(maxsize=16)
+def _traced_start(model: Model, shapes: _Shapes) -> Any:
+    # one program instead of many small ones, each of which would be compiled by itself
+    tree, kinds, _ = shapes
+    arguments = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
+    start = jax.jit(_start, static_argnums=3, compiler_options=compiler_options(RUNS_ONCE))
+    return start.trace(*arguments, model)
+
+
+@functools.lru_cache(maxsize=16)
+def _compiled_start(model: Model, shapes: _Shapes) -> Any:
+    return _traced_start(model, shapes).lower().compile()
 
 
 _SEED = 8  # folded into the key of a fit

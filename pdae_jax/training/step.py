@@ -20,6 +20,7 @@ from pdae_jax.training.compiler import RUNS_OFTEN, compiler_options
 from pdae_jax.training.objective import LossTerms, pdae_loss
 from pdae_jax.training.optimizer import make_optimizer
 from pdae_jax.two_sample.kernels import Kernel
+from pdae_jax.types import AnyArray
 
 
 class Settings(NamedTuple):
@@ -37,12 +38,12 @@ class Settings(NamedTuple):
     kernel: Float[Array, "... parameters"]  # of the loss: an exponent, or bandwidths
 
 
-def settings_of(recipe: Resolved, kernel: Kernel) -> Settings:
-    """The settings of a recipe, and of the kernel that it asks for."""
+def settings_of(recipe: Resolved, kernel: Float[AnyArray, " parameters"]) -> Settings:
+    """The settings of a recipe, and the parameters of the kernel that it asks for."""
     weights = LossWeights(*(jnp.asarray(value, float) for value in recipe.weights))
     names = [name for name in Settings._fields if name not in ("weights", "kernel")]
     numbers = {name: jnp.asarray(getattr(recipe, name), float) for name in names}
-    return Settings(**numbers, weights=weights, kernel=jnp.asarray(kernel.parameters, float))
+    return Settings(**numbers, weights=weights, kernel=jnp.asarray(kernel, float))
 
 
 class TrainState(NamedTuple):

@@ -1,0 +1,243 @@
+"""Members of a population in the places of one compiled program: taken, freed, taken by the next."""
+
+import dataclasses
+import functools
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from pdae_jax.data.sample import DeviceData
+from pdae_jax.data.stream import Streamed, pieces
+from pdae_jax.runs.folder import RunFolder
+from pdae_jax.runs.track import History
+from pdae_jax.training import loop
+from pdae_jax.training.prepare import LoopState, Parts, step_of
+from pdae_jax.training.step import TrainState, make_train_steps
+
+_MEMORY = 0.5  # share of an accelerator's that members may take
+
+
+@dataclasses.dataclass(eq=False)
+class Member:
+    """One fit of a population, as the host sees it."""
+
+    parts: Parts
+    state: LoopState  # while it has a place, `state.train` is that of its last evaluation or checkpoint
+    history: History
+    run: RunFolder | None
+    step: int
+    error: str = ""
+
+    @property
+    def finished(self) -> bool:
+        """By its last step, its patience or an error."""
+        return (
+            bool(self.error) or self.step >= self.parts.num_steps or loop.stopped(self.state, self.parts.frame.recipe)
+        )
+
+    def advance(self, train: Callable[[], TrainState], metrics: Any, length: int, seconds: float) -> None:
+        """What `run_steps` does after a chunk: log, evaluate, keep, save; an error ends the member, not the others."""
+        recipe, frame = self.parts.frame.recipe, self.parts.frame
+        try:
+            entry = loop.entry_of(metrics, self.step, length, seconds)
+            self.step += length
+            last = self.step >= self.parts.num_steps
+            evaluates = frame.validator is not None and (self.step % recipe.eval_every == 0 or last)
+            if evaluates or last or (self.run and self.step % recipe.checkpoint_every == 0):
+                self.state = self.state._replace(train=train())
+            if evaluates:
+                self.state, entry["validation_energy_distance"] = loop.evaluated(self.state, self.step, frame)
+        except FloatingPointError as error:
+            self.error = str(error)
+            return
+        self.history.append(entry)
+        if self.run and (self.finished or self.step % recipe.checkpoint_every == 0):
+            self.run.checkpoints.save(self.step, self.state)
+
+    def close(self) -> None:
+        """The folder of a member that ended holds its result."""
+        if self.run is None:
+            return
+        if self.run.checkpoints.latest_step() is None and not self.error:
+            self.run.checkpoints.save(self.step, self.state)
+        self.run.checkpoints.close()
+
+
+def run_pool(members: Sequence[Member], places: int, told: Callable[[float], None]) -> None:
+    """Train members that share a step and the length of its chunks, as many at once as there are places.
+
+    Args:
+        members: in whatever state; those that have ended are left alone.
+        places: how many train at once, a multiple of the number of devices.
+        told: of the mean loss, after every chunk of steps.
+    """
+    waiting = deque(member for member in members if not member.finished)
+    pool: _Pool | None = None
+    while waiting or (pool and pool.taken):
+        if pool is None:
+            pool = _Pool(waiting, places)
+        pool.fill(waiting)
+        pool.advance(told)
+        if not waiting:
+            pool.shrink()
+
+
+class _Pool:
+    """Places, and the states of the members that have them along a leading axis; of one place without that axis."""
+
+    def __init__(self, waiting: Sequence[Member], places: int):
+        self.taken: dict[int, Member] = {}
+        self._places = places
+        self._devices = jax.local_devices() if places > 1 else []
+        first = waiting[0].parts
+        self._shared = all(member.parts.data is first.data for member in waiting)
+        self._step = first.step
+        self._stack = _repeated(first.state.train, places)
+        self._data: Any = None
+        self._compiled: dict[tuple[int, int], Callable] = {}
+        self._slowest = 0.0  # seconds of the first chunk of a program, which is mostly its compilation
+        self._seconds = float("inf")  # of a chunk
+
+    def fill(self, waiting: "deque[Member]") -> None:
+        """Give free places to members that wait."""
+        for place in range(self._places):
+            if place not in self.taken and waiting:
+                member = waiting.popleft()
+                self.taken[place] = member
+                self._put(place, member)
+
+    def _put(self, place: int, member: Member) -> None:
+        data = member.parts.data
+        if self._places == 1:
+            # a copy: steps donate their state, and members may share that of the start
+            self._stack, self._data = jax.tree.map(jnp.copy, member.state.train), data
+            return
+        self._stack = _set(self._stack, place, member.state.train)
+        if self._shared:
+            self._data = self._data or (data if isinstance(data, Streamed) else self._everywhere(data))
+            return
+        if self._data is None:
+            self._data = _repeated(data, self._places)
+        self._data = _set(self._data, place, data)
+
+    def _everywhere(self, data: DeviceData) -> DeviceData:
+        return jax.device_put(data, NamedSharding(self._mesh, PartitionSpec()))
+
+    @functools.cached_property
+    def _mesh(self) -> Mesh:
+        return Mesh(np.array(self._devices), ("members",))
+
+    def advance(self, told: Callable[[float], None]) -> None:
+        """One chunk of steps for all; members that end leave."""
+        members = [self.taken.get(place) for place in range(self._places)]
+        some = next(iter(self.taken.values()))
+        length = min(some.parts.frame.recipe.log_every, *(m.parts.num_steps - m.step for m in self.taken.values()))
+        began, found = time.perf_counter(), []
+        steps = np.array([some.step if member is None else member.step for member in members])
+        if self._places > 1:
+            self._stack = jax.device_put(self._stack, NamedSharding(self._mesh, PartitionSpec("members")))
+        for piece in pieces(self._data, self._stack.key, steps if self._places > 1 else some.step, length):
+            self._stack, metrics = self._steps(piece.num_steps)(self._stack, piece.data)
+            found.append(jax.device_get(metrics))
+        seconds = time.perf_counter() - began
+        self._slowest, self._seconds = max(self._slowest, seconds), min(self._seconds, seconds)
+        metrics = jax.tree.map(lambda *values: np.mean(values, axis=0), *found)
+        losses = []
+        for place, member in list(self.taken.items()):
+            own = metrics if self._places == 1 else jax.tree.map(lambda leaf, p=place: leaf[p], metrics)
+            member.advance(functools.partial(self._state, place), own, length, seconds)
+            losses.append(float(own.loss.total))
+            if member.finished:
+                member.close()
+                del self.taken[place]
+        told(float(np.mean(losses)))
+
+    def _state(self, place: int) -> TrainState:
+        return jax.tree.map(jnp.copy, self._stack) if self._places == 1 else _take(self._stack, place)
+
+    def _steps(self, length: int) -> Callable:
+        if (self._places, length) not in self._compiled:
+            step = self._step if self._places == 1 else _side_by_side(self._step, self._shared)
+            self._compiled[self._places, length] = make_train_steps(step, length)
+        return self._compiled[self._places, length]
+
+    def shrink(self) -> None:
+        """Go on with half of the places, or fewer, where the others are empty and that saves time."""
+        fewer = self._places
+        while fewer % 2 == 0 and fewer // 2 >= max(len(self.taken), len(self._devices)):
+            fewer //= 2
+        if not self.taken or fewer == self._places or not self._saves_time(fewer / self._places):
+            return
+        members = [self._with_state(place, member) for place, member in self.taken.items()]
+        self._places, self._slowest, self._seconds = fewer, 0.0, float("inf")
+        self._stack, self.taken = _repeated(members[0].state.train, fewer), {}
+        self._data = None if fewer == 1 or not self._shared else self._data
+        self.fill(deque(members))
+
+    def _saves_time(self, share: float) -> bool:
+        """Whether the chunks that are left, in this share of their time, save more than compiling took."""
+        left = max((m.parts.num_steps - m.step) / m.parts.frame.recipe.log_every for m in self.taken.values())
+        return left * self._seconds * (1.0 - share) > self._slowest - self._seconds
+
+    def _with_state(self, place: int, member: Member) -> Member:
+        member.state = member.state._replace(train=self._state(place))
+        return member
+
+
+@functools.lru_cache(maxsize=32)
+def _side_by_side(step: Callable, shared: bool) -> Callable:
+    """The step of many members; with their own data, or all with the same."""
+    return jax.vmap(step, in_axes=(0, None if shared else 0))
+
+
+def _repeated(tree: Any, number: int) -> Any:
+    return tree if number == 1 else jax.tree.map(lambda leaf: jnp.stack([leaf] * number), tree)
+
+
+# `place` is a value, so that there is one program for all places
+_take = jax.jit(lambda tree, place: jax.tree.map(lambda leaf: leaf[place], tree))
+_set = jax.jit(
+    lambda tree, place, own: jax.tree.map(lambda leaf, value: leaf.at[place].set(value), tree, own), donate_argnums=0
+)
+
+
+def places_for(parts: Parts, number: int, at_once: int | None) -> int:
+    """How many of so many members train at once: a multiple of the devices, but one alone."""
+    devices = jax.local_device_count()
+    if at_once is None:
+        at_once = devices if jax.default_backend() == "cpu" else max(devices, _that_fit(parts))
+    if min(at_once, number) <= 1:
+        return 1
+    return -(-min(at_once, number) // devices) * devices
+
+
+def _that_fit(parts: Parts) -> int:
+    """Members that an accelerator has memory for, by what a step keeps of one for its gradient."""
+    recipe = parts.frame.recipe
+    sources, cells, targets, target_cells = (
+        recipe.num_sources,
+        recipe.cells_per_source,
+        recipe.num_targets,
+        recipe.cells_per_target,
+    )
+    rows = sources * cells * (targets + 1)
+    numbers = 8 * parts.state.kept.size + rows * (
+        3 * sum(recipe.hidden) + 6 * parts.frame.model.num_features + 2 * (cells + target_cells)
+    )
+    limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 8 * 2**30)
+    return max(1, int(_MEMORY * limit * jax.local_device_count() / (4 * numbers)))
+
+
+def step_key(member: Member) -> tuple[Any, ...]:
+    """Members with the same key share a pool."""
+    recipe, data = member.parts.frame.recipe, member.parts.data
+    rest = member.parts.num_steps if member.parts.num_steps % recipe.log_every else 0
+    streamed = id(data) if isinstance(data, Streamed) else None
+    shapes = None if streamed else tuple(leaf.shape for leaf in jax.tree.leaves(data))
+    return (member.parts.step, recipe.log_every, rest, streamed, shapes, step_of(member.state) % recipe.log_every)

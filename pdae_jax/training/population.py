@@ -1,0 +1,379 @@
+"""Many fits at once: settings, seeds and left-out conditions as members of a population.
+
+What a member trains with (`step.Settings`) is a value of the compiled step, so members that differ in nothing else
+share a program, and on an accelerator they run side by side in it. They take places in a pool: when a member ends, by
+its last step, its patience or an error, the next one takes its place, and when no more wait and half of the places are
+empty the pool goes on with half as many, where that saves more time than compiling costs. So a member that stops early
+costs nothing afterwards, and memory is bounded by the number of places, whatever the size of the population.
+
+Every member ends as its own `fit` does, to rounding: same key, same start, same batches.
+"""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from pdae_jax.data.components import Components
+from pdae_jax.data.sample import DeviceData, padded_to
+from pdae_jax.data.split import hold_out
+from pdae_jax.model.fitted import Fitted
+from pdae_jax.recipe import LossWeights, Recipe, Resolved
+from pdae_jax.runs.track import Progress, make_progress
+from pdae_jax.training import loop
+from pdae_jax.training.defaults import resolve_recipe
+from pdae_jax.training.pool import Member, places_for, run_pool, step_key
+from pdae_jax.training.prepare import Parts, kernel_of, prepare, step_of, steps_to_take
+from pdae_jax.training.reduction import seen_by_model, with_components
+from pdae_jax.training.step import settings_of
+from pdae_jax.types import PerturbationData, Table
+
+LEAVE_OUT = "leave_out"  # in a setting: names of training conditions that validate its members
+
+
+class Population(NamedTuple):
+    """What `fit_population` returns."""
+
+    table: Table  # one row a member: settings, replica, validation error, kept step, steps taken, error
+    members: tuple[Fitted | None, ...]  # in the order of the table; None where one failed, and the table says why
+
+    @property
+    def best(self) -> Fitted:
+        """The member with the smallest error on its validation conditions, as a fraction of the control's."""
+        shares = self.table["validation_share"].to_numpy(float)
+        if np.all(np.isnan(shares)):
+            raise ValueError("No member has validation conditions. Pass validation= to fit_population.")
+        found = self.members[int(np.nanargmin(shares))]
+        assert found is not None
+        return found
+
+
+class Request(NamedTuple):
+    """One fit that is asked for; the fields are arguments of `fit`."""
+
+    train: PerturbationData
+    key: Array
+    recipe: Recipe
+    validation: PerturbationData | None = None
+    source: Mapping[str, str] | None = None
+    workdir: str | pathlib.Path | None = None
+    config: Mapping[str, Any] = {}
+
+
+class Outcome(NamedTuple):
+    """What became of a request."""
+
+    fitted: Fitted | None
+    kept_step: int = 0
+    steps: int = 0
+    error: str = ""
+
+    def errors(self, relative: bool) -> list[float]:
+        """Energy distances on the validation conditions, in the user's units or as fractions of the control's."""
+        found = self.fitted.validation_errors.values() if self.fitted else ()
+        return [each["pdae"] / (each["control"] if relative else 1.0) for each in found]
+
+
+def fit_population(
+    train: PerturbationData,
+    settings: Sequence[Mapping[str, Any]],
+    *,
+    key: Array,
+    validation: PerturbationData | None = None,
+    source: Mapping[str, str] | None = None,
+    recipe: Recipe | None = None,
+    num_replicas: int = 1,
+    at_once: int | None = None,
+    workdir: str | pathlib.Path | None = None,
+    progress: bool | Progress | None = None,
+    **options: Any,
+) -> Population:
+    """Train a model with each of several settings; those that share a compiled program train in one.
+
+    Rates, decay, weights of the loss (0 apart), number of steps, exponents and bandwidths of the kernel, seeds and
+    left-out conditions share a program; latent dimension, widths and sizes of the batch have one each.
+
+    Args:
+        train: training conditions, the control among them.
+        settings: of each member: fields of the recipe, ``{"learning_rate": 1e-3}``. With ``"leave_out": [names]`` a
+            member trains without these conditions and is validated on them, instead of on `validation`.
+        key: typed PRNG key. Replica 0 of every setting has it, and is ``fit(train, key=key, validation=validation,
+            **setting)`` to rounding; replica r has ``fold_in(key, r)``.
+        validation: conditions that are never trained on, as in `fit`.
+        source: as in `fit`; members with conditions of their own to leave out start from the control.
+        recipe: what the settings change; default `Recipe()`.
+        num_replicas: fits of each setting.
+        at_once: members that train at the same time. None: as many as fit into the memory of an accelerator; on a CPU
+            one for each device that JAX has, as a CPU gains nothing by more.
+        workdir: folder in which each member has the folder of its run, ``000``, ``001`` and so on. Interrupted, the
+            same call goes on there.
+        progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.
+        **options: fields of the recipe for all members.
+
+    Returns:
+        A table and the members, replicas of a setting one after the other. A member whose loss or error becomes NaN or
+        infinite has failed, and the others go on.
+
+    Raises:
+        ValueError: no settings, unusable data, or a workdir that holds a different run.
+        TypeError: an option that the recipe does not have.
+        FloatingPointError: every member failed; the message is that of the first.
+    """
+    if not settings:
+        raise ValueError("No settings. Pass one dict of recipe fields for each member; [{}] is the default recipe.")
+    if num_replicas < 1:
+        raise ValueError(f"num_replicas={num_replicas}, but it must be at least 1.")
+    base, requests = (recipe or Recipe()).override(**options), []
+    splits: dict[tuple[str, ...] | None, tuple[PerturbationData, PerturbationData | None]] = {None: (train, validation)}
+    for setting in settings:
+        names = tuple(setting[LEAVE_OUT]) if LEAVE_OUT in setting else None
+        if names not in splits:  # members with the same split share its data
+            splits[names] = hold_out(train, list(names or ()))
+        rest, judged = splits[names]
+        own = base.override(**{name: value for name, value in setting.items() if name != LEAVE_OUT})
+        for replica in range(num_replicas):
+            requests.append(
+                Request(
+                    train=rest,
+                    key=key if replica == 0 else jax.random.fold_in(key, replica),
+                    recipe=own,
+                    validation=judged,
+                    source=source if names is None else None,
+                    workdir=None if workdir is None else pathlib.Path(workdir) / f"{len(requests):03d}",
+                )
+            )
+    outcomes = train_requests(requests, at_once=at_once, progress=progress)
+    if all(outcome.fitted is None for outcome in outcomes):
+        raise FloatingPointError(f"Every member failed. The first: {outcomes[0].error}")
+    return Population(_table(settings, num_replicas, outcomes), tuple(outcome.fitted for outcome in outcomes))
+
+
+def _table(settings: Sequence[Mapping[str, Any]], num_replicas: int, outcomes: Sequence[Outcome]) -> Table:
+    import pandas as pd
+
+    rows = []
+    for number, outcome in enumerate(outcomes):
+        results = {
+            "replica": number % num_replicas,
+            "validation_energy_distance": mean_of(outcome.errors(relative=False)),
+            "validation_share": mean_of(outcome.errors(relative=True)),
+            "kept_step": outcome.kept_step,
+            "steps": outcome.steps,
+            "error": outcome.error,
+        }
+        rows.append({"member": number, **settings[number // num_replicas], **results})
+    return pd.DataFrame(rows)
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """Their mean; NaN of none."""
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def train_requests(
+    requests: Sequence[Request],
+    *,
+    at_once: int | None = None,
+    progress: bool | Progress | None = None,
+    name: str = "population",
+) -> list[Outcome]:
+    """Train all fits that are asked for; those that share a program take turns in its places.
+
+    Args:
+        requests: with the same objects for the same data, which then are on the device once.
+        at_once: see `fit_population`.
+        progress: as there; a population that first chooses how long to train has two bars.
+        name: of the bar.
+    """
+    asked, components = [], []
+    for request in requests:
+        source = loop.check_request(request.train, request.validation, request.source, request.recipe)
+        recipe, found = with_components(request.recipe, request.train, request.workdir)
+        asked.append(request._replace(source=source, recipe=recipe))
+        components.append(found)
+    stops = _chosen_stops(asked, components, at_once, progress)
+    made, members = _Made(), []
+    for request, found, stop in zip(asked, components, stops, strict=True):
+        recipe = request.recipe if isinstance(stop, str) else request.recipe.override(stop_step=stop)
+        parts = made.parts(request._replace(recipe=recipe), found)
+        identity = {
+            "recipe": parts.frame.recipe.to_dict(),
+            "key": loop.key_data(request.key),
+            "source": request.source,
+        }
+        run, state, history = loop.open_run(
+            parts, identity, request.train, request.validation, request.workdir, dict(request.config)
+        )
+        error = stop if isinstance(stop, str) else ""
+        members.append(Member(parts, state, history, run, step_of(state), error))
+    _pad(members)
+    _run(members, at_once, progress, name)
+    return [_outcome(request, member) for request, member in zip(asked, members, strict=True)]
+
+
+def _pad(members: Sequence[Member]) -> None:
+    """Cells of members with one step but other conditions left out get one shape: one program, and one pool."""
+    rows: dict[Any, int] = {}
+    in_memory = [(member, member.parts.data) for member in members if isinstance(member.parts.data, DeviceData)]
+    for member, data in in_memory:
+        assert data.x is not None
+        rows[member.parts.step] = max(rows.get(member.parts.step, 0), data.x.shape[0])
+    padded: dict[Any, DeviceData] = {}
+    for member, data in in_memory:
+        which = (id(data), rows[member.parts.step])
+        if which not in padded:
+            padded[which] = padded_to(data, rows[member.parts.step])
+        member.parts = member.parts._replace(data=padded[which])
+
+
+def _run(members: Sequence[Member], at_once: int | None, progress: bool | Progress | None, name: str) -> None:
+    pools: dict[tuple[Any, ...], list[Member]] = {}
+    for member in members:
+        if member.finished:
+            member.close()
+        else:
+            pools.setdefault(step_key(member), []).append(member)
+    bar = make_progress(progress, name)
+
+    def told(loss: float = math.nan) -> None:
+        # a member that stopped early has no steps left
+        total = sum(member.step if member.finished else member.parts.num_steps for member in members)
+        bar.update(sum(member.step for member in members), total, loss)
+
+    told()
+    for pool in pools.values():
+        run_pool(pool, places_for(pool[0].parts, len(pool), at_once), told)
+    bar.close()
+
+
+def _outcome(request: Request, member: Member) -> Outcome:
+    if member.error:
+        return Outcome(None, steps=member.step, error=member.error)
+    frame, run = member.parts.frame, member.run
+    fitted = loop.fitted_of(
+        frame, member.state, request.train, request.validation, member.history.entries, run.path if run else None
+    )
+    kept = int(member.state.kept_step) if frame.validator else member.step
+    return Outcome(fitted, kept, member.step)
+
+
+def _chosen_stops(
+    requests: Sequence[Request],
+    components: Sequence[Components | None],
+    at_once: int | None,
+    progress: bool | Progress | None,
+) -> list[int | str | None]:
+    """The last step of each fit, found as `loop.with_stop` does, all choices in one population; or why it failed."""
+    stops: list[int | str | None] = [request.recipe.stop_step for request in requests]
+    splits: dict[Any, Any] = {}
+    choices = []
+    for row, request in enumerate(requests):
+        if request.validation is not None or stops[row] is not None:
+            continue
+        stops[row] = loop.stop_of_folder(request.workdir)
+        if stops[row] is not None:
+            continue
+        which = (id(request.train), tuple(np.ravel(loop.key_data(request.key))))
+        if which not in splits:
+            left_out = loop.combinations_to_leave_out(request.train, request.key)
+            splits[which] = hold_out(request.train, left_out) if left_out else None
+        if splits[which] is not None:
+            rest, judged = splits[which]
+            choices.append((row, rest, judged))
+    if not choices:
+        return stops
+    made = _Made()  # a fit that chooses has the schedule of the fit proper
+    asked = [
+        Request(rest, loop.choice_key(requests[row].key), made.resolved(requests[row], components[row]), judged)
+        for row, rest, judged in choices
+    ]
+    outcomes = train_requests(asked, at_once=at_once, progress=progress, name="choice")
+    for (row, _, _), outcome in zip(choices, outcomes, strict=True):
+        stops[row] = loop.best_step(outcome.fitted) if outcome.fitted else outcome.error
+    return stops
+
+
+#: Fields of a recipe that are values of the compiled step, and some value for each.
+_VALUES: Mapping[str, Any] = {
+    "num_steps": 1000,
+    "learning_rate": 1e-3,
+    "warmup_steps": 100,
+    "clip_norm": 1.0,
+    "average_decay": 0.999,
+    **dict.fromkeys(LossWeights._fields, 1.0),  # but for 0, of a term that is not computed
+}
+
+
+class _Made:
+    """What fits start from: made once for all that differ in values of the program only."""
+
+    def __init__(self):
+        self._parts: dict[Any, Parts] = {}
+        self._resolved: dict[Any, Resolved] = {}
+        self._same_data: dict[Any, Parts] = {}
+
+    def parts(self, request: Request, components: Components | None) -> Parts:
+        """As `prepare`; the errors of the start are in the state."""
+        neutral = _neutral(request.recipe)
+        key = tuple(np.ravel(loop.key_data(request.key)))
+        which = (id(request.train), id(request.validation), key, tuple(sorted((request.source or {}).items())), neutral)
+        if which not in self._parts:
+            data = (id(request.train), id(components))
+            parts = prepare(
+                request.key,
+                request.train,
+                request.validation,
+                neutral,
+                request.source,
+                components=components,
+                like=self._same_data.get(data),
+            )
+            self._same_data.setdefault(data, parts)
+            self._parts[which] = parts._replace(state=loop.with_start_errors(parts.state, parts.frame))
+        return _with_values(self._parts[which], request.recipe)
+
+    def resolved(self, request: Request, components: Components | None) -> Resolved:
+        """The recipe with what depends on the data filled in."""
+        neutral = _neutral(request.recipe)
+        which = (id(request.train), neutral)
+        if which not in self._resolved:
+            self._resolved[which] = resolve_recipe(neutral, seen_by_model(request.train, components))
+        return _valued(self._resolved[which], request.recipe)
+
+
+def _neutral(recipe: Recipe) -> Recipe:
+    """The same for all recipes that differ in values of the program; what is open stays open."""
+    changes = {
+        name: None if getattr(recipe, name) is None else 0.0 if getattr(recipe, name) == 0 else value
+        for name, value in _VALUES.items()
+    }
+    changes |= {"patience": None, "stop_step": None}
+    beta, bandwidths = 1.0 if recipe.beta == 1 else 0.5, (1.0,) * len(recipe.bandwidths)
+    fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Recipe)}
+    return Recipe(**{**fields, **changes, "beta": beta, "bandwidths": bandwidths})
+
+
+def _valued(resolved: Resolved, recipe: Recipe) -> Resolved:
+    """A neutral recipe that was resolved, with the values of one of those it stands for."""
+    values = {name: getattr(recipe, name) for name in (*_VALUES, "patience") if getattr(recipe, name) is not None}
+    return resolved.override(**values, stop_step=recipe.stop_step, beta=recipe.beta, bandwidths=recipe.bandwidths)
+
+
+def _with_values(parts: Parts, recipe: Recipe) -> Parts:
+    """What `prepare` makes of a recipe, from what it made of its `_neutral` one."""
+    own, settings = _valued(parts.frame.recipe, recipe), parts.state.train.settings
+    assert settings is not None
+    kernel = np.asarray(kernel_of(own, None).parameters)
+    if own.kernel != "energy":  # bandwidths are multiples of a median distance, the neutral ones of 1
+        kernel = kernel * np.asarray(settings.kernel)
+    train = parts.state.train._replace(settings=settings_of(own, kernel))
+    return parts._replace(
+        frame=parts.frame._replace(recipe=own),
+        num_steps=steps_to_take(own),
+        state=parts.state._replace(train=train),
+    )
