@@ -1,122 +1,284 @@
 """Train every point of a sweep, and rank the points on the validation conditions. Test conditions choose nothing.
 
 python experiments/sweep.py --config=experiments/configs/simulated.py --workdir=runs/simulated-sweep
-python experiments/sweep.py --config=experiments/configs/simulated.py --config.fit.num_steps=2000
+python experiments/sweep.py --config=experiments/configs/simulated.py --launcher=population
+python experiments/sweep.py --config=experiments/configs/simulated.py --search=optuna --points=64
+python experiments/sweep.py --config=experiments/configs/simulated.py --launcher=slurm --slurm_partition=gpu --dry_run
 
-The points are what get_sweep() beside get_config() gives: flat dicts such as {"fit.latent_dim": 4, "seed": 1}.
-Each has a folder of its own under --workdir. The same command again goes on where it was broken off.
+The points are what get_sweep() beside get_config() gives, flat dicts such as {"fit.latent_dim": 4, "seed": 1}; or, with
+--search=random or optuna, --points of the space that get_space() gives: {"fit.learning_rate": ("log", 1e-4, 1e-2)}.
+Each has a run folder of its own under --workdir. The same command again goes on where it was broken off. A point that
+fails is recorded with its error. The best settings are then trained once more, from another start, and evaluated on
+the test conditions, once: <workdir>/winner. Watch a sweep from another terminal with experiments/watch.py.
+
+Launchers: inline, one point after the other; population, together in one program, the fastest on one machine; ray, a
+task for each point, on this machine or the cluster of RAY_ADDRESS; slurm, an array of jobs (--slurm_cluster=local runs
+them here). --search=optuna with one objective stops poor points early, by asynchronous successive halving, wherever
+they run; but not in a population.
 """
 
-import copy
-import importlib.util
+import functools
+import json
+import os
 import pathlib
-import shlex
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
-import pandas as pd
+import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
+from experiments.sweeps import launchers, searches
+from experiments.sweeps.points import (
+    COLUMNS,
+    SCORE,
+    Point,
+    Result,
+    command_of,
+    configure,
+    finished_result,
+    folder_name,
+    grid_of,
+    load_config,
+    train_point,
+)
 from pdae_jax import build, fit
 from pdae_jax.compiled import cache_compilations
+from pdae_jax.reporting import results, sweeps
+from pdae_jax.runs.files import write_text
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "what to vary: path[:arg]")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the sweep; default runs/<name of the config>-sweep")
+LAUNCHER = flags.DEFINE_enum("launcher", "inline", ["inline", "population", "ray", "slurm"], "where points are trained")
+SEARCH = flags.DEFINE_enum("search", "grid", ["grid", "random", "optuna"], "which points are tried")
+POINTS = flags.DEFINE_integer("points", 32, "number of points of a random or optuna search")
+AT_ONCE = flags.DEFINE_integer("at_once", None, "points asked for together; default 1 inline, else 32")
+OBJECTIVES = flags.DEFINE_list("objectives", ["error"], "of optuna: error, seconds, or both")
+SEED = flags.DEFINE_integer("search_seed", 0, "of a random or optuna search")
+WINNER = flags.DEFINE_bool("winner", True, "train the best settings once more and evaluate them on the test conditions")
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "of slurm: write the scripts, submit nothing")
+PARTITION = flags.DEFINE_string("slurm_partition", None, "partition of Slurm jobs")
+MINUTES = flags.DEFINE_integer("slurm_minutes", 60, "time of a Slurm job")
+CLUSTER = flags.DEFINE_enum("slurm_cluster", "slurm", ["slurm", "local"], "where Slurm jobs run; local: here")
+POINT = flags.DEFINE_string("point", None, "of a launcher: train this point only, JSON")
 flags.mark_flag_as_required("config")
 
-SCORE = "validation_share"  # mean over validation conditions of energy distance / that of the control
 TABLE_FILE = "sweep.csv"
+WINNER_FOLDER = "winner"
+_WINNER = 9  # folded into the key of the winner: it won with the start of its point
 
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
+    if LAUNCHER.value == "population" and jax.config.values["jax_num_cpu_devices"] < 1:
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # members train on all cores
     cache_compilations()
     source = config_flags.get_config_filename(flags.FLAGS["config"])  # path[:arg]
-    overrides = config_flags.get_override_values(flags.FLAGS["config"])
     path, _, arg = source.partition(":")
     path = pathlib.Path(path)
     workdir = pathlib.Path(WORKDIR.value or f"runs/{path.stem}{'-' if arg else ''}{arg}-sweep")
-    if not CONFIG.value.split.validation:
+    if POINT.value:
+        _train_alone(source, json.loads(POINT.value), workdir)
+        return
+    if not _has_validation():
         raise ValueError("The config has no validation conditions to rank points by; name some in config.split.")
-    points, rows = load_points(path), []
-    for number, point in enumerate(points, 1):
-        folder = workdir / folder_name(point)
-        print(f"[{number}/{len(points)}] {folder}")
-        command = command_of(source, {**overrides, **point}, folder)
-        score = run_point(configure(CONFIG.value, point), folder, {"file": source, "command": command})
-        rows.append({**point, SCORE: score, "command": command})
-        table = write_table(workdir / TABLE_FILE, rows)
-    print(f"\n{show(table.drop(columns='command'))}\n")
-    settings = [name for name in table if name not in ("seed", SCORE, "command")]
-    if settings and "seed" in table:
-        means = table.groupby(settings, dropna=False)[SCORE].agg(["mean", "count"]).reset_index().sort_values("mean")
-        print(f"Over seeds:\n{show(means)}\n")
-    print(f"{SCORE}: mean energy distance on the validation conditions, as a fraction of the control's.")
-    print(f"Table, with the command that evaluates each point: {workdir / TABLE_FILE}")
+    search = _search(path, source, workdir)
+    rows = [_row(point, result) for point in search.earlier() if (result := finished_result(point))]
+    while points := search.ask(AT_ONCE.value or (1 if LAUNCHER.value == "inline" else 32)):
+        for point, result in _run(points, source, workdir):
+            search.tell(point, result)
+            rows.append(_row(point, result))
+            _write_table(workdir, rows)
+            print(f"[{len(rows)}/{search.total}] {_words(point, result)}", flush=True)
+    if not rows:
+        return
+    table = sweeps.read_sweep(workdir)
+    print(f"\n{_show(sweeps.leaderboard(table))}\n\n{SCORE}: mean energy distance on the validation conditions, as a ")
+    print(f"fraction of the control's.\nEvery point, with its command: {workdir / TABLE_FILE}")
+    _write_report(workdir, table)
+    if WINNER.value and (table["state"] == "finished").any():
+        _evaluate_winner(source, table, workdir)
 
 
-def load_points(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The points that a config file lists."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None, "the flag has read this file"
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_sweep"):
-        raise AttributeError(f"{path} has no get_sweep(). Add one that yields flat dicts, {{'fit.latent_dim': 4}}.")
-    points = [dict(point) for point in module.get_sweep()]
-    if not points:
-        raise ValueError(f"get_sweep() of {path} yields no points.")
-    return points
+def _row(point: Point, result: Result) -> dict[str, Any]:
+    return {**point.settings, **result._asdict(), "folder": point.folder.name, "command": point.command}
 
 
-def configure(config: ConfigDict, point: dict[str, Any]) -> ConfigDict:
-    """The config of a point; the one given stays as it is."""
-    config = copy.deepcopy(config)  # ConfigDict(config) would share the nested sections
-    config.update_from_flattened_dict(point)
-    return config
+def _has_validation() -> bool:
+    split = CONFIG.value.split
+    return bool(split.validation or split.get("validation_fraction") or split.get("protocol"))
 
 
-def run_point(config: ConfigDict, workdir: pathlib.Path, provenance: dict[str, Any]) -> float:
-    """Train a point, or read it back if it is finished; its mean share on the validation conditions."""
+def _point(source: str, workdir: pathlib.Path, settings: dict[str, Any], number: int, numbered: bool) -> Point:
+    folder = workdir / (f"{number:03d}" if numbered else folder_name(settings))
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    return Point(settings, folder, command_of(source, {**overrides, **settings}, folder))
+
+
+def _search(path: pathlib.Path, source: str, workdir: pathlib.Path) -> searches.Search:
+    module, point = load_config(path), functools.partial(_point, source, workdir)
+    if SEARCH.value == "grid":
+        return searches.Listed([point(each, number, False) for number, each in enumerate(grid_of(module, path))])
+    if not hasattr(module, "get_space"):
+        raise AttributeError(
+            f"{path} has no get_space(). Add one that returns a dict, {{'fit.learning_rate': ('log', 1e-4, 1e-2)}}."
+        )
+    if SEARCH.value == "random":
+        drawn = searches.random_settings(module.get_space(), POINTS.value, SEED.value)
+        return searches.Listed([point(each, number, True) for number, each in enumerate(drawn)])
+    unknown = [name for name in OBJECTIVES.value if name not in searches.OBJECTIVES]
+    if unknown:
+        raise ValueError(f"objectives has {unknown[0]!r}; pass some of {', '.join(searches.OBJECTIVES)}.")
+
+    def proposed(settings: dict[str, Any], number: int) -> Point:
+        return point(settings, number, True)._replace(trial=number)
+
+    return searches.Optuna(workdir, module.get_space(), POINTS.value, SEED.value, OBJECTIVES.value, proposed)
+
+
+def _run(points: list[Point], source: str, workdir: pathlib.Path) -> Iterator[tuple[Point, Result]]:
+    """Results of points; those that ended in an earlier call are read back."""
+    waiting = []
+    for point in points:
+        found = finished_result(point)
+        if found is None:
+            waiting.append(point)
+        else:
+            yield point, found
+    if not waiting:
+        return
+    if LAUNCHER.value == "inline":
+        yield from launchers.inline(waiting, CONFIG.value, source, _report_of(workdir))
+    elif LAUNCHER.value == "population":
+        yield from launchers.population(waiting, CONFIG.value, source)
+    elif LAUNCHER.value == "ray":
+        yield from launchers.ray(waiting, functools.partial(_alone, source, workdir))
+    else:
+        parameters = {"timeout_min": MINUTES.value}
+        if CLUSTER.value == "slurm":
+            parameters = {"slurm_time": MINUTES.value, "slurm_cpus_per_task": 4, "slurm_gpus_per_task": 1}
+            parameters |= {"slurm_partition": PARTITION.value} if PARTITION.value else {}
+        alone = functools.partial(_alone, source, workdir)
+        yield from launchers.slurm(waiting, alone, workdir / "slurm", CLUSTER.value, DRY_RUN.value, **parameters)
+
+
+def _report_of(workdir: pathlib.Path) -> Callable[[Point], Any]:
+    """Who is told of a point's errors, and may stop it: the study of a search with one objective."""
+
+    def report_of(point: Point) -> Any:
+        if point.trial is None or len(OBJECTIVES.value) > 1:
+            return None
+        every = configure(CONFIG.value, point.settings).fit.eval_every
+        return searches.reporter(workdir, point.trial, lambda step: step // every)
+
+    return report_of
+
+
+def _alone(source: str, workdir: pathlib.Path, point: Point) -> list[str]:
+    """The command of a process that trains one point."""
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    asked = {**point._asdict(), "folder": str(point.folder.resolve())}
+    return [
+        *(sys.executable, str(pathlib.Path(__file__).resolve())),
+        f"--config={_resolved(source)}",
+        *(f"--config.{name}={value}" for name, value in overrides.items()),
+        f"--workdir={workdir.resolve()}",
+        f"--objectives={','.join(OBJECTIVES.value)}",
+        f"--point={json.dumps(asked)}",
+    ]
+
+
+def _resolved(source: str) -> str:
+    path, colon, arg = source.partition(":")
+    return f"{pathlib.Path(path).resolve()}{colon}{arg}"
+
+
+def _train_alone(source: str, asked: dict[str, Any], workdir: pathlib.Path) -> None:
+    point = Point(**{**asked, "folder": pathlib.Path(asked["folder"])})
+    config = configure(CONFIG.value, point.settings)
+    train_point(config, point, source, _report_of(workdir)(point))
+
+
+def _write_table(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """``sweep.csv``, the best point first."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows).rename(columns={"score": SCORE}).sort_values(SCORE, kind="stable")
+    settings = [name for name in table if name not in COLUMNS]
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(workdir / TABLE_FILE, table[[*settings, *COLUMNS]].to_csv(index=False))
+
+
+def _write_report(workdir: pathlib.Path, table: Any) -> None:
+    """``sweep.md``: the leaderboard, what mattered, and the figures."""
+    figures = {"parallel": sweeps.parallel_coordinates(table), "effects": sweeps.setting_effects(table)}
+    (workdir / "figures").mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(workdir / "figures" / f"{name}.png", dpi=120)
+    try:
+        mattered = _show(sweeps.importance(table))
+    except (ImportError, ValueError) as error:
+        mattered = f"not computed: {error}"
+    failed = table[table["state"] == "failed"]
+    lines = [
+        f"# Sweep {workdir.name}\n",
+        f"{len(table)} points, {len(failed)} of them failed. Ranked by {SCORE}: energy distance on validation "
+        "conditions, as a fraction of the control's. Test conditions chose nothing.\n",
+        f"```\n{_show(sweeps.leaderboard(table))}\n```\n",
+        "What mattered, as a share of the variance of the logarithm (fANOVA):\n",
+        f"```\n{mattered}\n```\n",
+        "![Points through their settings](figures/parallel.png)\n\n![Each setting by itself](figures/effects.png)\n",
+        *(f"- failed: `{row.folder}`: {row.error}" for row in failed.itertuples()),
+    ]
+    write_text(workdir / "sweep.md", "\n".join(lines) + "\n")
+    print(f"Report: {workdir / 'sweep.md'}")
+
+
+def _evaluate_winner(source: str, table: Any, workdir: pathlib.Path) -> None:
+    """The best settings, over seeds where there are some, trained from another start and evaluated once."""
+    names = [name for name in table if name not in COLUMNS]
+    keys = [name for name in names if name != "seed"]
+    done = table[table["state"] == "finished"]
+    best = done.groupby(keys, dropna=False)[SCORE].transform("mean").idxmin() if keys else done[SCORE].idxmin()
+    settings = json.loads((workdir / str(done.loc[best, "folder"]) / "config.json").read_text())["config"]
+    config = configure(CONFIG.value, _settings_in(settings, names))
+    folder = workdir / WINNER_FOLDER
     experiment = build.experiment(config)
-    fitted = fit(
+    fit(
         experiment.train,
-        key=experiment.key,
+        key=jax.random.fold_in(experiment.key, _WINNER),
         validation=experiment.validation,
         source=experiment.source,
         recipe=experiment.recipe,
-        workdir=workdir,
+        workdir=folder,
         progress=True,
-        config={**provenance, **config.to_dict()},
+        config={"file": source, "command": str(done.loc[best, "command"]), **config.to_dict()},
     )
-    return float(np.mean([error["pdae"] / error["control"] for error in fitted.validation_errors.values()]))
+    results.save_test(folder, experiment.test)
+    print(f"\nThe winner, {done.loc[best, 'folder']}, from another start, on the test conditions:")
+    print(results.write_results(folder, command=str(done.loc[best, "command"]), **experiment.evaluation))
 
 
-def write_table(path: pathlib.Path, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """``sweep.csv``, the best point first."""
-    table = pd.DataFrame(rows).sort_values(SCORE, kind="stable")
-    temporary = path.with_name(f".{path.name}.partial")
-    table.to_csv(temporary, index=False)
-    temporary.replace(path)
-    return table
+def _settings_in(config: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Values of a saved config by their flat names."""
+    found = {}
+    for name in names:
+        value: Any = config
+        for part in name.split("."):
+            value = value[part]
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return found
 
 
-def show(table: pd.DataFrame) -> str:
+def _words(point: Point, result: Result) -> str:
+    ending = f"{result.score:.4f}" if result.state == "finished" else f"{result.state}: {result.error}"
+    return f"{folder_name(point.settings)}  {ending}  ({result.seconds:.1f} s)"
+
+
+def _show(table: Any) -> str:
     """A table for the terminal."""
-    return table.to_string(index=False, float_format="{:.4f}".format)
-
-
-def folder_name(point: dict[str, Any]) -> str:
-    """``fit.latent_dim=4,seed=1``"""
-    return ",".join(f"{name}={value}" for name, value in point.items()).replace("/", "_").replace(" ", "")
-
-
-def command_of(source: str, values: dict[str, Any], workdir: pathlib.Path) -> str:
-    """What trains and evaluates a point alone, in its folder."""
-    changes = [f"--config.{name}={value}" for name, value in values.items()]
-    return shlex.join(["python", "experiments/run.py", f"--config={source}", *changes, f"--workdir={workdir}"])
+    return table.to_string(index=False, float_format="{:.4g}".format)
 
 
 if __name__ == "__main__":

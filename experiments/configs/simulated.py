@@ -48,6 +48,16 @@ def get_sweep():
             yield {"fit.latent_dim": latent_dim, "seed": seed}
 
 
+def get_space():
+    """For ``--search=random`` and ``optuna``."""
+    return {
+        "fit.latent_dim": [2, 3, 4, 5],
+        "fit.learning_rate": ("log", 1e-4, 2e-2),
+        "fit.contrast": ("uniform", 0.0, 2.0),
+        "fit.reconstruction": ("uniform", 0.05, 1.0),
+    }
+
+
 def _plane():
     config = base.get_config()
     config.data.name = "simulated"

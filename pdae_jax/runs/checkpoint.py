@@ -23,10 +23,24 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: Any) -> None:
-        """Write a pytree; an existing checkpoint of this step is left as it is."""
-        if step not in self._manager.all_steps():
+        """Write a pytree; an existing checkpoint of this step is left as it is.
+
+        Raises:
+            OSError: it could not be written, the disk being full, say; those before are kept.
+        """
+        if step in self._manager.all_steps():
+            return
+        before = self.latest_step()
+        try:
             self._manager.save(step, args=self._ocp.args.StandardSave(state))
             self._manager.wait_until_finished()
+        except Exception as error:  # of the file system, of TensorStore or of Orbax
+            kept = "None was written before" if before is None else f"That of step {before} is kept"
+            raise OSError(
+                f"The checkpoint of step {step} could not be written to {self._manager.directory}: "
+                f"{type(error).__name__}: {str(error)[:300]}. {kept}. Make room, and start the same run again: it goes "
+                f"on from there."
+            ) from error
 
     def restore(self, like: Any, *, repair: bool = False) -> Any:
         """The newest checkpoint that can be read, in the structure, shapes and types of `like`, arrays or their shapes.

@@ -1,13 +1,17 @@
 """The folder of a run: what it was asked to do, where it ran, its data, and its checkpoints."""
 
+import errno
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 import sys
 from typing import Any
 
+import filelock
 import jax
+from absl import logging
 
 from pdae_jax.runs.checkpoint import Checkpoints
 from pdae_jax.runs.files import read_json, write_text
@@ -23,6 +27,11 @@ VALIDATION_FILE = "data/validation.npz"
 TEST_FILE = "data/test.npz"
 COMPONENTS_FILE = "data/components.npz"  # of fits on scores
 TRUTH_FILE = "data/truth.npz"  # of simulated worlds
+LOCK_FILE = ".lock"
+FORMAT = 1  # of a run folder; another number where a checkpoint has other parts
+
+# what a process that was killed may leave before there is a config
+_BEFORE_CONFIG = (LOCK_FILE, ENVIRONMENT_FILE, f".{ENVIRONMENT_FILE}.partial", f".{CONFIG_FILE}.partial")
 
 _PACKAGES = ("pdae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas", "anndata")
 
@@ -39,25 +48,37 @@ class RunFolder:
             config: further provenance, not compared.
 
         Raises:
-            ValueError: the folder holds another run, or files that are not a run's.
+            ValueError: the folder holds another run, one of another version, or files that are not a run's.
+            RuntimeError: another process works in the folder.
+            OSError: the folder cannot be written to.
         """
         self.path = path
-        file = path / CONFIG_FILE
+        _check_free(path)
+        _make(path)
+        self._lock = lock(path)
+        try:
+            self._open(identity, config)
+            self.checkpoints = Checkpoints(path / CHECKPOINT_FOLDER)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self, identity: dict[str, Any], config: dict[str, Any]) -> None:
+        path, file = self.path, self.path / CONFIG_FILE
+        record = {"format": FORMAT, "identity": identity, "config": config}
         if file.exists():
-            _check_identity(path, read_json(file)["identity"], identity)
+            _check_identity(path, read_config(path)["identity"], identity)
             # the same run, perhaps evaluated otherwise: what it is asked now is what its scripts go by
-            write_text(file, json.dumps({"identity": identity, "config": config}, indent=2) + "\n")
-        elif path.exists() and any(path.iterdir()):
-            found = sorted(p.name for p in path.iterdir())[:5]
-            raise ValueError(
-                f"The folder {str(path)!r} is not empty and holds no {CONFIG_FILE}: {found}. "
-                f"Nothing was written; pass a new folder as workdir."
-            )
-        else:
-            path.mkdir(parents=True, exist_ok=True)
-            write_text(path / ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
-            write_text(file, json.dumps({"identity": identity, "config": config}, indent=2) + "\n")
-        self.checkpoints = Checkpoints(path / CHECKPOINT_FOLDER)
+            write_text(file, json.dumps(record, indent=2) + "\n")
+            return
+        write_text(path / ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
+        write_text(file, json.dumps(record, indent=2) + "\n")
+
+    def close(self) -> None:
+        """All is written, and other processes may work in the folder; a second time it does nothing."""
+        if self._lock.is_locked:
+            self.checkpoints.close()
+        self._lock.release()
 
     def save_data(self, train: PerturbationData, validation: PerturbationData | None) -> None:
         """Keep the data beside the run, so that it can be evaluated from its folder alone."""
@@ -66,6 +87,64 @@ class RunFolder:
             if data is not None and not target.exists():
                 target.parent.mkdir(exist_ok=True)
                 save_data(target, data)
+
+
+def read_config(path: pathlib.Path) -> dict[str, Any]:
+    """``config.json`` of a run; ``ValueError`` where another version of the package wrote it in another format."""
+    record = read_json(path / CONFIG_FILE)
+    found = record.get("format", 0) if isinstance(record, dict) else 0
+    if found != FORMAT:
+        age = "a newer" if found > FORMAT else "an older"
+        fix = "Install that version" if found > FORMAT else "Repeat the run with another workdir"
+        raise ValueError(
+            f"The run in {str(path)!r} was written by {age} version of pdae_jax (format {found}; this version has "
+            f"{FORMAT}). {fix}; its {ENVIRONMENT_FILE} names the versions. Nothing was changed."
+        )
+    return record
+
+
+def _check_free(path: pathlib.Path) -> None:
+    """``ValueError`` for a folder of something else."""
+    if (path / CONFIG_FILE).exists() or not path.exists():
+        return
+    found = [p.name for p in sorted(path.iterdir()) if p.name not in _BEFORE_CONFIG]
+    if found:
+        raise ValueError(
+            f"The folder {str(path)!r} is not empty and holds no {CONFIG_FILE}: {found[:5]}. "
+            f"Nothing was written; pass a new folder as workdir."
+        )
+
+
+def lock(path: pathlib.Path) -> filelock.BaseFileLock:
+    """A folder for this process alone; the system frees it when the process ends, however it does.
+
+    Raises:
+        RuntimeError: another process, or another fit of this one, works in the folder.
+    """
+    own = filelock.FileLock(path / LOCK_FILE, thread_local=False)
+    try:
+        own.acquire(blocking=False)
+    except filelock.Timeout:
+        raise RuntimeError(
+            f"Another process works in the folder {str(path)!r}. Wait for it, or pass another workdir."
+        ) from None
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, PermissionError):
+            raise
+        logging.warning("The file system of %s has no locks (%s): do not start two runs in one folder.", path, error)
+    return own
+
+
+def _make(path: pathlib.Path) -> None:
+    """The folder, which can be written to."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    except OSError as error:
+        raise type(error)(
+            error.errno, f"The workdir {str(path)!r} cannot be written to: {error.strerror}. Pass another one."
+        ) from error
 
 
 def environment() -> dict[str, Any]:

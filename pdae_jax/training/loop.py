@@ -1,8 +1,11 @@
 """`fit` and `load_run`: the only loop. Files, progress and logging happen here or in what is called from here."""
 
+import contextlib
 import math
 import pathlib
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +23,6 @@ from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import make_random
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
-from pdae_jax.runs.files import read_json
 from pdae_jax.runs.store import fingerprint
 from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.defaults import resolve_recipe
@@ -145,7 +147,9 @@ def best_step(chosen: Fitted) -> int:
 def stop_of_folder(workdir: str | pathlib.Path | None) -> int | None:
     """What the run in a folder has chosen already; None where there is none."""
     file = pathlib.Path(workdir) / folder.CONFIG_FILE if workdir is not None else None
-    return read_json(file)["identity"]["recipe"].get("stop_step") if file is not None and file.exists() else None
+    if file is None or not file.exists():
+        return None
+    return folder.read_config(file.parent)["identity"]["recipe"].get("stop_step")
 
 
 def combinations_to_leave_out(train: PerturbationData, key: Array) -> list[str]:
@@ -187,9 +191,8 @@ def run_training(
         config: further provenance.
     """
     run, state, history = open_run(parts, identity, train, validation, workdir, config)
-    state = run_steps(parts, state, run, history, make_progress(progress))
-    if run:
-        run.checkpoints.close()
+    with contextlib.closing(run) if run else contextlib.nullcontext(), told_to_stop(run is not None) as stop:
+        state = run_steps(parts, state, run, history, make_progress(progress), stop)
     return state, history.entries, run.path if run else None
 
 
@@ -208,20 +211,30 @@ def open_run(
             "data": {name: fingerprint(part) for name, part in {"train": train, "validation": validation}.items()}
         }
         run = folder.RunFolder(pathlib.Path(workdir), identity, config)
-        run.save_data(train, validation)
-        save_components(run.path, parts.frame.components)
-        if run.checkpoints.latest_step() is not None:
-            state = run.checkpoints.restore(state, repair=True)
-            logging.info("Resuming %s at step %d.", run.path, step_of(state))
+        try:
+            run.save_data(train, validation)
+            save_components(run.path, parts.frame.components)
+            if run.checkpoints.latest_step() is not None:
+                state = run.checkpoints.restore(state, repair=True)
+                logging.info("Resuming %s at step %d.", run.path, step_of(state))
+        except BaseException:
+            run.close()
+            raise
     return run, state, History(run.path / folder.METRICS_FILE if run else None, resume_step=step_of(state))
 
 
 def run_steps(
-    parts: Parts, state: LoopState, run: folder.RunFolder | None, history: History, progress: Progress
+    parts: Parts,
+    state: LoopState,
+    run: folder.RunFolder | None,
+    history: History,
+    progress: Progress,
+    stop: threading.Event | None = None,
 ) -> LoopState:
     """The loop: chunks of scanned steps until the last step, or until patience runs out.
 
-    It knows steps, states and validation errors, and nothing of the model: comparators are trained by it too.
+    It knows steps, states and validation errors, and nothing of the model: comparators are trained by it too. Where it
+    is told to stop, it saves what there is after the chunk and ends the process (`told_to_stop`).
     """
     recipe, validator, clock, compiled = parts.frame.recipe, parts.frame.validator, Clock(), {}
     step = step_of(state)
@@ -243,12 +256,36 @@ def run_steps(
             state, entry["validation_energy_distance"] = evaluated(state, step, parts.frame)
         history.append(entry)
         progress.update(step, parts.num_steps, entry["total"])
-        if run and (step % recipe.checkpoint_every == 0 or step == parts.num_steps or stopped(state, recipe)):
+        told = stop is not None and stop.is_set()
+        if run and (step % recipe.checkpoint_every == 0 or step == parts.num_steps or stopped(state, recipe) or told):
             run.checkpoints.save(step, state)
+        if told:
+            raise SystemExit(STOPPED)
     progress.close()
     if run and run.checkpoints.latest_step() is None:
         run.checkpoints.save(step, state)  # nothing to train: the start is the result
     return state
+
+
+STOPPED = 128 + signal.SIGTERM  # status of a process that was told to stop, as shells have it
+
+
+@contextlib.contextmanager
+def told_to_stop(saves: bool) -> Iterator[threading.Event]:
+    """Set by SIGTERM, which schedulers send before they kill; only where there is a folder to save to.
+
+    A handler that somebody else has installed stays, and other threads than the main one cannot have any.
+    """
+    event = threading.Event()
+    main = threading.current_thread() is threading.main_thread()
+    if not saves or not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield event
+        return
+    signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def with_start_errors(state: LoopState, frame: Frame) -> LoopState:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -60,22 +61,31 @@ class Member:
         if self.run and (self.finished or self.step % recipe.checkpoint_every == 0):
             self.run.checkpoints.save(self.step, self.state)
 
+    def save(self, train: TrainState) -> None:
+        """Keep where it is, as it is told to stop."""
+        self.state = self.state._replace(train=train)
+        if self.run:
+            self.run.checkpoints.save(self.step, self.state)
+
     def close(self) -> None:
-        """The folder of a member that ended holds its result."""
+        """The folder of a member that ended holds its result, and is free."""
         if self.run is None:
             return
-        if self.run.checkpoints.latest_step() is None and not self.error:
+        if self.finished and self.run.checkpoints.latest_step() is None and not self.error:
             self.run.checkpoints.save(self.step, self.state)
-        self.run.checkpoints.close()
+        self.run.close()
 
 
-def run_pool(members: Sequence[Member], places: int, told: Callable[[float], None]) -> None:
+def run_pool(
+    members: Sequence[Member], places: int, told: Callable[[float], None], stop: threading.Event | None = None
+) -> None:
     """Train members that share a step and the length of its chunks, as many at once as there are places.
 
     Args:
         members: in whatever state; those that have ended are left alone.
         places: how many train at once, a multiple of the number of devices.
         told: of the mean loss, after every chunk of steps.
+        stop: when it is set, members are saved after the chunk, and the process ends (`loop.told_to_stop`).
     """
     waiting = deque(member for member in members if not member.finished)
     pool: _Pool | None = None
@@ -84,6 +94,9 @@ def run_pool(members: Sequence[Member], places: int, told: Callable[[float], Non
             pool = _Pool(waiting, places)
         pool.fill(waiting)
         pool.advance(told)
+        if stop is not None and stop.is_set():
+            pool.save()
+            raise SystemExit(loop.STOPPED)
         if not waiting:
             pool.shrink()
 
@@ -157,6 +170,11 @@ class _Pool:
                 member.close()
                 del self.taken[place]
         told(float(np.mean(losses)))
+
+    def save(self) -> None:
+        """Keep where all are."""
+        for place, member in self.taken.items():
+            member.save(self._state(place))
 
     def _state(self, place: int) -> TrainState:
         return jax.tree.map(jnp.copy, self._stack) if self._places == 1 else _take(self._stack, place)

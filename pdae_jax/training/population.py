@@ -9,9 +9,11 @@ costs nothing afterwards, and memory is bounded by the number of places, whateve
 Every member ends as its own `fit` does, to rounding: same key, same start, same batches.
 """
 
+import contextlib
 import dataclasses
 import math
 import pathlib
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -198,21 +200,24 @@ def train_requests(
         components.append(found)
     stops = _chosen_stops(asked, components, at_once, progress)
     made, members = _Made(), []
-    for request, found, stop in zip(asked, components, stops, strict=True):
-        recipe = request.recipe if isinstance(stop, str) else request.recipe.override(stop_step=stop)
-        parts = made.parts(request._replace(recipe=recipe), found)
-        identity = {
-            "recipe": parts.frame.recipe.to_dict(),
-            "key": loop.key_data(request.key),
-            "source": request.source,
-        }
-        run, state, history = loop.open_run(
-            parts, identity, request.train, request.validation, request.workdir, dict(request.config)
-        )
-        error = stop if isinstance(stop, str) else ""
-        members.append(Member(parts, state, history, run, step_of(state), error))
-    _pad(members)
-    _run(members, at_once, progress, name)
+    with contextlib.ExitStack() as folders:  # they are free again however this ends
+        stop = folders.enter_context(loop.told_to_stop(any(request.workdir is not None for request in requests)))
+        for request, found, last in zip(asked, components, stops, strict=True):
+            recipe = request.recipe if isinstance(last, str) else request.recipe.override(stop_step=last)
+            parts = made.parts(request._replace(recipe=recipe), found)
+            identity = {
+                "recipe": parts.frame.recipe.to_dict(),
+                "key": loop.key_data(request.key),
+                "source": request.source,
+            }
+            run, state, history = loop.open_run(
+                parts, identity, request.train, request.validation, request.workdir, dict(request.config)
+            )
+            member = Member(parts, state, history, run, step_of(state), last if isinstance(last, str) else "")
+            folders.callback(member.close)
+            members.append(member)
+        _pad(members)
+        _run(members, at_once, progress, name, stop)
     return [_outcome(request, member) for request, member in zip(asked, members, strict=True)]
 
 
@@ -231,12 +236,16 @@ def _pad(members: Sequence[Member]) -> None:
         member.parts = member.parts._replace(data=padded[which])
 
 
-def _run(members: Sequence[Member], at_once: int | None, progress: bool | Progress | None, name: str) -> None:
+def _run(
+    members: Sequence[Member],
+    at_once: int | None,
+    progress: bool | Progress | None,
+    name: str,
+    stop: threading.Event,
+) -> None:
     pools: dict[tuple[Any, ...], list[Member]] = {}
     for member in members:
-        if member.finished:
-            member.close()
-        else:
+        if not member.finished:
             pools.setdefault(step_key(member), []).append(member)
     bar = make_progress(progress, name)
 
@@ -247,7 +256,7 @@ def _run(members: Sequence[Member], at_once: int | None, progress: bool | Progre
 
     told()
     for pool in pools.values():
-        run_pool(pool, places_for(pool[0].parts, len(pool), at_once), told)
+        run_pool(pool, places_for(pool[0].parts, len(pool), at_once), told, stop)
     bar.close()
 
 

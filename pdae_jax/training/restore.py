@@ -11,7 +11,6 @@ from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
-from pdae_jax.runs.files import read_json
 from pdae_jax.runs.store import load_data
 from pdae_jax.runs.track import read_metrics
 from pdae_jax.training.ensemble import ensemble_of, replica_keys
@@ -58,7 +57,7 @@ def read_record(workdir: str | pathlib.Path) -> Record:
     path = pathlib.Path(workdir)
     if not (path / folder.CONFIG_FILE).exists():
         raise FileNotFoundError(f"No run in {str(path)!r}: it has no {folder.CONFIG_FILE}. Pass the workdir of a fit.")
-    identity = read_json(path / folder.CONFIG_FILE)["identity"]
+    identity = folder.read_config(path)["identity"]
     return Record(
         path=path,
         identity=identity,

@@ -1,6 +1,7 @@
 """The scripts beside run.py, as people call them: a sweep, and what is asked of one of its runs."""
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import anndata
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -26,6 +28,9 @@ def get_config(arg="default"):
 def get_sweep():
     yield {"fit.latent_dim": 1}
     yield {"fit.latent_dim": 2}
+
+def get_space():
+    return {"fit.latent_dim": [1, 2], "fit.learning_rate": ("log", 1e-3, 1e-1), "fit.cells_per_source": ("int", 4, 6)}
 """
 
 pytestmark = pytest.mark.slow
@@ -61,6 +66,78 @@ def test_a_sweep_ranks_its_points_on_validation_conditions(sweep):
         run = folder / "runs" / f"fit.latent_dim={latent_dim}"
         assert f'"latent_dim": {latent_dim},' in (run / "config.json").read_text()
         assert not (run / "evaluation.csv").exists()  # nothing was looked up on the test conditions
+    best = table["fit.latent_dim"][0]
+    winner = json.loads((folder / "runs" / "winner" / "config.json").read_text())["identity"]
+    assert winner["recipe"]["latent_dim"] == best
+    own = json.loads((folder / "runs" / f"fit.latent_dim={best}" / "config.json").read_text())["identity"]
+    assert winner["key"] != own["key"] and winner["data"] == own["data"]
+    assert set(pd.read_csv(folder / "runs" / "winner" / "evaluation.csv")["split"]) >= {"test"}
+    assert "fit.latent_dim" in (folder / "runs" / "sweep.md").read_text()
+
+
+def test_a_sweep_goes_on_and_one_program_gives_its_numbers(sweep, tmp_path):
+    folder, _ = sweep
+    table = pd.read_csv(folder / "runs" / "sweep.csv")
+    began = (folder / "runs" / "fit.latent_dim=1" / "metrics.jsonl").stat().st_mtime_ns
+    arguments = [f"--config={folder / 'tiny.py'}", "--nowinner"]
+    call("sweep.py", *arguments, f"--workdir={folder / 'runs'}")
+    assert (folder / "runs" / "fit.latent_dim=1" / "metrics.jsonl").stat().st_mtime_ns == began
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "runs" / "sweep.csv"), table)
+    call("sweep.py", *arguments, f"--workdir={tmp_path}", "--launcher=population")
+    together = pd.read_csv(tmp_path / "sweep.csv")
+    assert together["fit.latent_dim"].tolist() == table["fit.latent_dim"].tolist()
+    np.testing.assert_allclose(together["validation_share"], table["validation_share"], rtol=1e-3)
+    watched = call("watch.py", f"--workdir={tmp_path}", "--once")
+    assert "2 finished" in watched and f"best so far: fit.latent_dim={table['fit.latent_dim'][0]}" in watched
+
+
+def test_a_point_that_fails_is_recorded_and_the_others_go_on(sweep, tmp_path):
+    text = (sweep[0] / "tiny.py").read_text().replace('"fit.latent_dim": 1}', '"fit.learning_rate": float("inf")}')
+    (tmp_path / "failing.py").write_text(text)
+    for launcher in ("inline", "population"):
+        arguments = (f"--workdir={tmp_path / launcher}", f"--launcher={launcher}", "--nowinner")
+        call("sweep.py", f"--config={tmp_path / 'failing.py'}", *arguments)
+        table = pd.read_csv(tmp_path / launcher / "sweep.csv")
+        assert table["state"].tolist() == ["finished", "failed"] and "learning_rate" in table["error"][1]
+
+
+@pytest.mark.parametrize("search", ["random", "optuna"])
+def test_a_search_of_a_space_goes_on_where_it_was_broken_off(sweep, tmp_path, search):
+    pytest.importorskip("optuna")
+    arguments = [f"--config={sweep[0] / 'tiny.py'}", f"--workdir={tmp_path}", "--nowinner", f"--search={search}"]
+    call("sweep.py", *arguments, "--points=2")
+    first = pd.read_csv(tmp_path / "sweep.csv")
+    call("sweep.py", *arguments, "--points=4", "--launcher=population")
+    table = pd.read_csv(tmp_path / "sweep.csv")
+    assert len(first) == 2 and len(table) == 4 and set(first["folder"]) < set(table["folder"])
+    assert table["fit.learning_rate"].between(1e-3, 1e-1).all() and table["fit.latent_dim"].isin([1, 2]).all()
+    assert table["fit.learning_rate"].nunique() == 4
+    report = (tmp_path / "sweep.md").read_text()
+    assert "What mattered" in report and (tmp_path / "figures" / "parallel.png").stat().st_size > 5000
+
+
+def test_jobs_of_slurm_are_written_and_run(sweep, tmp_path):
+    pytest.importorskip("submitit")
+    arguments = [f"--config={sweep[0] / 'tiny.py'}", "--nowinner", "--launcher=slurm", "--config.fit.num_steps=4"]
+    printed = call("sweep.py", *arguments, f"--workdir={tmp_path / 'dry'}", "--slurm_partition=gpu", "--dry_run")
+    script = (tmp_path / "dry" / "slurm" / "sweep.sbatch").read_text()
+    assert "--array=1-2" in script and "--partition=gpu" in script and "sbatch" in printed
+    # the array as Slurm runs it: a line of the file of commands for each number
+    for number in ("1", "2"):
+        environment = {**os.environ, "SLURM_ARRAY_TASK_ID": number, "JAX_PLATFORMS": "cpu"}
+        subprocess.run(["bash", tmp_path / "dry" / "slurm" / "sweep.sbatch"], check=True, env=environment)
+    call("sweep.py", *arguments, f"--workdir={tmp_path / 'local'}", "--slurm_cluster=local")
+    call("sweep.py", *arguments[:2], "--config.fit.num_steps=4", f"--workdir={tmp_path / 'dry'}")  # reads them
+    tables = [pd.read_csv(tmp_path / name / "sweep.csv") for name in ("dry", "local")]
+    assert tables[0]["state"].tolist() == tables[1]["state"].tolist() == ["finished"] * 2
+    np.testing.assert_allclose(tables[0]["validation_share"], tables[1]["validation_share"])
+
+
+def test_points_run_as_tasks_of_ray(sweep, tmp_path):
+    pytest.importorskip("ray")
+    arguments = [f"--config={sweep[0] / 'tiny.py'}", f"--workdir={tmp_path}", "--nowinner"]
+    call("sweep.py", *arguments, "--launcher=ray", "--search=optuna", "--points=2", "--at_once=2")
+    assert pd.read_csv(tmp_path / "sweep.csv")["state"].tolist() == ["finished"] * 2
 
 
 def test_a_prediction_is_written_once(sweep, tmp_path):

@@ -1,0 +1,140 @@
+"""Where points are trained: here, together in one program, on a Ray cluster, or as an array of Slurm jobs."""
+
+import os
+import pathlib
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from experiments.sweeps.points import RESULT_FILE, Point, Result, configure, save_result, score_of, train_point
+from pdae_jax import build
+from pdae_jax.runs.files import read_json
+from pdae_jax.training.population import Request, train_requests
+
+# (point) -> command line of a process that trains it and keeps its result
+Alone = Callable[[Point], list[str]]
+_REPOSITORY = pathlib.Path(__file__).parents[2]
+
+
+def inline(
+    points: Sequence[Point], config: Any, source: str, report_of: Callable[[Point], Any]
+) -> Iterator[tuple[Point, Result]]:
+    """One after the other, in this process."""
+    for point in points:
+        yield point, train_point(configure(config, point.settings), point, source, report_of(point))
+
+
+def population(points: Sequence[Point], config: Any, source: str) -> Iterator[tuple[Point, Result]]:
+    """Together: those that differ in values of the compiled step only share it, see `fit_population`."""
+    experiments: dict[str, build.Experiment] = {}
+    requests, asked = [], []
+    start = time.perf_counter()
+    for point in points:
+        own = configure(config, point.settings)
+        which = repr((own.seed, own.data.to_dict(), own.split.to_dict(), own.evaluation.to_dict()))
+        try:
+            if which not in experiments:  # points of the same data share them on the device
+                experiments[which] = build.experiment(own)
+            experiment = experiments[which]
+            recipe = build.recipe(own.fit)
+        except Exception as error:
+            result = Result(float("nan"), 0.0, 0, "failed", f"{type(error).__name__}: {error}")
+            yield point, save_result(point, result)
+            continue
+        provenance = {"file": source, "command": point.command, **own.to_dict()}
+        requests.append(
+            Request(
+                experiment.train,
+                experiment.key,
+                recipe,
+                experiment.validation,
+                experiment.source,
+                point.folder,
+                provenance,
+            )
+        )
+        asked.append(point)
+    outcomes = train_requests(requests, progress=True) if requests else []
+    seconds = (time.perf_counter() - start) / max(len(asked), 1)  # of each: they were trained together
+    for point, outcome in zip(asked, outcomes, strict=True):
+        if outcome.fitted is None:
+            result = Result(float("nan"), seconds, 0, "failed", outcome.error)
+        else:
+            result = Result(score_of(outcome.fitted), seconds, outcome.kept_step, "finished")
+        yield point, save_result(point, result)
+
+
+def ray(points: Sequence[Point], alone: Alone) -> Iterator[tuple[Point, Result]]:
+    """A task of Ray for each: on this machine, or on the cluster of ``RAY_ADDRESS``, which shares the folder."""
+    import ray as library  # pyright: ignore[reportMissingImports]
+
+    if not library.is_initialized():
+        library.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False)
+    gpus = 1 if library.cluster_resources().get("GPU") else 0
+    run = library.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_call)
+    waiting = {run.remote(alone(point), str(_REPOSITORY)): point for point in points}
+    while waiting:
+        (done,), _ = library.wait(list(waiting))
+        point = waiting.pop(done)
+        yield point, _result_of(point, library.get(done))
+
+
+def slurm(
+    points: Sequence[Point], alone: Alone, folder: pathlib.Path, cluster: str, dry_run: bool, **parameters: Any
+) -> Iterator[tuple[Point, Result]]:
+    """An array of Slurm jobs, by submitit; ``cluster="local"`` runs the same jobs here.
+
+    With `dry_run` the scripts are written, and nothing is submitted.
+    """
+    import submitit  # pyright: ignore[reportMissingImports]
+    from submitit.helpers import CommandFunction  # pyright: ignore[reportMissingImports]
+
+    commands = [CommandFunction(alone(point), cwd=str(_REPOSITORY), verbose=False) for point in points]
+    if dry_run:
+        _write_scripts(folder, points, alone, parameters)
+        return
+    executor = submitit.AutoExecutor(folder=str(folder), cluster=cluster)
+    executor.update_parameters(name="pdae-sweep", **parameters)
+    with executor.batch():
+        jobs = [executor.submit(command) for command in commands]
+    for point, job in zip(points, jobs, strict=True):
+        error = job.exception()  # waits
+        yield point, _result_of(point, "" if error is None else str(error))
+
+
+def _write_scripts(
+    folder: pathlib.Path, points: Sequence[Point], alone: Alone, parameters: dict[str, Any]
+) -> pathlib.Path:
+    """What would be submitted: one array, a line of ``points.txt`` for each job."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "points.txt").write_text("".join(shlex.join(alone(point)) + "\n" for point in points))
+    lines = [f"#SBATCH --{name.removeprefix('slurm_').replace('_', '-')}={v}" for name, v in parameters.items()]
+    script = [
+        "#!/bin/bash",
+        "#SBATCH --job-name=pdae-sweep",
+        f"#SBATCH --array=1-{len(points)}",
+        f"#SBATCH --output={folder.resolve()}/%a.out",
+        *lines,
+        f"cd {shlex.quote(str(_REPOSITORY))}",
+        f'eval "$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {shlex.quote(str((folder / "points.txt").resolve()))})"',
+    ]
+    file = folder / "sweep.sbatch"
+    file.write_text("\n".join(script) + "\n")
+    print(f"Written, and not submitted: {file}, for {len(points)} jobs. Submit it with: sbatch {file}")
+    return file
+
+
+def _call(command: list[str], folder: str) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stderr[-2000:]
+
+
+def _result_of(point: Point, error: str) -> Result:
+    """What the process of a point has kept; one that died has kept nothing."""
+    file = point.folder / RESULT_FILE
+    if file.exists():
+        return Result(**read_json(file))
+    last = error.strip().splitlines()[-1] if error.strip() else "its process ended without a result"
+    return save_result(point, Result(float("nan"), 0.0, 0, "failed", last))

@@ -1,0 +1,157 @@
+"""Points of a sweep: what they change, where they are trained, what came of them."""
+
+import copy
+import importlib.util
+import json
+import pathlib
+import shlex
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pdae_jax import build, fit
+from pdae_jax.model.fitted import Fitted
+from pdae_jax.runs.files import read_json, write_text
+
+SCORE = "validation_share"  # mean over validation conditions of energy distance / that of the control
+RESULT_FILE = "sweep_point.json"  # in the folder of a point that ended
+COLUMNS = (SCORE, "seconds", "kept_step", "state", "error", "folder", "command")  # of a table, after the settings
+
+
+class Point(NamedTuple):
+    """One point, and all that a process needs to train it."""
+
+    settings: dict[str, Any]  # of the config, ``{"fit.latent_dim": 4}``
+    folder: pathlib.Path
+    command: str  # trains and evaluates it alone
+    trial: int | None = None  # of the search, which may stop it early
+
+
+class Result(NamedTuple):
+    """What came of a point."""
+
+    score: float
+    seconds: float
+    kept_step: int
+    state: str  # finished, failed or stopped (early, by the search)
+    error: str = ""
+
+
+def load_config(path: pathlib.Path) -> ModuleType:
+    """The module of a config file."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None, "the flag has read this file"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def grid_of(module: ModuleType, path: pathlib.Path) -> list[dict[str, Any]]:
+    """The points that a config file lists."""
+    if not hasattr(module, "get_sweep"):
+        raise AttributeError(f"{path} has no get_sweep(). Add one that yields flat dicts, {{'fit.latent_dim': 4}}.")
+    points = [dict(point) for point in module.get_sweep()]
+    if not points:
+        raise ValueError(f"get_sweep() of {path} yields no points.")
+    return points
+
+
+def configure(config: Any, settings: dict[str, Any]) -> Any:
+    """The config of a point; the one given stays as it is."""
+    config = copy.deepcopy(config)  # ConfigDict(config) would share the nested sections
+    config.update_from_flattened_dict(settings)
+    return config
+
+
+def command_of(source: str, values: dict[str, Any], workdir: pathlib.Path) -> str:
+    """What trains and evaluates a point alone, in its folder."""
+    changes = [f"--config.{name}={value}" for name, value in values.items()]
+    return shlex.join(["python", "experiments/run.py", f"--config={source}", *changes, f"--workdir={workdir}"])
+
+
+def folder_name(settings: dict[str, Any]) -> str:
+    """``fit.latent_dim=4,seed=1``"""
+    return ",".join(f"{name}={value}" for name, value in settings.items()).replace("/", "_").replace(" ", "")
+
+
+def finished_result(point: Point) -> Result | None:
+    """The result of a point that ended; those that failed are tried again."""
+    file = point.folder / RESULT_FILE
+    if not file.exists():
+        return None
+    found = Result(**read_json(file))
+    return None if found.state == "failed" else found
+
+
+def save_result(point: Point, result: Result) -> Result:
+    """Keep what came of a point in its folder."""
+    point.folder.mkdir(parents=True, exist_ok=True)
+    write_text(point.folder / RESULT_FILE, json.dumps(result._asdict()) + "\n")
+    return result
+
+
+def score_of(fitted: Fitted) -> float:
+    """`SCORE` of a fit; ``ValueError`` where it has no validation conditions."""
+    errors = fitted.validation_errors.values()
+    if not errors:
+        raise ValueError("The config has no validation conditions to rank points by; name some in config.split.")
+    return float(np.mean([error["pdae"] / error["control"] for error in errors]))
+
+
+class StoppedEarly(Exception):
+    """The search has seen enough of a point."""
+
+
+class Told:
+    """The progress of a fit, which asks after each evaluation whether to go on."""
+
+    def __init__(self, folder: pathlib.Path, report: Callable[[float, int], bool]):
+        self._file, self._report, self._seen = folder / "metrics.jsonl", report, 0
+
+    def update(self, step: int, num_steps: int, loss: float) -> None:
+        if not self._file.exists() or step <= self._seen:
+            return
+        with self._file.open("rb") as file:  # of the last lines only
+            file.seek(max(0, self._file.stat().st_size - 4096))
+            entry = json.loads(file.read().splitlines()[-1])
+        if "validation_energy_distance" in entry:
+            self._seen = step
+            if self._report(entry["validation_energy_distance"], step):
+                raise StoppedEarly(f"stopped after {step} of {num_steps} steps")
+
+    def close(self) -> None:
+        pass
+
+
+def train_point(config: Any, point: Point, source: str, report: Callable[[float, int], bool] | None = None) -> Result:
+    """Train a point, or go on with it; what goes wrong is its result, so that the others go on.
+
+    Args:
+        config: of the point.
+        point: where it is trained.
+        source: ``path[:arg]`` of the config, for the record.
+        report: told of (error on validation conditions, step); whether to stop.
+    """
+    start = time.perf_counter()
+    try:
+        experiment = build.experiment(config)
+        fitted = fit(
+            experiment.train,
+            key=experiment.key,
+            validation=experiment.validation,
+            source=experiment.source,
+            recipe=experiment.recipe,
+            workdir=point.folder,
+            progress=True if report is None else Told(point.folder, report),
+            config={"file": source, "command": point.command, **config.to_dict()},
+        )
+        steps = fitted.history[-1]["step"] if fitted.history else 0
+        result = Result(score_of(fitted), time.perf_counter() - start, steps, "finished")
+    except StoppedEarly as error:
+        result = Result(float("nan"), time.perf_counter() - start, 0, "stopped", str(error))
+    except Exception as error:  # whatever is wrong with this point
+        result = Result(float("nan"), time.perf_counter() - start, 0, "failed", f"{type(error).__name__}: {error}")
+    return save_result(point, result)

@@ -1,0 +1,179 @@
+"""Which points to try: those of a grid, random ones of a space, or those that optuna proposes.
+
+A space is what ``get_space()`` of a config gives, name -> values:
+
+    {"fit.latent_dim": [2, 4, 8], "fit.learning_rate": ("log", 1e-4, 1e-2), "fit.contrast": ("uniform", 0.0, 2.0),
+     "fit.cells_per_source": ("int", 8, 64)}
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from experiments.sweeps.points import Point, Result
+
+STUDY_FILE = "optuna.journal"
+OBJECTIVES = ("error", "seconds")
+
+
+class Search(Protocol):
+    """Asked for points, and told what came of them."""
+
+    def ask(self, number: int) -> list[Point]: ...
+
+    def tell(self, point: Point, result: Result) -> None: ...
+
+    def earlier(self) -> list[Point]:
+        """Points that ended in an earlier call, and are not asked for again."""
+        ...
+
+    @property
+    def total(self) -> int: ...
+
+
+class Listed:
+    """All points of a list, in order."""
+
+    def __init__(self, points: Sequence[Point]):
+        self._waiting, self.total = list(points), len(points)
+
+    def ask(self, number: int) -> list[Point]:
+        asked, self._waiting = self._waiting[:number], self._waiting[number:]
+        return asked
+
+    def tell(self, point: Point, result: Result) -> None:
+        pass
+
+    def earlier(self) -> list[Point]:
+        return []
+
+
+def check_space(space: Mapping[str, Any]) -> None:
+    """``ValueError`` that names what is not understood."""
+    for name, values in space.items():
+        if isinstance(values, list) and values:
+            continue
+        known = isinstance(values, tuple) and len(values) == 3 and values[0] in ("log", "uniform", "int")
+        if not known or not values[1] < values[2] or (values[0] == "log" and values[1] <= 0):
+            raise ValueError(
+                f"get_space() has {name!r}: {values!r}. Pass a list of values, or ('log', low, high), ('uniform', low, "
+                f"high) or ('int', low, high), low below high and for 'log' above 0."
+            )
+
+
+def random_settings(space: Mapping[str, Any], number: int, seed: int) -> list[dict[str, Any]]:
+    """Points of a space, each value drawn by itself."""
+    check_space(space)
+    random = np.random.default_rng(seed)
+
+    def draw(values: Any) -> Any:
+        if isinstance(values, list):
+            return values[random.integers(len(values))]
+        kind, low, high = values
+        if kind == "int":
+            return int(random.integers(low, high + 1))
+        if kind == "log":
+            return float(np.exp(random.uniform(np.log(low), np.log(high))))
+        return float(random.uniform(low, high))
+
+    return [{name: draw(values) for name, values in space.items()} for _ in range(number)]
+
+
+class Optuna:
+    """Points that a study of optuna proposes (TPE); the study is a file in the folder of the sweep."""
+
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        space: Mapping[str, Any],
+        number: int,
+        seed: int,
+        objectives: Sequence[str],
+        point_of: Callable[[dict[str, Any], int], Point],
+    ):
+        import optuna
+
+        check_space(space)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.total, self._objectives, self._point_of = number, tuple(objectives), point_of
+        self._distributions = {name: _distribution(values) for name, values in space.items()}
+        self.study = open_study(folder, seed, len(objectives))
+        stale = optuna.trial.TrialState.RUNNING
+        for trial in self.study.get_trials(states=(stale,)):  # of a process that was killed: tried again
+            self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            self.study.enqueue_trial(trial.params)
+
+    def ask(self, number: int) -> list[Point]:
+        import optuna
+
+        failed = (optuna.trial.TrialState.FAIL, optuna.trial.TrialState.WAITING)
+        tried = sum(trial.state not in failed for trial in self.study.get_trials(deepcopy=False))
+        found = []
+        for _ in range(min(number, self.total - tried)):
+            trial = self.study.ask(self._distributions)
+            found.append(self._point_of(dict(trial.params), trial.number))
+        return found
+
+    def earlier(self) -> list[Point]:
+        import optuna
+
+        ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+        return [self._point_of(dict(trial.params), trial.number) for trial in self.study.get_trials(states=ended)]
+
+    def tell(self, point: Point, result: Result) -> None:
+        import optuna
+
+        assert point.trial is not None
+        states = optuna.trial.TrialState
+        if result.state == "finished":
+            values = {"error": result.score, "seconds": result.seconds}
+            self.study.tell(point.trial, [values[name] for name in self._objectives])
+        else:
+            # one that failed counts: its settings are to be avoided
+            self.study.tell(point.trial, state=states.PRUNED if result.state == "stopped" else states.FAIL)
+            self.total -= result.state == "failed"
+
+
+def open_study(folder: pathlib.Path, seed: int, num_objectives: int) -> Any:
+    """The study of a sweep; of one objective it stops points early by asynchronous successive halving."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    folder.mkdir(parents=True, exist_ok=True)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / STUDY_FILE)))
+    return optuna.create_study(
+        storage=storage,
+        study_name="sweep",
+        load_if_exists=True,
+        directions=[optuna.study.StudyDirection.MINIMIZE] * num_objectives,
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(),
+    )
+
+
+def reporter(folder: pathlib.Path, trial: int, evaluations: Callable[[int], int]) -> Callable[[float, int], bool]:
+    """Tells the study of a sweep of errors on validation conditions; whether to stop."""
+    import optuna
+
+    study = open_study(folder, 0, 1)
+    of_study = next(each for each in study.get_trials(deepcopy=False) if each.number == trial)
+    running = optuna.trial.Trial(study, of_study._trial_id)
+
+    def report(error: float, step: int) -> bool:
+        running.report(error, evaluations(step))
+        return running.should_prune()
+
+    return report
+
+
+def _distribution(values: Any) -> Any:
+    from optuna import distributions
+
+    if isinstance(values, list):
+        return distributions.CategoricalDistribution(values)
+    kind, low, high = values
+    if kind == "int":
+        return distributions.IntDistribution(low, high)
+    return distributions.FloatDistribution(low, high, log=kind == "log")

@@ -1,0 +1,150 @@
+"""A finished sweep as people read it: which settings were best, what each does, and what mattered."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from pdae_jax.types import Table
+
+SCORE = "validation_share"
+_RESULTS = (SCORE, "seconds", "kept_step", "state", "error", "folder", "command")
+
+
+def read_sweep(workdir: str | pathlib.Path) -> Table:
+    """``sweep.csv`` of a sweep, the best point first."""
+    import pandas as pd
+
+    path = pathlib.Path(workdir) / "sweep.csv"
+    if not path.exists():
+        raise FileNotFoundError(f"No sweep in {str(workdir)!r}: it has no sweep.csv. Pass the workdir of a sweep.")
+    return pd.read_csv(path, keep_default_na=True, dtype={"error": str, "folder": str, "command": str})
+
+
+def settings_of(table: Any) -> list[str]:
+    """The columns that are settings, and differ between points."""
+    return [name for name in table if name not in _RESULTS and table[name].nunique(dropna=False) > 1]
+
+
+def leaderboard(table: Any, number: int = 20) -> Table:
+    """The best settings: means over seeds, where the sweep has some; error, its spread, and time."""
+    names = [name for name in settings_of(table) if name != "seed"]
+    done = table[table["state"] == "finished"]
+    if not names:
+        return done[[SCORE, "seconds"]].head(number)
+    grouped = done.groupby(names, dropna=False)
+    found = grouped[SCORE].agg(["mean", "std", "count"]).rename(columns={"mean": SCORE, "std": "spread"})
+    found["seconds"] = grouped["seconds"].mean()
+    return found.sort_values(SCORE).reset_index().head(number)
+
+
+def importance(table: Any, seed: int = 0) -> Table:
+    """Share of the variance of the score that each setting explains: fANOVA of a random forest, by optuna.
+
+    Raises:
+        ImportError: optuna or scikit-learn is not installed.
+        ValueError: fewer than four finished points, or no difference between their scores.
+    """
+    import optuna
+    import pandas as pd
+
+    done = table[(table["state"] == "finished") & np.isfinite(table[SCORE])]
+    names = settings_of(done)
+    if len(done) < 4 or not names:
+        raise ValueError(f"{len(done)} finished points and {len(names)} settings that differ: too few to compare.")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study()
+    values = {name: _as_numbers(done[name]) for name in names}
+    spaces = {
+        name: optuna.distributions.FloatDistribution(float(np.min(v)), float(np.max(v))) for name, v in values.items()
+    }
+    for row in range(len(done)):
+        study.add_trial(
+            optuna.trial.create_trial(
+                params={name: float(values[name][row]) for name in names},
+                distributions=dict(spaces),
+                value=float(np.log(max(done[SCORE].iloc[row], 1e-12))),
+            )
+        )
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    try:
+        found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    except RuntimeError as error:  # its trees found no variance
+        raise ValueError("The finished points have the same score.") from error
+    return pd.DataFrame({"setting": list(found), "importance": list(found.values())})
+
+
+def _as_numbers(column: Any) -> np.ndarray:
+    """Values of a setting on a scale: logarithms where they span more than tenfold, ranks of names."""
+    if column.dtype.kind not in "fiu":
+        return np.unique(column.astype(str), return_inverse=True)[1].astype(float)
+    values = column.to_numpy(float)
+    values = np.where(np.isnan(values), np.nanmin(values), values)
+    return np.log(values) if values.min() > 0 and values.max() > 10 * values.min() else values
+
+
+def parallel_coordinates(table: Any) -> Figure:
+    """A line for each point through its settings to its score; the best tenth in colour."""
+    done = table[table["state"] == "finished"].sort_values(SCORE, ascending=False)
+    names = [*settings_of(done), SCORE]
+    figure, axis = plt.subplots(figsize=(max(4.0, 1.8 * len(names)), 4.0), layout="constrained")
+    best = len(done) - max(1, len(done) // 10)
+    for row in range(len(done)):
+        heights = [_height(done[name])[row] for name in names]
+        colour = {"color": "C1", "zorder": 3, "linewidth": 1.8} if row >= best else {"color": "0.75", "linewidth": 0.8}
+        axis.plot(range(len(names)), heights, **colour)
+    axis.set_xticks(range(len(names)), [name.removeprefix("fit.") for name in names])
+    axis.set_yticks([])
+    for place, name in enumerate(names):
+        low, high = _ends(done[name])
+        axis.annotate(low, (place, 0.0), (0, -4), textcoords="offset points", ha="center", va="top", fontsize=8)
+        axis.annotate(high, (place, 1.0), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=8)
+        axis.axvline(place, color="0.5", linewidth=0.6)
+    axis.tick_params(axis="x", pad=14)
+    axis.set_title("each line a point; in colour the best tenth", fontsize=10)
+    return figure
+
+
+def setting_effects(table: Any) -> Figure:
+    """The score against each setting by itself."""
+    done = table[table["state"] == "finished"]
+    names: Sequence[str] = settings_of(done) or [SCORE]
+    figure, axes = plt.subplots(
+        1, len(names), figsize=(3.2 * len(names), 3.0), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, name in zip(axes[0], names, strict=True):
+        column = done[name]
+        if column.dtype.kind in "fiu" and column.nunique() > 6:
+            axis.scatter(column, done[SCORE], s=14)
+            if column.min() > 0 and column.max() > 10 * column.min():
+                axis.set_xscale("log")
+        else:
+            groups = sorted(column.dropna().unique(), key=lambda value: (isinstance(value, str), value))
+            for place, value in enumerate(groups):
+                scores = done.loc[column == value, SCORE]
+                axis.scatter(np.full(len(scores), place), scores, s=14)
+                axis.hlines(scores.median(), place - 0.3, place + 0.3, color="k")
+            axis.set_xticks(
+                range(len(groups)), [f"{value:g}" if not isinstance(value, str) else value for value in groups]
+            )
+        axis.set_xlabel(name.removeprefix("fit."))
+        if done[SCORE].min() > 0:
+            axis.set_yscale("log")
+    axes[0, 0].set_ylabel("error on validation conditions,\nas a fraction of the control's")
+    return figure
+
+
+def _height(column: Any) -> np.ndarray:
+    values = _as_numbers(column)
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else np.full(len(values), 0.5)
+
+
+def _ends(column: Any) -> tuple[str, str]:
+    if column.dtype.kind not in "fiu":
+        names = sorted(column.astype(str).unique())
+        return names[0], names[-1]
+    return f"{column.min():.3g}", f"{column.max():.3g}"

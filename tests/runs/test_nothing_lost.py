@@ -1,0 +1,178 @@
+"""Whatever happens to a process or to its disk, a run folder stays good, and goes on as if nothing had happened."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import pdae_jax
+from pdae_jax.runs import folder
+from pdae_jax.runs.folder import RunFolder
+from pdae_jax.training import loop
+
+KEY = jax.random.key(0)
+SMALL = {
+    "latent_dim": 2,
+    "num_steps": 40,
+    "log_every": 10,
+    "eval_every": 10,
+    "checkpoint_every": 20,
+    "hidden": (8,),
+    "cells_per_source": 8,
+    "cells_per_target": 8,
+}
+
+
+@pytest.fixture(scope="module")
+def train():
+    labels = ["p0", "p1", "p0+p1"]
+    return pdae_jax.simulate(
+        KEY, latent_dim=2, observed_dim=3, num_perturbations=2, labels=labels, cells_per_condition=60
+    ).data
+
+
+def test_two_runs_cannot_work_in_one_folder(tmp_path):
+    first = RunFolder(tmp_path / "run", {"a": 1}, {})
+    with pytest.raises(RuntimeError, match="Another process works in"):
+        RunFolder(tmp_path / "run", {"a": 1}, {})
+    code = f"""
+        import pathlib
+        from pdae_jax.runs.folder import lock
+        try:
+            lock(pathlib.Path({str(tmp_path / "run")!r}))
+        except RuntimeError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert "Another process works in" in done.stdout
+    first.close()
+    first.close()
+    RunFolder(tmp_path / "run", {"a": 1}, {}).close()
+
+
+@pytest.mark.slow
+def test_a_lock_ends_with_its_process(tmp_path):
+    code = f"""
+        import pathlib, time
+        from pdae_jax.runs.folder import lock
+        held = lock(pathlib.Path({str(tmp_path)!r}))
+        print("held", flush=True)
+        time.sleep(60)
+    """
+    with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(RuntimeError):
+            folder.lock(tmp_path)
+        process.kill()
+    folder.lock(tmp_path).release()
+
+
+def test_a_refused_run_leaves_the_folder_free(tmp_path):
+    RunFolder(tmp_path / "run", {"a": 1}, {}).close()
+    with pytest.raises(ValueError, match="holds another run"):
+        RunFolder(tmp_path / "run", {"a": 2}, {})
+    RunFolder(tmp_path / "run", {"a": 1}, {}).close()
+
+
+@pytest.mark.parametrize(("version", "age"), [(folder.FORMAT + 1, "a newer"), (0, "an older")])
+def test_a_folder_of_another_version_is_refused_and_stays(tmp_path, version, age):
+    RunFolder(tmp_path / "run", {"a": 1}, {}).close()
+    file = tmp_path / "run" / folder.CONFIG_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": version}))
+    before = file.read_bytes()
+    for read in (lambda: RunFolder(tmp_path / "run", {"a": 1}, {}), lambda: pdae_jax.load_run(tmp_path / "run")):
+        with pytest.raises(ValueError, match=rf"{age} version of pdae_jax \(format {version}"):
+            read()
+    assert file.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(PermissionError, match=r"run' cannot be written to: Permission denied. Pass another"):
+        RunFolder(tmp_path / "run", {}, {})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"file/run' cannot be written to"):
+        RunFolder(tmp_path / "file" / "run", {}, {})
+
+
+@pytest.mark.slow
+def test_a_full_disk_loses_no_checkpoint(train, tmp_path, monkeypatch):
+    whole = pdae_jax.fit(train, key=KEY, **SMALL)
+    real, saved = folder.Checkpoints.save, []
+
+    def full(self, step, state):
+        if step > 20:
+            monkeypatch.setattr(self._manager, "save", _raises)
+        saved.append(step)
+        real(self, step, state)
+
+    def _raises(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder.Checkpoints, "save", full)
+        with pytest.raises(OSError, match=r"step 40 could not be.*No space left.*That of step 20 is kept.*Make room"):
+            pdae_jax.fit(train, key=KEY, workdir=tmp_path / "run", **SMALL)
+    resumed = pdae_jax.fit(train, key=KEY, workdir=tmp_path / "run", **SMALL)
+    assert saved == [20, 40]
+    for left, right in zip(jax.tree.leaves(whole.params), jax.tree.leaves(resumed.params), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+class SendsSigterm:
+    """Of a fit that is told to stop in its second chunk."""
+
+    def __init__(self):
+        self.steps = []
+
+    def update(self, step, num_steps, loss):
+        self.steps.append(step)
+        if step == 10:
+            signal.raise_signal(signal.SIGTERM)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("population", [False, True])
+def test_sigterm_saves_and_ends_with_its_status(train, tmp_path, population):
+    def run(**options):
+        if population:
+            return pdae_jax.fit_population(train, [{}, {"learning_rate": 1e-3}], key=KEY, **SMALL, **options).members
+        return [pdae_jax.fit(train, key=KEY, **SMALL, **options)]
+
+    whole, told = run(), SendsSigterm()
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        run(workdir=tmp_path / "run", progress=told)
+    assert ended.value.code == loop.STOPPED == 143
+    assert signal.getsignal(signal.SIGTERM) == before
+    first = tmp_path / "run" / "000" if population else tmp_path / "run"
+    assert max(int(p.name) for p in (first / "checkpoints").iterdir() if p.name.isdigit()) in (10, 20)
+    for left, right in zip(whole, run(workdir=tmp_path / "run"), strict=True):
+        for a, b in zip(jax.tree.leaves(left.params), jax.tree.leaves(right.params), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_a_script_that_is_told_to_stop_says_so_by_its_status(tmp_path):
+    command = [sys.executable, "experiments/run.py", "--config=experiments/configs/simulated.py:smoke"]
+    options = ["--config.fit.num_steps=100000", f"--workdir={tmp_path / 'run'}"]
+    process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    metrics = tmp_path / "run" / folder.METRICS_FILE
+    while not metrics.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(60) == loop.STOPPED
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert max(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()) == steps[-1]
