@@ -78,12 +78,17 @@ def importance(table: Any, seed: int = 0) -> Table:
 
 
 def _as_numbers(column: Any) -> np.ndarray:
-    """Values of a setting on a scale: logarithms where they span more than tenfold, ranks of names."""
+    """Values of a setting on the scale they were chosen on; ranks of names."""
     if column.dtype.kind not in "fiu":
         return np.unique(column.astype(str), return_inverse=True)[1].astype(float)
     values = column.to_numpy(float)
     values = np.where(np.isnan(values), np.nanmin(values), values)
-    return np.log(values) if values.min() > 0 and values.max() > 10 * values.min() else values
+    return np.log(values) if _is_logarithmic(values) else values
+
+
+def _is_logarithmic(values: np.ndarray) -> bool:
+    """Whether values crowd at the lower end, as rates do that are even in the logarithm."""
+    return bool(values.min() > 0 and np.median(values) < 0.3 * values.max())
 
 
 def parallel_coordinates(table: Any) -> Figure:
@@ -98,6 +103,7 @@ def parallel_coordinates(table: Any) -> Figure:
         axis.plot(range(len(names)), heights, **colour)
     axis.set_xticks(range(len(names)), [name.removeprefix("fit.") for name in names])
     axis.set_yticks([])
+    axis.set_ylim(-0.1, 1.1)
     for place, name in enumerate(names):
         low, high = _ends(done[name])
         axis.annotate(low, (place, 0.0), (0, -4), textcoords="offset points", ha="center", va="top", fontsize=8)
@@ -119,7 +125,7 @@ def setting_effects(table: Any) -> Figure:
         column = done[name]
         if column.dtype.kind in "fiu" and column.nunique() > 6:
             axis.scatter(column, done[SCORE], s=14)
-            if column.min() > 0 and column.max() > 10 * column.min():
+            if _is_logarithmic(column.to_numpy(float)):
                 axis.set_xscale("log")
         else:
             groups = sorted(column.dropna().unique(), key=lambda value: (isinstance(value, str), value))
