@@ -3,6 +3,7 @@
 #   make run [CONFIG=path[:arg]] [WORKDIR=dir] [ARGS="--config.key=value ..."]
 #   make test | test-fast | lint | format | notebooks | venv | clean
 #   make docs | linkcheck | package
+#   make test-faults [ARGS="--kills=42"]
 #   make bench [SCRIPT=step_time] [ARGS="--flag=value ..."]
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ REQUIREMENTS := pyproject.toml constraints.txt
 EXECUTE := import sys, nbformat, nbclient; notebook = nbformat.read(sys.argv[1], 4); \
     nbclient.NotebookClient(notebook, record_timing=False).execute(); nbformat.write(notebook, sys.argv[1])
 
-.PHONY: help venv run test test-fast lint format bench notebooks docs linkcheck package clean
+.PHONY: help venv run test test-fast test-faults lint format bench notebooks docs linkcheck package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +37,10 @@ test: $(VENV)/dev.stamp
 
 test-fast: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(ARGS)
+
+# Runs and sweeps are killed at all sorts of moments; a quarter of an hour.
+test-faults: $(VENV)/dev.stamp
+	$(BIN)/python experiments/faults.py $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

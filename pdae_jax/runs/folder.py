@@ -1,6 +1,7 @@
 """The folder of a run: what it was asked to do, where it ran, its data, and its checkpoints."""
 
 import errno
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -65,7 +66,7 @@ class RunFolder:
 
     def _open(self, identity: dict[str, Any], config: dict[str, Any]) -> None:
         path, file = self.path, self.path / CONFIG_FILE
-        record = {"format": FORMAT, "identity": identity, "config": config}
+        record = {"format": FORMAT, "hash": config_hash(identity), "identity": identity, "config": config}
         if file.exists():
             _check_identity(path, read_config(path)["identity"], identity)
             # the same run, perhaps evaluated otherwise: what it is asked now is what its scripts go by
@@ -87,6 +88,11 @@ class RunFolder:
             if data is not None and not target.exists():
                 target.parent.mkdir(exist_ok=True)
                 save_data(target, data)
+
+
+def config_hash(identity: dict[str, Any]) -> str:
+    """SHA-256 of what decides a run: recipe, key, sources and the checksums of its data."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:

@@ -41,6 +41,7 @@ def fit(
     source: Mapping[str, str] | None = None,
     recipe: Recipe | None = None,
     workdir: str | pathlib.Path | None = None,
+    devices: int | None = None,
     progress: bool | Progress | None = None,
     config: dict[str, Any] | None = None,
     **options: Any,
@@ -57,6 +58,8 @@ def fit(
         recipe: hyperparameters; default `Recipe()`.
         workdir: folder of the run. Written as training goes on; an interrupted fit with the same data, key and
             recipe resumes there and ends with the same numbers.
+        devices: how many share each step, a divisor of the number of targets in a batch; None: one. The numbers are
+            those of one device to rounding, and a run may go on with another number.
         progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.
         config: further provenance for ``config.json``, plain values.
         **options: single fields of the recipe, ``fit(train, key=key, latent_dim=8)``.
@@ -69,11 +72,11 @@ def fit(
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
     recipe, components = with_components(recipe, train, workdir)
-    recipe = with_stop(train, validation, key, recipe, workdir, progress, components)
+    recipe = with_stop(train, validation, key, recipe, workdir, progress, components, devices)
     resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
     # a finished run has nothing to compile
     chunk = 0 if resuming else recipe.log_every
-    parts = prepare(key, train, validation, recipe, source, chunk=chunk, components=components)
+    parts = prepare(key, train, validation, recipe, source, chunk=chunk, components=components, devices=devices)
     identity = {"recipe": parts.frame.recipe.to_dict(), "key": key_data(key), "source": source}
     state, history, path = run_training(parts, identity, train, validation, workdir, progress, config or {})
     return fitted_of(parts.frame, state, train, validation, history, path)
@@ -110,6 +113,7 @@ def with_stop(
     workdir: str | pathlib.Path | None,
     progress: bool | Progress | None,
     components: Components | None = None,
+    devices: int | None = None,
 ) -> Recipe:
     """The recipe with its `stop_step`, where there are no validation conditions and enough combinations to choose it.
 
@@ -127,7 +131,8 @@ def with_stop(
     # the fit that chooses has the schedule of the fit proper
     recipe = resolve_recipe(recipe, seen_by_model(train, components))
     rest, judged = hold_out(train, left_out)
-    chosen = fit(rest, key=choice_key(key), validation=judged, recipe=recipe, progress=progress)
+    options: dict[str, Any] = {"recipe": recipe, "progress": progress, "devices": devices}
+    chosen = fit(rest, key=choice_key(key), validation=judged, **options)
     return recipe.override(stop_step=best_step(chosen))
 
 

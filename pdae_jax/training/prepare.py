@@ -20,6 +20,7 @@ from pdae_jax.randomness import make_random
 from pdae_jax.recipe import LossWeights, Recipe, Resolved
 from pdae_jax.training.compiler import RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import build_model, resolve_recipe
+from pdae_jax.training.devices import Devices, check_share, make_devices
 from pdae_jax.training.pilot import make_pilot, with_units
 from pdae_jax.training.reduction import seen_by_model
 from pdae_jax.training.step import (
@@ -97,13 +98,14 @@ def prepare(
     chunk: int = 0,
     components: Components | None = None,
     like: Parts | None = None,
+    devices: int | None = None,
 ) -> Parts:
     """Model, data on the device, training step and initial state of a fit.
 
     With `chunk`, that many steps are compiled (`make_train_steps`), while another thread compiles the start: XLA works
     outside Python's lock, and before a first step of a small model there is nothing else to wait for. With
     `components` the model is one of their scores. `like` is of another fit of the same training data: what it has on
-    the device serves this one too, where it is in the same units.
+    the device serves this one too, where it is in the same units. With `devices`, so many share each step.
     """
     recipe, seen = with_units(recipe, train), seen_by_model(train, components)
     pilot = make_pilot(recipe, seen)
@@ -113,6 +115,8 @@ def prepare(
         data = like.data
     else:
         data = feed(seen, pilot.standardizer, sizes_of(recipe))
+    check_share(devices, min(recipe.num_targets, train.num_conditions), isinstance(data, Streamed))
+    shared = None if devices is None or devices == 1 else make_devices(devices)
     random = make_random(key)
     rows = balanced_rows(random, train, int(np.clip(_START_CELLS // train.num_conditions, 8, 256)))
     cells = pilot.cells(rows)
@@ -130,17 +134,20 @@ def prepare(
     with ThreadPoolExecutor(max_workers=1) as thread:
         # only compiled there: contexts of the caller, its default device say, do not reach another thread
         compiling = thread.submit(_compiled_start, model, shapes)
-        step = step_for(recipe, model, train.num_conditions)
-        if chunk and isinstance(data, DeviceData):
+        step = step_for(recipe, model, train.num_conditions, shared)
+        if chunk and isinstance(data, DeviceData) and shared is None:
             make_train_steps(step, min(chunk, recipe.num_steps)).lower(start.out_info[0].train, data).compile()
         state, key_validate = compiling.result()(key, additive, settings)
     frame = _frame(recipe, model, pilot.standardizer, key, key_validate, train, validation, source, components)
+    state = with_errors(state, frame.validator)
+    if shared is not None:
+        data, state = shared.everywhere((data, state))
     return Parts(
         frame=frame,
         num_steps=steps_to_take(recipe),
         data=data,
         step=step,
-        state=with_errors(state, frame.validator),
+        state=state,
     )
 
 
@@ -260,11 +267,11 @@ def kernel_of(recipe: Resolved, x: Float[np.ndarray, "cells features"] | None) -
 _KERNELS = {"gaussian": kernels.gaussian, "laplace": kernels.laplace, "imq": kernels.inverse_multiquadric}
 
 
-def step_for(recipe: Resolved, model: Model, num_conditions: int) -> Callable:
+def step_for(recipe: Resolved, model: Model, num_conditions: int, devices: Devices | None = None) -> Callable:
     """The training step of a recipe, the same for all whose numbers are `Settings`."""
     terms = tuple(name for name in LossWeights._fields if getattr(recipe, name))
     kernel = (recipe.kernel, recipe.beta == 1.0, len(recipe.bandwidths))
-    return _make_step(model, num_conditions, sizes_of(recipe), kernel, terms, recipe.form)
+    return _make_step(model, num_conditions, sizes_of(recipe), kernel, terms, recipe.form, devices)
 
 
 @functools.lru_cache(maxsize=64)  # fits that differ in nothing that is compiled share the program
@@ -275,6 +282,7 @@ def _make_step(
     kernel: tuple[str, bool, int],
     terms: tuple[str, ...],
     form: str,
+    devices: Devices | None,
 ) -> Callable:
     num_sources, cells_per_source, num_targets, cells_per_target = sizes
     sample = make_sampler(
@@ -287,4 +295,4 @@ def _make_step(
     name, is_root, number = kernel
     # parameters are those of the state; the exponent 1 is computed without a power
     profile = kernels.energy(1.0 if is_root else 0.5) if name == "energy" else _KERNELS[name](np.ones(number))
-    return make_train_step(model, sample, kernel=profile, terms=terms, form=form)
+    return make_train_step(model, sample, kernel=profile, terms=terms, form=form, devices=devices)

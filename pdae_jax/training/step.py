@@ -17,6 +17,7 @@ from pdae_jax.model.model import Model, Start
 from pdae_jax.model.networks import unraveller
 from pdae_jax.recipe import LossWeights, Resolved
 from pdae_jax.training.compiler import RUNS_OFTEN, compiler_options
+from pdae_jax.training.devices import Devices
 from pdae_jax.training.objective import LossTerms, pdae_loss
 from pdae_jax.training.optimizer import make_optimizer
 from pdae_jax.two_sample.kernels import Kernel
@@ -109,6 +110,7 @@ def make_train_step(
     kernel: Kernel,
     terms: Sequence[str],
     form: str,
+    devices: Devices | None = None,
 ) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
     """``step(state, data) -> (state, metrics)``: draw a batch, descend, average.
 
@@ -118,6 +120,7 @@ def make_train_step(
         kernel: of the loss; its parameters are those of the state.
         terms: names of the terms of the loss that are computed; their weights are those of the state.
         form: of the loss.
+        devices: that share the targets of a batch; what they all have is the same, and gradients are summed over them.
     """
     unravel = make_unravel(model)
 
@@ -128,6 +131,10 @@ def make_train_step(
         fold_in = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         key_sample, key_loss = fold_in(state.key, 2 * state.step + jnp.arange(2))
         batch = sample(key_sample, data)
+        if devices is not None:
+            # nearly all work is decoding for targets: each device has some of these, and all have the sources
+            x_target, label_target = (devices.split(each) for each in (batch.x_target, batch.label_target))
+            batch = batch._replace(x_target=x_target, label_target=label_target)
         own_kernel = dataclasses.replace(kernel, parameters=settings.kernel)
 
         def loss(vector: Array) -> tuple[Array, LossTerms]:

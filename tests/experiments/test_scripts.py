@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -209,3 +210,22 @@ def test_the_pytorch_reference_learns_and_leaves_the_random_state_alone():
     moved = reference.translate(networks, x[labels[:, 0] == 0], torch.ones(1))
     assert torch.equal(before, torch.get_rng_state())
     torch.testing.assert_close(moved.mean(0), torch.full((2,), 3.0), atol=1.0, rtol=0)
+
+
+def test_a_run_is_reproduced_from_its_folder(sweep, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(sweep[0] / "runs" / "winner", run)
+    printed = call("reproduce.py", run)
+    assert "parameters: the same bits" in printed and printed.endswith("\nreproduced\n")
+    assert "largest difference 0 of the control's" in printed
+    record = json.loads((run / "config.json").read_text())
+    record["identity"]["data"]["train"] = "0" * 64
+    (run / "config.json").write_text(json.dumps(record))
+    assert "are not those of the run: train" in call("reproduce.py", run, status=1)
+
+
+def test_killed_runs_end_as_unbroken_ones(tmp_path):
+    """A short form of ``make test-faults``: one kill in training, one while a checkpoint is written, one in set-up."""
+    printed = call("faults.py", "--kills=3", f"--table={tmp_path / 'faults.csv'}")
+    table = pd.read_csv(tmp_path / "faults.csv")
+    assert table["moment"].tolist() == ["set-up", "steps", "checkpoint"] and table["same"].all(), printed

@@ -1,0 +1,240 @@
+"""Kill runs and sweeps at all sorts of moments, start them again, and compare with what was never killed.
+
+    make test-faults                                       # 40 kills and more, a quarter of an hour
+    python experiments/faults.py --kills=6 --table=faults.csv
+
+Each kill is SIGKILL, to a fresh run, at a moment found by looking at its folder: in set-up (before the first line of
+metrics), between two steps, while a checkpoint is being written, in the evaluation, while results are written, and in
+a sweep whose points train together. Every third run is killed a second time, as it goes on. The run that then goes on
+to its end must have the parameters, the metrics and the evaluation of the unbroken one, bit for bit, and must have
+repeated no more steps than lie between two checkpoints. Exit status 1 if one has not.
+"""
+
+import csv
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags
+
+from pdae_jax import load_run
+from pdae_jax.runs.track import read_metrics
+
+KILLS = flags.DEFINE_integer("kills", 42, "how many runs are killed, the moments taken in turn")
+TABLE = flags.DEFINE_string("table", None, "file for the table, .csv")
+SEED = flags.DEFINE_integer("fault_seed", 0, "of the moments")
+
+EVERY = 40  # steps between checkpoints
+_REPOSITORY = pathlib.Path(__file__).parents[1]
+_CONFIG = f"""
+from experiments.configs import simulated
+
+def get_config(arg="default"):
+    config = simulated.get_config("smoke")
+    config.data.update(latent_dim=2, observed_dim=4, num_perturbations=3, cells_per_condition=200)
+    config.data.labels = ("p0", "p1", "p2", "p0+p1", "p1+p2", "p0+p2")
+    config.split.validation, config.split.test = ("p1+p2",), ("p0+p2",)
+    config.fit.update(latent_dim=2, num_steps=400, log_every=10, eval_every=20, checkpoint_every={EVERY})
+    config.evaluation.num_samples = 150
+    return config
+
+def get_sweep():
+    for rate in (1e-3, 2e-3, 4e-3):
+        yield {{"fit.learning_rate": rate}}
+"""
+
+
+class Kill(NamedTuple):
+    """What was done to one run, and what came of it."""
+
+    moment: str
+    kills: int
+    step: int  # last logged before the last kill
+    repeated: int  # steps that were taken again
+    same: bool
+    note: str = ""
+
+
+def main(_):
+    with tempfile.TemporaryDirectory(prefix="pdae_jax-faults-") as scratch:
+        kills = list(run_all(pathlib.Path(scratch), KILLS.value, SEED.value))
+    if TABLE.value:
+        with open(TABLE.value, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(Kill._fields)
+            writer.writerows(kills)
+    print(f"\n{'moment':12} {'runs':>5} {'kills':>6} {'steps repeated':>15} {'as unbroken':>12}")
+    for moment in MOMENTS:
+        own = [kill for kill in kills if kill.moment == moment]
+        if own:
+            number, worst = sum(kill.kills for kill in own), max(kill.repeated for kill in own)
+            print(f"{moment:12} {len(own):5} {number:6} {worst:15} {sum(kill.same for kill in own):>6} of {len(own)}")
+    if not all(kill.same for kill in kills):
+        sys.exit(1)
+
+
+def run_all(scratch: pathlib.Path, number: int, seed: int) -> Iterator[Kill]:
+    """Kill `number` runs, and see what becomes of them."""
+    config = scratch / "tiny.py"
+    config.write_text(_CONFIG)
+    environment = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+    def command(script: str, folder: pathlib.Path) -> list[str]:
+        more = ["--launcher=population", "--nowinner"] if script == "sweep" else []
+        return [sys.executable, f"experiments/{script}.py", f"--config={config}", f"--workdir={folder}", *more]
+
+    def finish(script: str, folder: pathlib.Path) -> str:
+        done = subprocess.run(
+            command(script, folder), cwd=_REPOSITORY, env=environment, capture_output=True, text=True, check=False
+        )
+        return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+    dice, moments = random.Random(seed), list(MOMENTS)
+    for script in ("run", "sweep")[: 1 + (number >= len(moments))]:
+        error = finish(script, scratch / f"whole-{script}")
+        if error:
+            raise RuntimeError(f"The unbroken {script} failed: {error}")
+    for row in range(number):
+        moment = moments[row % len(moments)]
+        script = "sweep" if moment == "sweep" else "run"
+        folder, step, kills, repeated = scratch / f"{row:03d}", 0, 0, 0
+        for _ in range(2 if row % 3 == 2 else 1):
+            if not _kill(command(script, folder), environment, folder, MOMENTS[moment], dice):
+                break
+            kills, step = kills + 1, max(step, _last_step(folder))
+            repeated = max(repeated, _last_step(folder) - _last_checkpoint(folder))
+        note = finish(script, folder)
+        same = not note and repeated <= EVERY and _same(scratch / f"whole-{script}", folder, script)
+        kill = Kill(moment, kills, step, repeated, same, note)
+        print(f"[{row + 1}/{number}] {kill}", flush=True)
+        yield kill
+
+
+def _kill(
+    command: list[str],
+    environment: dict[str, str],
+    folder: pathlib.Path,
+    moment: Callable[[pathlib.Path, random.Random], bool],
+    dice: random.Random,
+) -> bool:
+    """Start a process and kill it at the moment; False if it ended before."""
+    process = subprocess.Popen(
+        command,
+        cwd=_REPOSITORY,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    reached = moment(folder, dice)
+    while not reached and process.poll() is None:
+        time.sleep(0.001)
+        reached = moment(folder, dice)
+    alive = process.poll() is None
+    if alive:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return alive
+
+
+def _runs(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The run folders: the folder itself, or those of a sweep."""
+    return [folder] if (folder / "config.json").exists() else [p.parent for p in sorted(folder.glob("*/config.json"))]
+
+
+def _lines(folder: pathlib.Path) -> int:
+    return sum(
+        (run / "metrics.jsonl").read_bytes().count(b"\n") for run in _runs(folder) if (run / "metrics.jsonl").exists()
+    )
+
+
+def _last_step(folder: pathlib.Path) -> int:
+    return max((e[-1]["step"] for run in _runs(folder) if (e := read_metrics(run / "metrics.jsonl"))), default=0)
+
+
+def _last_checkpoint(folder: pathlib.Path) -> int:
+    steps = [int(p.name) for run in _runs(folder) for p in (run / "checkpoints").glob("*") if p.name.isdigit()]
+    return max(steps, default=0)
+
+
+def _in_setup(folder: pathlib.Path, dice: random.Random) -> bool:
+    begun = folder.exists() and _lines(folder) == 0
+    return begun and dice.random() < 0.002  # anywhere in the time that it takes
+
+
+def _between_steps(folder: pathlib.Path, dice: random.Random) -> bool:
+    return _lines(folder) > 0 and dice.random() < 0.01
+
+
+def _in_checkpoint(folder: pathlib.Path, dice: random.Random) -> bool:
+    return any(folder.glob("checkpoints/*tmp*")) and dice.random() < 0.3
+
+
+def _in_evaluation(folder: pathlib.Path, dice: random.Random) -> bool:
+    return (folder / "data" / "test.npz").exists() and dice.random() < 0.003
+
+
+def _in_results(folder: pathlib.Path, dice: random.Random) -> bool:
+    return (folder / "evaluation.csv").exists() and dice.random() < 0.005
+
+
+def _in_sweep(folder: pathlib.Path, dice: random.Random) -> bool:
+    return bool(_runs(folder)) and dice.random() < 0.002
+
+
+MOMENTS: dict[str, Callable[[pathlib.Path, random.Random], bool]] = {
+    "set-up": _in_setup,
+    "steps": _between_steps,
+    "checkpoint": _in_checkpoint,
+    "evaluation": _in_evaluation,
+    "results": _in_results,
+    "sweep": _in_sweep,
+}
+
+
+def _same(whole: pathlib.Path, other: pathlib.Path, script: str) -> bool:
+    """Parameters, metrics and evaluation, bit for bit."""
+    runs = [(whole, other)] if script == "run" else [(run, other / run.name) for run in _runs(whole)]
+    for left, right in runs:
+        first, second = (jax.tree.leaves(load_run(run).params) for run in (left, right))
+        if not all(np.array_equal(a, b) for a, b in zip(first, second, strict=True)):
+            return False
+        metrics = [
+            [
+                {k: v for k, v in entry.items() if k != "steps_per_second"}
+                for entry in read_metrics(run / "metrics.jsonl")
+            ]
+            for run in (left, right)
+        ]
+        if json.dumps(metrics[0]) != json.dumps(metrics[1]):
+            return False
+    if script == "sweep":
+        return _scores(whole) == _scores(other)
+    made = {p.relative_to(whole) for p in whole.rglob("*") if p.suffix in (".md", ".png", ".h5ad", ".csv")}
+    return (whole / "evaluation.csv").read_bytes() == (other / "evaluation.csv").read_bytes() and made == {
+        p.relative_to(other) for p in other.rglob("*") if p.suffix in (".md", ".png", ".h5ad", ".csv")
+    }
+
+
+def _scores(folder: pathlib.Path) -> list[tuple[str, str]]:
+    with (folder / "sweep.csv").open(newline="") as file:
+        return sorted((row["folder"], row["validation_share"]) for row in csv.DictReader(file))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,132 @@
+"""Repeat a run from its folder alone, and compare: data, parameters, losses, evaluation.
+
+python experiments/reproduce.py runs/simulated [--workdir=runs/simulated-again]
+
+On the same machine with the same versions everything is the same bit for bit. Elsewhere rounding grows with the steps,
+and what is compared is the error on held-out conditions, beside how much it differs between the halves of measured
+cells. What differs in versions and device is printed. Exit status 1 if the run was not reproduced.
+"""
+
+import json
+import pathlib
+import sys
+import tempfile
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+
+from pdae_jax import evaluate, fit, fit_ensemble, load_ensemble, load_run
+from pdae_jax.evaluation.table import MODEL
+from pdae_jax.model.ensemble import Ensemble
+from pdae_jax.model.fitted import Fitted
+from pdae_jax.reporting import results
+from pdae_jax.runs import folder
+from pdae_jax.runs.files import read_json
+from pdae_jax.runs.store import fingerprint, load_data
+from pdae_jax.training.restore import Record, read_record
+
+WORKDIR = flags.DEFINE_string("workdir", None, "folder for the repeated run; default a temporary one")
+_CLOSE = 0.05  # of the control's energy distance, on another machine
+_METRIC = "energy_distance"
+
+
+def main(arguments: list[str]):
+    logging.set_verbosity(logging.WARNING)
+    if len(arguments) != 2:
+        raise app.UsageError("Pass the folder of one run: python experiments/reproduce.py runs/simulated")
+    path = pathlib.Path(arguments[1])
+    with tempfile.TemporaryDirectory(prefix="pdae_jax-again-") as scratch:
+        same = reproduce(path, pathlib.Path(WORKDIR.value or f"{scratch}/run"))
+    print("reproduced" if same else "NOT reproduced")
+    if not same:
+        sys.exit(1)
+
+
+def reproduce(path: pathlib.Path, workdir: pathlib.Path) -> bool:
+    """Repeat the run of a folder in another; whether it came out the same."""
+    record = read_record(path)
+    print(f"{path}: config {folder.config_hash(record.identity)[:12]}")
+    changed = check_data(record)
+    if changed:
+        print(f"the data in the folder are not those of the run: {', '.join(changed)}")
+        return False
+    other = differences(read_json(path / folder.ENVIRONMENT_FILE), folder.environment())
+    for name, (then, now) in other.items():
+        print(f"  {name}: {then} then, {now} now")
+    first, again = load(path, record), train(record, workdir)
+    worst = max(
+        float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))))
+        for a, b in zip(leaves(first), leaves(again), strict=True)
+    )
+    print(f"parameters: {'the same bits' if worst == 0 else f'largest difference {worst:.3g}'}")
+    same = worst == 0 and scores_of_training(first) == scores_of_training(again)
+    print(f"losses and errors while training: {'the same' if same else 'not the same bits'}")
+    if (path / folder.TEST_FILE).exists() and (path / results.EVALUATION_FILE).exists():
+        return compare_evaluations(path, again) or same
+    return same or (bool(other) and worst < 1e-2)
+
+
+def check_data(record: Record) -> list[str]:
+    """Names of the parts whose checksum is not that of the run."""
+    parts = {"train": record.train, "validation": record.validation}
+    return [name for name, data in parts.items() if fingerprint(data) != record.identity["data"][name]]
+
+
+def train(record: Record, workdir: pathlib.Path) -> Fitted | Ensemble:
+    """The same fit anew."""
+    options: dict[str, Any] = {
+        "key": record.key,
+        "validation": record.validation,
+        "source": record.source,
+        "recipe": record.recipe,
+        "workdir": workdir,
+        "progress": True,
+    }
+    if "num_replicas" not in record.identity:
+        return fit(record.train, **options)
+    replicas = {name: record.identity[name] for name in ("num_replicas", "bootstrap")}
+    return fit_ensemble(record.train, **replicas, **options)
+
+
+def load(path: pathlib.Path, record: Record) -> Fitted | Ensemble:
+    return load_ensemble(path) if "num_replicas" in record.identity else load_run(path)
+
+
+def leaves(fitted: Fitted | Ensemble) -> list[Any]:
+    return jax.tree.leaves([member.params for member in fitted.members])
+
+
+def scores_of_training(fitted: Fitted | Ensemble) -> str:
+    history = fitted.members[0].history
+    return json.dumps([{k: v for k, v in entry.items() if k != "steps_per_second"} for entry in history])
+
+
+def compare_evaluations(path: pathlib.Path, again: Fitted | Ensemble) -> bool:
+    """Errors on the test conditions, then and now: equal, or as close as rounding leaves them."""
+    before, test = results.read_evaluation(path), load_data(path / folder.TEST_FILE)
+    options = read_json(path / folder.CONFIG_FILE)["config"].get("evaluation", {})
+    options = {name: options[name] for name in ("num_samples", "source") if name in options}
+    now = evaluate(again, test, metrics=[_METRIC], baselines=["control"], progress=False, **options)
+
+    def values(table: Any, method: str) -> Any:
+        own = table[(table["split"] == "test") & (table["method"] == method) & (table["metric"] == _METRIC)]
+        return own.set_index("condition")["value"]
+
+    then, found, control = values(before, MODEL), values(now, MODEL), values(before, "control")
+    shares = ((found - then).abs() / control).fillna(np.inf)
+    print(f"energy distance on {len(then)} test conditions: {then.mean():.6g} then, {found.mean():.6g} now;")
+    print(f"largest difference {shares.max():.2g} of the control's")
+    return bool(shares.max() < _CLOSE)
+
+
+def differences(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What differs between two environments, by its name."""
+    flat = [{**{k: v for k, v in each.items() if k != "packages"}, **each.get("packages", {})} for each in (then, now)]
+    names = sorted(flat[0].keys() | flat[1].keys())
+    return {n: (flat[0].get(n), flat[1].get(n)) for n in names if flat[0].get(n) != flat[1].get(n)}
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,88 @@
+"""Several devices: the numbers of one, and a run that goes on with another number of them."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import pdae_jax
+from pdae_jax.training.devices import check_share, make_devices
+
+pytestmark = pytest.mark.slow
+
+PROGRAM = """
+    import json, pathlib, sys
+    import jax, numpy as np
+    from jax.flatten_util import ravel_pytree
+    import pdae_jax
+
+    labels = ["p0", "p1", "p2", "p0+p1", "p0+p2", "p1+p2", "p0:2+p1", "p0+p1+p2"]
+    data = pdae_jax.simulate(
+        jax.random.key(0), latent_dim=2, observed_dim=3, num_perturbations=3, labels=labels, cells_per_condition=80
+    ).data
+    train, validation = pdae_jax.hold_out(data, ["p1+p2"])
+    small = {"latent_dim": 2, "num_steps": 20, "log_every": 5, "eval_every": 5, "checkpoint_every": 10, "hidden": (8,),
+             "cells_per_source": 8, "cells_per_target": 8}
+    options = {"key": jax.random.key(5), "validation": validation, **small}
+
+    class Killed(Exception):
+        pass
+
+    class Kills:
+        def update(self, step, num_steps, loss):
+            if step == 15:
+                raise Killed
+        def close(self):
+            pass
+
+    def distance(fitted, other):
+        left, right = (ravel_pytree(each.params)[0] for each in (fitted, other))
+        return float(np.linalg.norm(left - right) / np.linalg.norm(right))
+
+    one = pdae_jax.fit(train, **options)
+    found = {"devices": jax.local_device_count()}
+    found["fit"] = distance(pdae_jax.fit(train, devices=8, **options), one)
+    folder = pathlib.Path(sys.argv[1])
+    try:
+        pdae_jax.fit(train, devices=8, workdir=folder, progress=Kills(), **options)
+    except Killed:
+        pass
+    found["resumed"] = distance(pdae_jax.fit(train, devices=2, workdir=folder, **options), one)
+    found["loaded"] = distance(pdae_jax.load_run(folder), one)
+    settings = [{"learning_rate": rate} for rate in np.geomspace(1e-4, 1e-2, 12).tolist()]
+    population = pdae_jax.fit_population(train, settings, **options)
+    found["members"] = [distance(member, pdae_jax.fit(train, **{**options, **setting}))
+                        for member, setting in zip(population.members[5:6], settings[5:6])]
+    print(json.dumps(found))
+"""
+
+
+def test_eight_devices_give_the_numbers_of_one(tmp_path):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(PROGRAM), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["devices"] == 8
+    for name in ("fit", "resumed", "loaded"):
+        assert found[name] < 2e-3, found
+    assert max(found["members"]) < 2e-3, found
+
+
+def test_devices_that_cannot_share_a_batch_are_refused():
+    with pytest.raises(ValueError, match=r"devices=3, but a batch has 8 targets.*num_targets"):
+        check_share(3, 8, False)
+    with pytest.raises(ValueError, match="in files"):
+        check_share(2, 8, True)
+    with pytest.raises(ValueError, match="but JAX has"):
+        make_devices(4096)
+    check_share(1, 7, True)
+    assert pdae_jax.training.devices.make_devices(1).number == 1
