@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from experiments.configs import anndata as own_file
+from experiments.sweeps.searches import random_settings
 from pdae_jax import build
 from pdae_jax.data.own_data import own_data
 
@@ -68,9 +69,11 @@ def test_versions_agree():
 def test_the_config_of_the_guide_builds(tmp_path, monkeypatch):
     """As it is printed, on a file with its column names."""
     text = (REPOSITORY / "docs" / "guide" / "experiments.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     made: dict = {}
-    exec(example, made)
+    for example in examples:
+        exec(example, made)
+    assert len(random_settings(made["get_space"](), 3, seed=0)) == 3
     monkeypatch.chdir(tmp_path)
     own_file.write_example("my.h5ad")
     experiment = build.experiment(made["get_config"]())
