@@ -1,12 +1,32 @@
 """Set before JAX and matplotlib are imported; nothing here may import pdae_jax, whose annotations pytest checks."""
 
+import gc
 import os
+import pathlib
 
 import hypothesis
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import jax
+
+MOST_MAPS = 20_000
+
 # The same examples every time, and no deadline: the first example of a jitted function compiles it.
 hypothesis.settings.register_profile("pdae_jax", derandomize=True, deadline=None, max_examples=30, database=None)
 hypothesis.settings.load_profile("pdae_jax")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_compiled_programs():
+    """A process may have 65,530 maps of memory on Linux, and each compiled program takes a few of them.
+
+    Without this a worker that has run most of the tests dies in the compiler.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_text().splitlines()) > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
