@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -38,6 +37,8 @@ def leaderboard(table: Any, number: int = 20) -> Table:
     grouped = done.groupby(names, dropna=False)
     found = grouped[SCORE].agg(["mean", "std", "count"]).rename(columns={"mean": SCORE, "std": "spread"})
     found["seconds"] = grouped["seconds"].mean()
+    if found["count"].max() == 1:
+        found = found.drop(columns=["spread", "count"])
     return found.sort_values(SCORE).reset_index().head(number)
 
 
@@ -95,7 +96,8 @@ def parallel_coordinates(table: Any) -> Figure:
     """A line for each point through its settings to its score; the best tenth in colour."""
     done = table[table["state"] == "finished"].sort_values(SCORE, ascending=False)
     names = [*settings_of(done), SCORE]
-    figure, axis = plt.subplots(figsize=(max(4.0, 1.8 * len(names)), 4.0), layout="constrained")
+    figure = Figure(figsize=(max(4.0, 1.8 * len(names)), 4.0), layout="constrained")
+    axis = figure.subplots()
     best = len(done) - max(1, len(done) // 10)
     for row in range(len(done)):
         heights = [_height(done[name])[row] for name in names]
@@ -118,9 +120,8 @@ def setting_effects(table: Any) -> Figure:
     """The score against each setting by itself."""
     done = table[table["state"] == "finished"]
     names: Sequence[str] = settings_of(done) or [SCORE]
-    figure, axes = plt.subplots(
-        1, len(names), figsize=(3.2 * len(names), 3.0), sharey=True, squeeze=False, layout="constrained"
-    )
+    figure = Figure(figsize=(3.2 * len(names), 3.0), layout="constrained")
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         column = done[name]
         if column.dtype.kind in "fiu" and column.nunique() > 6:
