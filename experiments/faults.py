@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from pdae_jax import load_run
 from pdae_jax.runs.track import read_metrics
@@ -66,6 +66,7 @@ class Kill(NamedTuple):
 
 
 def main(_):
+    logging.set_verbosity(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="pdae_jax-faults-") as scratch:
         kills = list(run_all(pathlib.Path(scratch), KILLS.value, SEED.value))
     if TABLE.value:

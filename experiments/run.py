@@ -47,7 +47,8 @@ def main(_):
         recipe=experiment.recipe,
         workdir=workdir,
         progress=True,
-        config={"file": source, "command": command, **CONFIG.value.to_dict()},
+        # with the sources that a protocol found: who evaluates the folder again has them from there
+        config={"file": source, "command": command, **CONFIG.value.to_dict(), "evaluation": experiment.evaluation},
     )
     results.save_test(workdir, experiment.test)
     if experiment.truth is not None:

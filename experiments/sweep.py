@@ -17,10 +17,12 @@ them here). --search=optuna with one objective stops poor points early, by async
 they run; but not in a population.
 """
 
+import contextlib
 import functools
 import json
 import os
 import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,12 +34,14 @@ from ml_collections import config_flags
 from experiments.sweeps import launchers, searches
 from experiments.sweeps.points import (
     COLUMNS,
+    RESULT_FILE,
     SCORE,
     Point,
     Result,
     command_of,
     configure,
-    finished_result,
+    digest_of,
+    earlier_result,
     folder_name,
     grid_of,
     load_config,
@@ -81,24 +85,35 @@ def main(_):
     if POINT.value:
         _train_alone(source, json.loads(POINT.value), workdir)
         return
+    if DRY_RUN.value and (LAUNCHER.value != "slurm" or SEARCH.value == "optuna"):
+        raise ValueError("--dry_run writes the scripts of --launcher=slurm, for a grid or a random search.")
+    if LAUNCHER.value == "population" and "seconds" in OBJECTIVES.value:
+        raise ValueError("Members of a population have no time of their own. Pass --objectives=error.")
     if not _has_validation():
         raise ValueError("The config has no validation conditions to rank points by; name some in config.split.")
     search = _search(path, source, workdir)
-    rows = [_row(point, result) for point in search.earlier() if (result := finished_result(point))]
-    while points := search.ask(AT_ONCE.value or (1 if LAUNCHER.value == "inline" else 32)):
+    rows = [_row(point, result) for point in search.earlier() if (result := earlier_result(point))]
+    while points := search.ask(AT_ONCE.value or _together()):
         for point, result in _run(points, source, workdir):
             search.tell(point, result)
             rows.append(_row(point, result))
             _write_table(workdir, rows)
             print(f"[{len(rows)}/{search.total}] {_words(point, result)}", flush=True)
-    if not rows:
+    if not rows or DRY_RUN.value:
         return
     table = sweeps.read_sweep(workdir)
-    print(f"\n{_show(sweeps.leaderboard(table))}\n\n{SCORE}: mean energy distance on the validation conditions, as a ")
+    print(f"\n{_show(sweeps.leaderboard(table))}\n\n{SCORE}: energy distance on the validation conditions, as a ")
     print(f"fraction of the control's.\nEvery point, with its command: {workdir / TABLE_FILE}")
     _write_report(workdir, table)
     if WINNER.value and (table["state"] == "finished").any():
         _evaluate_winner(source, table, workdir)
+
+
+def _together() -> int:
+    """Points that are asked for at once: all of a list, and as many as a search can do without their results."""
+    if LAUNCHER.value == "inline":
+        return 1
+    return 32 if SEARCH.value == "optuna" or LAUNCHER.value == "population" else 10**6
 
 
 def _row(point: Point, result: Result) -> dict[str, Any]:
@@ -113,6 +128,9 @@ def _has_validation() -> bool:
 def _point(source: str, workdir: pathlib.Path, settings: dict[str, Any], number: int, numbered: bool) -> Point:
     folder = workdir / (f"{number:03d}" if numbered else folder_name(settings))
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # of settings that the config does not have: said later
+        digest = digest_of(configure(CONFIG.value, settings))
+        return Point(settings, folder, command_of(source, {**overrides, **settings}, folder), digest)
     return Point(settings, folder, command_of(source, {**overrides, **settings}, folder))
 
 
@@ -141,11 +159,12 @@ def _run(points: list[Point], source: str, workdir: pathlib.Path) -> Iterator[tu
     """Results of points; those that ended in an earlier call are read back."""
     waiting = []
     for point in points:
-        found = finished_result(point)
-        if found is None:
-            waiting.append(point)
-        else:
+        found = earlier_result(point)
+        if found is not None and found.state != "failed":
             yield point, found
+            continue
+        (point.folder / RESULT_FILE).unlink(missing_ok=True)  # what failed is tried again
+        waiting.append(point)
     if not waiting:
         return
     if LAUNCHER.value == "inline":
@@ -196,8 +215,7 @@ def _resolved(source: str) -> str:
 
 def _train_alone(source: str, asked: dict[str, Any], workdir: pathlib.Path) -> None:
     point = Point(**{**asked, "folder": pathlib.Path(asked["folder"])})
-    config = configure(CONFIG.value, point.settings)
-    train_point(config, point, source, _report_of(workdir)(point))
+    train_point(CONFIG.value, point, source, _report_of(workdir)(point))
 
 
 def _write_table(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
@@ -240,10 +258,20 @@ def _evaluate_winner(source: str, table: Any, workdir: pathlib.Path) -> None:
     names = [name for name in table if name not in COLUMNS]
     keys = [name for name in names if name != "seed"]
     done = table[table["state"] == "finished"]
-    best = done.groupby(keys, dropna=False)[SCORE].transform("mean").idxmin() if keys else done[SCORE].idxmin()
-    settings = json.loads((workdir / str(done.loc[best, "folder"]) / "config.json").read_text())["config"]
+    if keys:
+        # settings that failed with a seed come after those that did not
+        groups = done.groupby(keys, dropna=False)[SCORE]
+        full = groups.transform("count") == groups.transform("count").max()
+        best = groups.transform("mean")[full].idxmin()
+    else:
+        best = done[SCORE].idxmin()
+    best_point, command = str(done.loc[best, "folder"]), shlex.join(["python", *sys.argv])
+    settings = json.loads((workdir / best_point / "config.json").read_text())["config"]
     config = configure(CONFIG.value, _settings_in(settings, names))
     folder = workdir / WINNER_FOLDER
+    if (folder / "config.json").exists():  # of a sweep that had fewer points
+        earlier = json.loads((folder / "config.json").read_text())["config"].get("point")
+        folder = folder if earlier == best_point else workdir / f"{WINNER_FOLDER}-{best_point}"
     experiment = build.experiment(config)
     fit(
         experiment.train,
@@ -253,11 +281,17 @@ def _evaluate_winner(source: str, table: Any, workdir: pathlib.Path) -> None:
         recipe=experiment.recipe,
         workdir=folder,
         progress=True,
-        config={"file": source, "command": str(done.loc[best, "command"]), **config.to_dict()},
+        config={
+            "file": source,
+            "command": command,
+            "point": best_point,
+            **config.to_dict(),
+            "evaluation": experiment.evaluation,
+        },
     )
     results.save_test(folder, experiment.test)
-    print(f"\nThe winner, {done.loc[best, 'folder']}, from another start, on the test conditions:")
-    print(results.write_results(folder, command=str(done.loc[best, "command"]), **experiment.evaluation))
+    print(f"\nThe winner, {best_point}, from another start, on the test conditions ({folder}):")
+    print(results.write_results(folder, command=command, **experiment.evaluation))
 
 
 def _settings_in(config: dict[str, Any], names: list[str]) -> dict[str, Any]:

@@ -64,6 +64,8 @@ def _look(path: pathlib.Path) -> Seen:
     if (path / RESULT_FILE).exists():
         result = read_json(path / RESULT_FILE)
         return Seen(path.name, result["state"], step, num_steps, loss, result["score"], result["error"])
+    if step >= num_steps:
+        return Seen(path.name, "finished", step, num_steps, loss, float("nan"))
     idle = not file.exists() or time.time() - file.stat().st_mtime > _IDLE
     return Seen(path.name, "idle" if idle else "running", step, num_steps, loss, error)
 

@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from experiments.sweeps.points import RESULT_FILE, Point, Result, configure, save_result, score_of, train_point
+from experiments.sweeps.points import Point, Result, configure, earlier_result, save_result, score_of, train_point
 from pdae_jax import build
-from pdae_jax.runs.files import read_json
 from pdae_jax.training.population import Request, train_requests
 
 # (point) -> command line of a process that trains it and keeps its result
@@ -23,7 +22,7 @@ def inline(
 ) -> Iterator[tuple[Point, Result]]:
     """One after the other, in this process."""
     for point in points:
-        yield point, train_point(configure(config, point.settings), point, source, report_of(point))
+        yield point, train_point(config, point, source, report_of(point))
 
 
 def population(points: Sequence[Point], config: Any, source: str) -> Iterator[tuple[Point, Result]]:
@@ -32,9 +31,9 @@ def population(points: Sequence[Point], config: Any, source: str) -> Iterator[tu
     requests, asked = [], []
     start = time.perf_counter()
     for point in points:
-        own = configure(config, point.settings)
-        which = repr((own.seed, own.data.to_dict(), own.split.to_dict(), own.evaluation.to_dict()))
         try:
+            own = configure(config, point.settings)
+            which = repr((own.seed, own.data.to_dict(), own.split.to_dict(), own.evaluation.to_dict()))
             if which not in experiments:  # points of the same data share them on the device
                 experiments[which] = build.experiment(own)
             experiment = experiments[which]
@@ -56,13 +55,15 @@ def population(points: Sequence[Point], config: Any, source: str) -> Iterator[tu
             )
         )
         asked.append(point)
-    outcomes = train_requests(requests, progress=True) if requests else []
+    outcomes = train_requests(requests, progress=True, tolerant=True) if requests else []
     seconds = (time.perf_counter() - start) / max(len(asked), 1)  # of each: they were trained together
     for point, outcome in zip(asked, outcomes, strict=True):
-        if outcome.fitted is None:
-            result = Result(float("nan"), seconds, 0, "failed", outcome.error)
-        else:
-            result = Result(score_of(outcome.fitted), seconds, outcome.kept_step, "finished")
+        try:
+            if outcome.fitted is None:
+                raise RuntimeError(outcome.error)
+            result = Result(score_of(outcome.fitted), seconds, outcome.steps, "finished")
+        except (RuntimeError, ValueError) as error:
+            result = Result(float("nan"), seconds, outcome.steps, "failed", str(error))
         yield point, save_result(point, result)
 
 
@@ -133,8 +134,8 @@ def _call(command: list[str], folder: str) -> str:
 
 def _result_of(point: Point, error: str) -> Result:
     """What the process of a point has kept; one that died has kept nothing."""
-    file = point.folder / RESULT_FILE
-    if file.exists():
-        return Result(**read_json(file))
+    found = earlier_result(point)
+    if found is not None:
+        return found
     last = error.strip().splitlines()[-1] if error.strip() else "its process ended without a result"
     return save_result(point, Result(float("nan"), 0.0, 0, "failed", last))

@@ -1,6 +1,7 @@
 """Points of a sweep: what they change, where they are trained, what came of them."""
 
 import copy
+import hashlib
 import importlib.util
 import json
 import pathlib
@@ -15,10 +16,11 @@ import numpy as np
 from pdae_jax import build, fit
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.runs.files import read_json, write_text
+from pdae_jax.training.population import share_of_control
 
-SCORE = "validation_share"  # mean over validation conditions of energy distance / that of the control
+SCORE = "validation_share"  # of the energy distances on validation conditions in those of the control
 RESULT_FILE = "sweep_point.json"  # in the folder of a point that ended
-COLUMNS = (SCORE, "seconds", "kept_step", "state", "error", "folder", "command")  # of a table, after the settings
+COLUMNS = (SCORE, "seconds", "steps", "state", "error", "folder", "command")  # of a table, after the settings
 
 
 class Point(NamedTuple):
@@ -27,6 +29,7 @@ class Point(NamedTuple):
     settings: dict[str, Any]  # of the config, ``{"fit.latent_dim": 4}``
     folder: pathlib.Path
     command: str  # trains and evaluates it alone
+    digest: str = ""  # of its whole config: what a result in its folder must be of
     trial: int | None = None  # of the search, which may stop it early
 
 
@@ -34,8 +37,8 @@ class Result(NamedTuple):
     """What came of a point."""
 
     score: float
-    seconds: float
-    kept_step: int
+    seconds: float  # of this call, where it went on from an earlier one
+    steps: int
     state: str  # finished, failed or stopped (early, by the search)
     error: str = ""
 
@@ -53,10 +56,15 @@ def grid_of(module: ModuleType, path: pathlib.Path) -> list[dict[str, Any]]:
     """The points that a config file lists."""
     if not hasattr(module, "get_sweep"):
         raise AttributeError(f"{path} has no get_sweep(). Add one that yields flat dicts, {{'fit.latent_dim': 4}}.")
-    points = [dict(point) for point in module.get_sweep()]
+    points = [{name: _plain(value) for name, value in point.items()} for point in module.get_sweep()]
     if not points:
         raise ValueError(f"get_sweep() of {path} yields no points.")
     return points
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def configure(config: Any, settings: dict[str, Any]) -> Any:
@@ -66,9 +74,14 @@ def configure(config: Any, settings: dict[str, Any]) -> Any:
     return config
 
 
+def digest_of(config: Any) -> str:
+    """SHA-256 of all values of a config."""
+    return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
+
+
 def command_of(source: str, values: dict[str, Any], workdir: pathlib.Path) -> str:
     """What trains and evaluates a point alone, in its folder."""
-    changes = [f"--config.{name}={value}" for name, value in values.items()]
+    changes = [f"--config.{name}={value}" for name, value in values.items() if value is not None]
     return shlex.join(["python", "experiments/run.py", f"--config={source}", *changes, f"--workdir={workdir}"])
 
 
@@ -77,28 +90,35 @@ def folder_name(settings: dict[str, Any]) -> str:
     return ",".join(f"{name}={value}" for name, value in settings.items()).replace("/", "_").replace(" ", "")
 
 
-def finished_result(point: Point) -> Result | None:
-    """The result of a point that ended; those that failed are tried again."""
+def earlier_result(point: Point) -> Result | None:
+    """What came of a point in an earlier call; ``ValueError`` where its folder has one of other settings."""
     file = point.folder / RESULT_FILE
     if not file.exists():
         return None
-    found = Result(**read_json(file))
-    return None if found.state == "failed" else found
+    record = read_json(file)
+    if record.pop("digest") != point.digest:
+        raise ValueError(
+            f"The folder {str(point.folder)!r} holds a point of another config, of other flags or of another search. "
+            f"Nothing was changed; pass another workdir, or the settings of that sweep to go on with it."
+        )
+    return Result(**record)
 
 
 def save_result(point: Point, result: Result) -> Result:
     """Keep what came of a point in its folder."""
     point.folder.mkdir(parents=True, exist_ok=True)
-    write_text(point.folder / RESULT_FILE, json.dumps(result._asdict()) + "\n")
+    write_text(point.folder / RESULT_FILE, json.dumps({**result._asdict(), "digest": point.digest}) + "\n")
     return result
 
 
 def score_of(fitted: Fitted) -> float:
-    """`SCORE` of a fit; ``ValueError`` where it has no validation conditions."""
-    errors = fitted.validation_errors.values()
-    if not errors:
+    """`SCORE` of a fit; ``ValueError`` without validation conditions, or where they do not differ from the control."""
+    if not fitted.validation_errors:
         raise ValueError("The config has no validation conditions to rank points by; name some in config.split.")
-    return float(np.mean([error["pdae"] / error["control"] for error in errors]))
+    score = share_of_control(fitted.validation_errors)
+    if not np.isfinite(score):
+        raise ValueError("The validation conditions do not differ from the control; name others in config.split.")
+    return score
 
 
 class StoppedEarly(Exception):
@@ -130,13 +150,14 @@ def train_point(config: Any, point: Point, source: str, report: Callable[[float,
     """Train a point, or go on with it; what goes wrong is its result, so that the others go on.
 
     Args:
-        config: of the point.
+        config: that the point changes.
         point: where it is trained.
         source: ``path[:arg]`` of the config, for the record.
         report: told of (error on validation conditions, step); whether to stop.
     """
     start = time.perf_counter()
     try:
+        config = configure(config, point.settings)
         experiment = build.experiment(config)
         fitted = fit(
             experiment.train,

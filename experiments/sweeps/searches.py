@@ -100,18 +100,14 @@ class Optuna:
         self.total, self._objectives, self._point_of = number, tuple(objectives), point_of
         self._distributions = {name: _distribution(values) for name, values in space.items()}
         self.study = open_study(folder, seed, len(objectives))
-        stale = optuna.trial.TrialState.RUNNING
-        for trial in self.study.get_trials(states=(stale,)):  # of a process that was killed: tried again
-            self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-            self.study.enqueue_trial(trial.params)
+        # of a process that was killed: they go on in their folders
+        running = self.study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+        self._broken_off = [point_of(dict(trial.params), trial.number) for trial in running]
 
     def ask(self, number: int) -> list[Point]:
-        import optuna
-
-        failed = (optuna.trial.TrialState.FAIL, optuna.trial.TrialState.WAITING)
-        tried = sum(trial.state not in failed for trial in self.study.get_trials(deepcopy=False))
-        found = []
-        for _ in range(min(number, self.total - tried)):
+        found, self._broken_off = self._broken_off[:number], self._broken_off[number:]
+        asked = len(self.study.get_trials(deepcopy=False))
+        for _ in range(min(number - len(found), self.total - asked)):
             trial = self.study.ask(self._distributions)
             found.append(self._point_of(dict(trial.params), trial.number))
         return found
@@ -119,7 +115,8 @@ class Optuna:
     def earlier(self) -> list[Point]:
         import optuna
 
-        ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+        states = optuna.trial.TrialState
+        ended = (states.COMPLETE, states.PRUNED, states.FAIL)
         return [self._point_of(dict(trial.params), trial.number) for trial in self.study.get_trials(states=ended)]
 
     def tell(self, point: Point, result: Result) -> None:
@@ -131,9 +128,7 @@ class Optuna:
             values = {"error": result.score, "seconds": result.seconds}
             self.study.tell(point.trial, [values[name] for name in self._objectives])
         else:
-            # one that failed counts: its settings are to be avoided
             self.study.tell(point.trial, state=states.PRUNED if result.state == "stopped" else states.FAIL)
-            self.total -= result.state == "failed"
 
 
 def open_study(folder: pathlib.Path, seed: int, num_objectives: int) -> Any:
@@ -143,14 +138,21 @@ def open_study(folder: pathlib.Path, seed: int, num_objectives: int) -> Any:
 
     folder.mkdir(parents=True, exist_ok=True)
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / STUDY_FILE)))
-    return optuna.create_study(
+    study = optuna.create_study(
         storage=storage,
         study_name="sweep",
         load_if_exists=True,
         directions=[optuna.study.StudyDirection.MINIMIZE] * num_objectives,
-        sampler=optuna.samplers.TPESampler(seed=seed),
         pruner=optuna.pruners.SuccessiveHalvingPruner(),
     )
+    if len(study.directions) != num_objectives:
+        raise ValueError(
+            f"The study in {str(folder)!r} has {len(study.directions)} objectives, not {num_objectives}. Pass the "
+            f"objectives it was begun with, or another workdir."
+        )
+    # another seed when it goes on, or the sampler would propose what it has proposed
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.get_trials(deepcopy=False)))
+    return study
 
 
 def reporter(folder: pathlib.Path, trial: int, evaluations: Callable[[int], int]) -> Callable[[float, int], bool]:

@@ -20,7 +20,7 @@ from pdae_jax.data.notation import (
     split_name,
     unit_of,
 )
-from pdae_jax.labels import format_label
+from pdae_jax.labels import NUMBER, format_label
 from pdae_jax.spelling import first_names
 
 
@@ -48,7 +48,7 @@ def read_columns(names: Sequence[Sequence[Any]], doses: Sequence[Sequence[Any]],
 
     Args:
         names: one column of combinations; or several, the control standing for none, in which a name is a combination
-            where all its parts stand alone in the same column.
+            where a part of it stands alone in the same column, or is the control.
         doses: none; one column with a number for all perturbations of a cell, or a text such as ``"1+0.5"`` in the
             order of the names; or as many columns as `names`. Ignored for the control.
         notation: how the data set is written.
@@ -57,7 +57,7 @@ def read_columns(names: Sequence[Sequence[Any]], doses: Sequence[Sequence[Any]],
         ValueError: a dose is no finite number, or there are not as many as names; see also `read_names`.
     """
     texts = [_texts(column, notation) for column in names]
-    alone = [set(column) for column in texts]
+    alone = [_standing_alone(column, notation) for column in texts]
     of_cells = list(zip(*texts, strict=True))
     dosed = zip(*doses, strict=True) if doses else itertools.repeat((), len(of_cells))
     index, found = distinct([(each, _asked(each, dose, notation)) for each, dose in zip(of_cells, dosed, strict=True)])
@@ -203,16 +203,33 @@ def _asked(names: tuple[str, ...], doses: tuple[Any, ...], notation: Notation) -
 def _parts_of_columns(names: tuple[str, ...], alone: Sequence[set[str]], notation: Notation) -> list[str]:
     """The parts of one cell's condition: of a combination, or from several columns.
 
-    A name in one of several columns is a combination where all its parts stand alone in that column.
+    A name in one of several columns is a combination where a part of it stands alone in that column, or is a control.
     """
     if len(names) == 1:
         return parts_of(names[0], notation)
     parts = []
     for name, known in zip(names, alone, strict=True):
         split = split_name(name, notation.separator, notation.whole)
-        parts += split if len(split) > 1 and all(part in known for part in split) else [name]
+        is_combination = len(split) > 1 and all(split) and any(_head(part) in known for part in split)
+        parts += split if is_combination and name not in notation.whole else [name]
     check_parts(notation.separator.join(parts), parts, notation)
     return parts
+
+
+def _standing_alone(column: Sequence[str], notation: Notation) -> set[str]:
+    """Names that stand alone in a column, or beside controls only; and the controls."""
+    found = set(notation.controls)
+    for text in dict.fromkeys(column):
+        parts = split_name(text, notation.separator, notation.whole)
+        others = [part for part in parts if part not in notation.controls]
+        found.add(_head(others[0] if len(others) == 1 and len(parts) > 1 and all(parts) else text))
+    return found
+
+
+def _head(part: str) -> str:
+    """A name without the number after its colon."""
+    head, _, tail = part.rpartition(":")
+    return head.strip() if head and NUMBER.fullmatch(tail.strip()) else part
 
 
 def _with_doses(text: str, parts: Sequence[str], doses: tuple[Any, ...], notation: Notation) -> list[tuple[str, float]]:

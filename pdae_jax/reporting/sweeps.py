@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from pdae_jax.types import Table
 
 SCORE = "validation_share"
-_RESULTS = (SCORE, "seconds", "kept_step", "state", "error", "folder", "command")
+_RESULTS = (SCORE, "seconds", "steps", "state", "error", "folder", "command")
 
 
 def read_sweep(workdir: str | pathlib.Path) -> Table:

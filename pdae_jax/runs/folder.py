@@ -53,7 +53,7 @@ class RunFolder:
             RuntimeError: another process works in the folder.
             OSError: the folder cannot be written to.
         """
-        self.path = path
+        self.path, self._closed = path, False
         _check_free(path)
         _make(path)
         self._lock = lock(path)
@@ -77,8 +77,9 @@ class RunFolder:
 
     def close(self) -> None:
         """All is written, and other processes may work in the folder; a second time it does nothing."""
-        if self._lock.is_locked:
+        if not self._closed:
             self.checkpoints.close()
+        self._closed = True
         self._lock.release()
 
     def save_data(self, train: PerturbationData, validation: PerturbationData | None) -> None:
@@ -135,7 +136,7 @@ def lock(path: pathlib.Path) -> filelock.BaseFileLock:
             f"Another process works in the folder {str(path)!r}. Wait for it, or pass another workdir."
         ) from None
     except (NotImplementedError, OSError) as error:
-        if isinstance(error, PermissionError):
+        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
             raise
         logging.warning("The file system of %s has no locks (%s): do not start two runs in one folder.", path, error)
     return own

@@ -45,6 +45,8 @@ def check_share(devices: int | None, num_targets: int, in_files: bool) -> None:
     """``ValueError`` where devices cannot share the batches of a fit."""
     if devices is None or devices == 1:
         return
+    if devices < 1:
+        raise ValueError(f"devices={devices}, but a fit needs at least one.")
     if num_targets % devices:
         raise ValueError(
             f"devices={devices}, but a batch has {num_targets} targets, which they cannot share evenly. Pass a number "

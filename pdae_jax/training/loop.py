@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array
 
+from pdae_jax.cells import StoredCells
 from pdae_jax.data.checks import check_training_data
 from pdae_jax.data.components import Components
 from pdae_jax.data.span import determined_by_others, label_span
@@ -26,6 +27,7 @@ from pdae_jax.runs import folder
 from pdae_jax.runs.store import fingerprint
 from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.defaults import resolve_recipe
+from pdae_jax.training.devices import check_share
 from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, prepare, step_of
 from pdae_jax.training.reduction import save_components, seen_by_model, with_components
 from pdae_jax.training.step import Metrics, make_train_steps
@@ -71,6 +73,7 @@ def fit(
     """
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
+    check_share(devices, min(recipe.num_targets, train.num_conditions), isinstance(train.x, StoredCells))
     recipe, components = with_components(recipe, train, workdir)
     recipe = with_stop(train, validation, key, recipe, workdir, progress, components, devices)
     resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
@@ -131,7 +134,9 @@ def with_stop(
     # the fit that chooses has the schedule of the fit proper
     recipe = resolve_recipe(recipe, seen_by_model(train, components))
     rest, judged = hold_out(train, left_out)
-    options: dict[str, Any] = {"recipe": recipe, "progress": progress, "devices": devices}
+    targets = min(recipe.num_targets, rest.num_conditions)  # of fewer conditions, which devices may not share
+    shared = devices if devices and targets % devices == 0 else None
+    options: dict[str, Any] = {"recipe": recipe, "progress": progress, "devices": shared}
     chosen = fit(rest, key=choice_key(key), validation=judged, **options)
     return recipe.override(stop_step=best_step(chosen))
 

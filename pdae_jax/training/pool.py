@@ -111,7 +111,7 @@ class _Pool:
         first = waiting[0].parts
         self._shared = all(member.parts.data is first.data for member in waiting)
         self._step = first.step
-        self._stack = _repeated(first.state.train, places)
+        self._stack = self._spread(_repeated(first.state.train, places))
         self._data: Any = None
         self._compiled: dict[tuple[int, int], Callable] = {}
         self._slowest = 0.0  # seconds of the first chunk of a program, which is mostly its compilation
@@ -119,11 +119,22 @@ class _Pool:
 
     def fill(self, waiting: "deque[Member]") -> None:
         """Give free places to members that wait."""
-        for place in range(self._places):
-            if place not in self.taken and waiting:
-                member = waiting.popleft()
-                self.taken[place] = member
-                self._put(place, member)
+        later = deque()
+        free = [place for place in range(self._places) if place not in self.taken]
+        while free and waiting:
+            member = waiting.popleft()
+            if not self._keeps_time(member):
+                later.append(member)
+                continue
+            place = free.pop(0)
+            self.taken[place] = member
+            self._put(place, member)
+        waiting.extendleft(reversed(later))
+
+    def _keeps_time(self, member: Member) -> bool:
+        """Whether a member's chunks end where those of the others do: one whose last is shorter starts with them."""
+        whole = member.parts.num_steps % member.parts.frame.recipe.log_every == 0
+        return whole or all(other.step == member.step for other in self.taken.values())
 
     def _put(self, place: int, member: Member) -> None:
         data = member.parts.data
@@ -131,6 +142,8 @@ class _Pool:
             # a copy: steps donate their state, and members may share that of the start
             self._stack, self._data = jax.tree.map(jnp.copy, member.state.train), data
             return
+        if len(self._devices) > 1:  # what was restored is on one of them
+            member.state = jax.device_put(member.state, NamedSharding(self._mesh, PartitionSpec()))
         self._stack = _set(self._stack, place, member.state.train)
         if self._shared:
             self._data = self._data or (data if isinstance(data, Streamed) else self._everywhere(data))
@@ -138,6 +151,10 @@ class _Pool:
         if self._data is None:
             self._data = _repeated(data, self._places)
         self._data = _set(self._data, place, data)
+
+    def _spread(self, tree: Any) -> Any:
+        """Members over devices."""
+        return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec("members"))) if self._devices else tree
 
     def _everywhere(self, data: DeviceData) -> DeviceData:
         return jax.device_put(data, NamedSharding(self._mesh, PartitionSpec()))
@@ -153,8 +170,7 @@ class _Pool:
         length = min(some.parts.frame.recipe.log_every, *(m.parts.num_steps - m.step for m in self.taken.values()))
         began, found = time.perf_counter(), []
         steps = np.array([some.step if member is None else member.step for member in members])
-        if self._places > 1:
-            self._stack = jax.device_put(self._stack, NamedSharding(self._mesh, PartitionSpec("members")))
+        self._stack = self._spread(self._stack)
         for piece in pieces(self._data, self._stack.key, steps if self._places > 1 else some.step, length):
             self._stack, metrics = self._steps(piece.num_steps)(self._stack, piece.data)
             found.append(jax.device_get(metrics))
@@ -187,14 +203,15 @@ class _Pool:
 
     def shrink(self) -> None:
         """Go on with half of the places, or fewer, where the others are empty and that saves time."""
-        fewer = self._places
-        while fewer % 2 == 0 and fewer // 2 >= max(len(self.taken), len(self._devices)):
+        fewer, devices = self._places, max(1, len(self._devices))
+        while fewer % (2 * devices) == 0 and fewer // 2 >= len(self.taken):
             fewer //= 2
         if not self.taken or fewer == self._places or not self._saves_time(fewer / self._places):
             return
         members = [self._with_state(place, member) for place, member in self.taken.items()]
         self._places, self._slowest, self._seconds = fewer, 0.0, float("inf")
-        self._stack, self.taken = _repeated(members[0].state.train, fewer), {}
+        self._devices = self._devices if fewer > 1 else []
+        self._stack, self.taken = self._spread(_repeated(members[0].state.train, fewer)), {}
         self._data = None if fewer == 1 or not self._shared else self._data
         self.fill(deque(members))
 

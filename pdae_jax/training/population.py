@@ -14,7 +14,7 @@ import dataclasses
 import math
 import pathlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -75,10 +75,10 @@ class Outcome(NamedTuple):
     steps: int = 0
     error: str = ""
 
-    def errors(self, relative: bool) -> list[float]:
-        """Energy distances on the validation conditions, in the user's units or as fractions of the control's."""
-        found = self.fitted.validation_errors.values() if self.fitted else ()
-        return [each["pdae"] / (each["control"] if relative else 1.0) for each in found]
+    @property
+    def errors(self) -> Mapping[str, Mapping[str, float]]:
+        """`Fitted.validation_errors`; none of a fit that failed."""
+        return self.fitted.validation_errors if self.fitted else {}
 
 
 def fit_population(
@@ -162,8 +162,8 @@ def _table(settings: Sequence[Mapping[str, Any]], num_replicas: int, outcomes: S
     for number, outcome in enumerate(outcomes):
         results = {
             "replica": number % num_replicas,
-            "validation_energy_distance": mean_of(outcome.errors(relative=False)),
-            "validation_share": mean_of(outcome.errors(relative=True)),
+            "validation_energy_distance": mean_of([each["pdae"] for each in outcome.errors.values()]),
+            "validation_share": share_of_control(outcome.errors),
             "kept_step": outcome.kept_step,
             "steps": outcome.steps,
             "error": outcome.error,
@@ -177,12 +177,22 @@ def mean_of(values: Sequence[float]) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
+def share_of_control(errors: Mapping[str, Mapping[str, float]]) -> float:
+    """The sum of errors on validation conditions over that of predicting no effect; NaN where that is not positive.
+
+    Not a mean of ratios: conditions without an effect have a control's distance around zero.
+    """
+    control = sum(each["control"] for each in errors.values())
+    return max(sum(each["pdae"] for each in errors.values()), 0.0) / control if control > 0 else math.nan
+
+
 def train_requests(
     requests: Sequence[Request],
     *,
     at_once: int | None = None,
     progress: bool | Progress | None = None,
     name: str = "population",
+    tolerant: bool = False,
 ) -> list[Outcome]:
     """Train all fits that are asked for; those that share a program take turns in its places.
 
@@ -191,34 +201,56 @@ def train_requests(
         at_once: see `fit_population`.
         progress: as there; a population that first chooses how long to train has two bars.
         name: of the bar.
+        tolerant: a request that cannot be started is recorded as failed, too, and does not end the others.
     """
-    asked, components = [], []
-    for request in requests:
-        source = loop.check_request(request.train, request.validation, request.source, request.recipe)
-        recipe, found = with_components(request.recipe, request.train, request.workdir)
-        asked.append(request._replace(source=source, recipe=recipe))
-        components.append(found)
-    stops = _chosen_stops(asked, components, at_once, progress)
-    made, members = _Made(), []
+    asked, failed = list(requests), {}
+    components: list[Components | None] = [None] * len(requests)
+
+    @contextlib.contextmanager
+    def of_request(row: int) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever is wrong with this one
+            if not tolerant:
+                raise
+            failed[row] = f"{type(error).__name__}: {error}"
+
+    for row, request in enumerate(requests):
+        with of_request(row):
+            source = loop.check_request(request.train, request.validation, request.source, request.recipe)
+            recipe, components[row] = with_components(request.recipe, request.train, request.workdir)
+            asked[row] = request._replace(source=source, recipe=recipe)
+    good = [row for row in range(len(asked)) if row not in failed]
+    chosen = _chosen_stops([asked[row] for row in good], [components[row] for row in good], at_once, progress)
+    made, members = _Made(), {}
     with contextlib.ExitStack() as folders:  # they are free again however this ends
         stop = folders.enter_context(loop.told_to_stop(any(request.workdir is not None for request in requests)))
-        for request, found, last in zip(asked, components, stops, strict=True):
-            recipe = request.recipe if isinstance(last, str) else request.recipe.override(stop_step=last)
-            parts = made.parts(request._replace(recipe=recipe), found)
-            identity = {
-                "recipe": parts.frame.recipe.to_dict(),
-                "key": loop.key_data(request.key),
-                "source": request.source,
-            }
-            run, state, history = loop.open_run(
-                parts, identity, request.train, request.validation, request.workdir, dict(request.config)
-            )
-            member = Member(parts, state, history, run, step_of(state), last if isinstance(last, str) else "")
-            folders.callback(member.close)
-            members.append(member)
-        _pad(members)
-        _run(members, at_once, progress, name, stop)
-    return [_outcome(request, member) for request, member in zip(asked, members, strict=True)]
+        for row, last in zip(good, chosen, strict=True):
+            if isinstance(last, str):
+                failed[row] = last
+                continue
+            with of_request(row):
+                request = asked[row]._replace(recipe=asked[row].recipe.override(stop_step=last))
+                members[row] = _member(made.parts(request, components[row]), request)
+                folders.callback(members[row].close)
+        _pad(list(members.values()))
+        _run(list(members.values()), at_once, progress, name, stop)
+    return [
+        Outcome(None, error=failed[row]) if row in failed else _outcome(request, members[row])
+        for row, request in enumerate(asked)
+    ]
+
+
+def _member(parts: Parts, request: Request) -> Member:
+    identity = {
+        "recipe": parts.frame.recipe.to_dict(),
+        "key": loop.key_data(request.key),
+        "source": request.source,
+    }
+    run, state, history = loop.open_run(
+        parts, identity, request.train, request.validation, request.workdir, dict(request.config)
+    )
+    return Member(parts, state, history, run, step_of(state))
 
 
 def _pad(members: Sequence[Member]) -> None:
@@ -330,7 +362,8 @@ class _Made:
         """As `prepare`; the errors of the start are in the state."""
         neutral = _neutral(request.recipe)
         key = tuple(np.ravel(loop.key_data(request.key)))
-        which = (id(request.train), id(request.validation), key, tuple(sorted((request.source or {}).items())), neutral)
+        sources = tuple(sorted((request.source or {}).items()))
+        which = (id(request.train), id(request.validation), id(components), key, sources, neutral)
         if which not in self._parts:
             data = (id(request.train), id(components))
             parts = prepare(

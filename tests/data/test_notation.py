@@ -325,3 +325,11 @@ def test_a_combination_in_one_of_several_columns_is_one_where_its_parts_stand_al
     assert data.perturbations == ("A", "B", "nk+", "X+Y")
     labels = [[0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0], [0, 1, 1, 0]]
     np.testing.assert_array_equal(data.labels, [*labels, [0, 0, 1, 1]])
+
+
+def test_controls_and_doses_are_parts_in_several_columns_too():
+    drugs = ["none", "A+none", "B:0.5+none", "A+C", "B:0.2+A"]
+    frame = pd.DataFrame({"drug": np.repeat(drugs, 2), "kind": "K562", "y": np.arange(10.0)})
+    data = from_frame(frame, condition=["drug", "kind"], control=["none", "K562"])
+    assert data.perturbations == ("A", "B", "C")
+    np.testing.assert_allclose(data.labels, [[0, 0, 0], [1, 0, 0], [0, 0.5, 0], [1, 0, 1], [1, 0.2, 0]])

@@ -92,12 +92,23 @@ def test_a_sweep_goes_on_and_one_program_gives_its_numbers(sweep, tmp_path):
     assert "2 finished" in watched and f"best so far: fit.latent_dim={table['fit.latent_dim'][0]}" in watched
 
 
+def test_results_of_other_settings_are_not_taken_for_those_of_a_sweep(sweep):
+    folder, _ = sweep
+    arguments = [f"--config={folder / 'tiny.py'}", f"--workdir={folder / 'runs'}", "--config.fit.num_steps=4"]
+    assert "holds a point of another config" in call("sweep.py", *arguments, status=1)
+
+
 def test_a_point_that_fails_is_recorded_and_the_others_go_on(sweep, tmp_path):
     text = (sweep[0] / "tiny.py").read_text().replace('"fit.latent_dim": 1}', '"fit.learning_rate": float("inf")}')
+    text = text.replace("def get_space", '    yield {"fit.beta": 2.5}\n\ndef get_space')
     (tmp_path / "failing.py").write_text(text)
-    call("sweep.py", f"--config={tmp_path / 'failing.py'}", f"--workdir={tmp_path / 'runs'}", "--nowinner")
-    table = pd.read_csv(tmp_path / "runs" / "sweep.csv")
-    assert table["state"].tolist() == ["finished", "failed"] and "learning_rate" in table["error"][1]
+    arguments = [f"--config={tmp_path / 'failing.py'}", f"--workdir={tmp_path / 'runs'}", "--nowinner"]
+    for launcher in ("inline", "population"):  # what failed is tried again, whatever it left
+        call("sweep.py", *arguments, f"--launcher={launcher}")
+        table = pd.read_csv(tmp_path / "runs" / "sweep.csv")
+        assert table["state"].tolist() == ["finished", "failed", "failed"]
+        assert sum("learning_rate" in text for text in table["error"][1:]) == 1
+        assert sum("beta=2.5" in text for text in table["error"][1:]) == 1
 
 
 def test_a_search_of_a_space_goes_on_where_it_was_broken_off(sweep, tmp_path):

@@ -31,7 +31,7 @@ def table_of(number=60):
     rate, weight = np.exp(random.uniform(np.log(1e-4), np.log(1e-1), number)), random.uniform(0, 1, number)
     score = np.exp(np.abs(np.log(rate / 1e-2)) + 0.01 * random.normal(size=number))
     table = pd.DataFrame({"fit.learning_rate": rate, "fit.contrast": weight, "seed": np.arange(number) % 2})
-    table = table.assign(validation_share=score, seconds=1.0, kept_step=1, state="finished", error="", folder="f")
+    table = table.assign(validation_share=score, seconds=1.0, steps=1, state="finished", error="", folder="f")
     return table.assign(command="c").sort_values("validation_share")
 
 

@@ -56,6 +56,23 @@ PROGRAM = """
     population = pdae_jax.fit_population(train, settings, **options)
     found["members"] = [distance(member, pdae_jax.fit(train, **{**options, **setting}))
                         for member, setting in zip(population.members[5:6], settings[5:6])]
+
+    def together(**more):
+        more |= {"at_once": 8, "workdir": folder.parent / "members", **options}
+        return pdae_jax.fit_population(train, settings[:4], **more)
+
+    class KillsLater(Kills):
+        calls = 0
+        def update(self, step, num_steps, loss):
+            self.calls += 1
+            if self.calls == 4:
+                raise Killed
+
+    try:
+        together(progress=KillsLater())
+    except Killed:
+        pass
+    found["members"] += [distance(a, b) for a, b in zip(together().members, population.members)]
     print(json.dumps(found))
 """
 
