@@ -149,6 +149,7 @@ def test_counts_of_moved_values_have_the_right_mean():
     np.testing.assert_allclose(np.expm1(log_normalised(counts, sizes)) * sizes[:, None], counts, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_predictions_come_as_counts(raw):
     data = pdae_jax.from_arrays(raw, NAMES, control="ctrl", normalize=True)
     train, _ = pdae_jax.hold_out(data, ["A+B"])

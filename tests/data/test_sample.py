@@ -83,6 +83,7 @@ def test_the_spread_in_a_batch_is_that_of_the_condition(cells):
         assert abs(np.mean(within) - expected) < 4 * np.std(within) / 4000**0.5 + 0.005 * expected
 
 
+@pytest.mark.slow
 def test_replicas_draw_distinct_rows_of_their_own():
     """Under `vmap` over bootstrap samples: no row of a sample twice, though a cell may be in two rows."""
     data = to_device(uneven_data())

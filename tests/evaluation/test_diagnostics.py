@@ -21,6 +21,7 @@ def noisy(*, spread=1.0):
 
 
 @pytest.mark.parametrize("spread", [1.0, 2.0])
+@pytest.mark.slow
 def test_residuals_have_one_law_unless_a_perturbation_changes_the_noise(spread):
     fitted = pdae_jax.fit(noisy(spread=spread), key=KEY, latent_dim=1, hidden=(4,), stop_step=0)
     found = diagnostics.residual_laws(fitted, key=KEY)
@@ -33,6 +34,7 @@ def test_residuals_have_one_law_unless_a_perturbation_changes_the_noise(spread):
     assert f"in {int(spread != 1.0)} of 2" in text
 
 
+@pytest.mark.slow
 def test_drawn_noise_has_no_residuals():
     fitted = pdae_jax.fit(noisy(), key=KEY, latent_dim=1, hidden=(4,), stop_step=0, noise="drawn")
     with pytest.raises(ValueError, match="noise='abducted'"):

@@ -377,6 +377,7 @@ def test_the_truth_is_saved_and_read_back(linear_world, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["truth.npz"]
 
 
+@pytest.mark.slow
 def test_the_linear_start_identifies_a_linear_world():
     # PCA finds the plane of a linear world, whitening its units, regression its shifts: up to the sampling of 2 x 200
     simulation = simulate(

@@ -15,6 +15,8 @@ from pdae_jax.reporting.plots import condition_bars
 from pdae_jax.training.loop import fit
 from pdae_jax.types import PerturbationData
 
+pytestmark = pytest.mark.slow  # the table is of a fit
+
 evaluate_module = importlib.import_module("pdae_jax.evaluation.table")
 CONTRACT = ["condition", "split", "method", "metric", "value", "n_true", "n_pred", "seed"]
 METHODS = ["pdae", *BASELINES, "oracle_half"]

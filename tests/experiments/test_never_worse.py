@@ -53,6 +53,7 @@ def test_ratios_are_to_the_best_baseline_of_the_kind():
 
 
 @pytest.mark.parametrize("kind", list(cases.VARIANTS))
+@pytest.mark.slow
 def test_simulated_cases_hold_out_labels_in_the_span(kind):
     case = cases.simulated(kind, 7)
     assert not set(case.test.conditions) & set(case.train.conditions)

@@ -98,56 +98,6 @@ def test_results_of_other_settings_are_not_taken_for_those_of_a_sweep(sweep):
     assert "holds a point of another config" in call("sweep.py", *arguments, status=1)
 
 
-def test_a_point_that_fails_is_recorded_and_the_others_go_on(sweep, tmp_path):
-    text = (sweep[0] / "tiny.py").read_text().replace('"fit.latent_dim": 1}', '"fit.learning_rate": float("inf")}')
-    text = text.replace("def get_space", '    yield {"fit.beta": 2.5}\n\ndef get_space')
-    (tmp_path / "failing.py").write_text(text)
-    arguments = [f"--config={tmp_path / 'failing.py'}", f"--workdir={tmp_path / 'runs'}", "--nowinner"]
-    for launcher in ("inline", "population"):  # what failed is tried again, whatever it left
-        call("sweep.py", *arguments, f"--launcher={launcher}")
-        table = pd.read_csv(tmp_path / "runs" / "sweep.csv")
-        assert table["state"].tolist() == ["finished", "failed", "failed"]
-        assert sum("learning_rate" in text for text in table["error"][1:]) == 1
-        assert sum("beta=2.5" in text for text in table["error"][1:]) == 1
-
-
-def test_a_search_of_a_space_goes_on_where_it_was_broken_off(sweep, tmp_path):
-    pytest.importorskip("optuna")
-    arguments = [f"--config={sweep[0] / 'tiny.py'}", f"--workdir={tmp_path}", "--nowinner", "--search=optuna"]
-    call("sweep.py", *arguments, "--points=1")
-    first = pd.read_csv(tmp_path / "sweep.csv")
-    call("sweep.py", *arguments, "--points=4", "--launcher=population")
-    table = pd.read_csv(tmp_path / "sweep.csv")
-    assert len(first) == 1 and len(table) == 4 and set(first["folder"]) < set(table["folder"])
-    assert table["fit.learning_rate"].between(1e-3, 1e-1).all() and table["fit.latent_dim"].isin([1, 2]).all()
-    assert table["fit.learning_rate"].nunique() == 4
-    report = (tmp_path / "sweep.md").read_text()
-    assert "What mattered" in report and (tmp_path / "figures" / "parallel.png").stat().st_size > 5000
-
-
-def test_jobs_of_slurm_are_written_and_run(sweep, tmp_path):
-    pytest.importorskip("submitit")
-    arguments = [f"--config={sweep[0] / 'tiny.py'}", "--nowinner", "--launcher=slurm", "--config.fit.num_steps=4"]
-    printed = call("sweep.py", *arguments, f"--workdir={tmp_path / 'dry'}", "--slurm_partition=gpu", "--dry_run")
-    script = (tmp_path / "dry" / "slurm" / "sweep.sbatch").read_text()
-    assert "--array=1-2" in script and "--partition=gpu" in script and "sbatch" in printed
-    # a job of the array, as Slurm runs it: the line of the file of commands with its number
-    environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "2", "JAX_PLATFORMS": "cpu"}
-    subprocess.run(["bash", tmp_path / "dry" / "slurm" / "sweep.sbatch"], check=True, env=environment)
-    call("sweep.py", *arguments, f"--workdir={tmp_path / 'local'}", "--slurm_cluster=local")
-    table = pd.read_csv(tmp_path / "local" / "sweep.csv")
-    assert table["state"].tolist() == ["finished"] * 2
-    own = json.loads((tmp_path / "dry" / "fit.latent_dim=2" / "sweep_point.json").read_text())
-    assert own["score"] == pytest.approx(float(table.loc[table["fit.latent_dim"] == 2, "validation_share"].iloc[0]))
-
-
-def test_points_run_as_tasks_of_ray(sweep, tmp_path):
-    pytest.importorskip("ray")
-    arguments = [f"--config={sweep[0] / 'tiny.py'}", f"--workdir={tmp_path}", "--nowinner"]
-    call("sweep.py", *arguments, "--launcher=ray", "--search=optuna", "--points=2", "--at_once=2")
-    assert pd.read_csv(tmp_path / "sweep.csv")["state"].tolist() == ["finished"] * 2
-
-
 def test_a_prediction_is_written_once(sweep, tmp_path):
     folder, _ = sweep
     out = tmp_path / "new" / "predicted.h5ad"
@@ -233,10 +183,3 @@ def test_a_run_is_reproduced_from_its_folder(sweep, tmp_path):
     record["identity"]["data"]["train"] = "0" * 64
     (run / "config.json").write_text(json.dumps(record))
     assert "are not those of the run: train" in call("reproduce.py", run, status=1)
-
-
-def test_killed_runs_end_as_unbroken_ones(tmp_path):
-    """A short form of ``make test-faults``: one kill in training, one while a checkpoint is written, one in set-up."""
-    printed = call("faults.py", "--kills=3", f"--table={tmp_path / 'faults.csv'}")
-    table = pd.read_csv(tmp_path / "faults.csv")
-    assert table["moment"].tolist() == ["set-up", "steps", "checkpoint"] and table["same"].all(), printed

@@ -85,6 +85,7 @@ def test_base_latents_of_the_start_have_identity_covariance(linear_world):
 
 
 @pytest.mark.parametrize("observed_effects", [True, False])
+@pytest.mark.slow
 def test_translation_to_the_own_label_is_the_identity(linear_world, observed_effects):
     data, _, _ = linear_world
     model, params = started(data, 2, observed_effects=observed_effects)

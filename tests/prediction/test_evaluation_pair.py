@@ -108,6 +108,7 @@ def test_cell_eval2_agrees(pair):
     np.testing.assert_allclose(theirs["delta_pearson"], ours(pair)["pearson"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_predictions_of_a_fit_make_a_pair(pair):
     train, test, _ = pair
     few = {"num_steps": 20, "log_every": 10, "eval_every": 10, "checkpoint_every": 10, "hidden": (8,)}

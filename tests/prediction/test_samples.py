@@ -192,6 +192,7 @@ def test_latent_rank_counts_the_dimensions_that_are_shifted(fitted):
     assert verdict.latent_rank == 1 and verdict.level == "rank deficient"
 
 
+@pytest.mark.slow
 def test_nonnegative_predictions_are_exact_zeros_or_positive():
     """In the user's units: a zero that comes back as 3e-8 is no zero to a histogram or an interval."""
     rng = np.random.default_rng(0)

@@ -65,6 +65,7 @@ def test_without_metrics_the_model_is_there(run, finished):
     np.testing.assert_array_equal(loaded.shift_matrix, finished[0].shift_matrix)
 
 
+@pytest.mark.slow
 def test_the_previous_checkpoint_is_used_and_a_resumed_run_ends_the_same(run, finished, data):
     fitted = finished[0]
     damage_checkpoint(run / "checkpoints" / "40")

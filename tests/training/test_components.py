@@ -43,6 +43,7 @@ def test_components_are_orthonormal_and_see_the_means_of_conditions(wide):
         find_components(wide, 31)
 
 
+@pytest.mark.slow
 def test_a_fit_on_scores_predicts_features_and_is_read_back(wide, tmp_path):
     train, test = pdae_jax.hold_out(wide, ["p0+p1"])
     fitted = pdae_jax.fit(train, key=jax.random.key(1), validation=test, components=8, workdir=tmp_path, **RECIPE)

@@ -267,6 +267,7 @@ def test_the_start_is_kept_where_training_does_harm(split):
 
 
 @pytest.mark.parametrize("rate", [1e-3, 0.3])
+@pytest.mark.slow
 def test_a_fit_never_ends_worse_than_it_began(many_pairs, rate):
     """Mean over validation conditions: one of several may get worse."""
     train, validation = pdae_jax.hold_out(many_pairs, ["p0+p1", "p2+p4", "p1+p3"])
@@ -286,6 +287,7 @@ def test_a_start_is_a_run_like_others(split, tmp_path, validated):
     assert all(e["pdae"] == e["start"] for e in start.validation_errors.values()) and loaded.recipe.stop_step == 0
 
 
+@pytest.mark.slow
 def test_the_start_predicts_as_the_baseline_ridge_does(many_pairs):
     train, test = pdae_jax.hold_out(many_pairs, ["p0+p1", "p2+p4"])
     options = {"observed_effects": True, "standardize": "none", "nonnegative": False, "latent_dim": 2}
@@ -309,6 +311,7 @@ def with_all_pairs(**world):
     return pdae_jax.simulate(jax.random.key(2), labels=[*names, *pairs], **world).data
 
 
+@pytest.mark.slow
 def test_without_validation_left_out_combinations_choose_the_last_step(many_pairs, tmp_path):
     left_out = loop.combinations_to_leave_out(many_pairs, KEY)
     assert len(left_out) == 2 and all("+" in name for name in left_out)

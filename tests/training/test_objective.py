@@ -63,6 +63,7 @@ def ungrouped(params, model, x, label):
     return jnp.mean(jax.vmap(one_target)(jnp.arange(batch)))
 
 
+@pytest.mark.slow
 def test_grouped_score_equals_the_ungrouped_loss_and_gradient(model, labelled):
     x, group, distinct = labelled
     label = distinct[group]
@@ -98,6 +99,7 @@ def test_translation_scores_equal_the_scores_of_single_laws(model, labelled):
 
 
 @pytest.mark.parametrize("form", ["pairwise", "pooled"])
+@pytest.mark.slow
 def test_repeated_cells_do_not_shrink_the_spread(form):
     """Three cells, each in the batch twice, score as the three do."""
     cells, y = jax.random.normal(jax.random.key(0), (2, 4, 3, 5)), jax.random.normal(jax.random.key(1), (2, 6, 5))
@@ -186,6 +188,7 @@ def test_contrast_prefers_the_true_chart_to_a_bent_one(additive):
     assert objective.contrast(params, additive, z, label) < objective.contrast(params, additive, bent, label) - 0.01
 
 
+@pytest.mark.slow
 def test_likelihood_has_the_gradient_of_the_log_density_on_a_linear_surface():
     """Four features on a plane, encoder and decoder inverse to each other: the density is a Gaussian's."""
     model = make_model(4, 2, latent_dim=2, **NETWORKS | {"observed_effects": False, "hidden": (3,)})

@@ -69,12 +69,17 @@ def is_close(member, fitted):
         np.testing.assert_allclose([*errors.values()], [*fitted.validation_errors[name].values()], atol=2e-3)
 
 
+@pytest.fixture(scope="module")
+def singles(split):
+    train, validation = split
+    return [pdae_jax.fit(train, key=KEY, validation=validation, **{**SMALL, **setting}) for setting in VALUES]
+
+
 @pytest.mark.parametrize("at_once", [1, 3])
-def test_every_member_is_the_fit_of_its_setting(split, at_once):
+def test_every_member_is_the_fit_of_its_setting(split, singles, at_once):
     train, validation = split
     found = pdae_jax.fit_population(train, VALUES, key=KEY, validation=validation, at_once=at_once, **SMALL)
-    for setting, member in zip(VALUES, found.members, strict=True):
-        fitted = pdae_jax.fit(train, key=KEY, validation=validation, **{**SMALL, **setting})
+    for fitted, member in zip(singles, found.members, strict=True):
         is_close(member, fitted)
         row = found.table.iloc[found.members.index(member)]
         errors = fitted.validation_errors.values()

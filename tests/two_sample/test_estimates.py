@@ -56,6 +56,7 @@ def test_sliced_energy_distance_estimates_the_energy_distance(d, unbiased):
         assert abs(value - full) < 4 * error < 0.4 * full
 
 
+@pytest.mark.slow
 def test_per_feature_table_equals_scipy_and_ignores_offsets():
     rng = np.random.default_rng(3)
     x, y = (rng.gamma(2.0, size=(n, 6)).astype(np.float32) for n in (300, 200))

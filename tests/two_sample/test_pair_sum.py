@@ -60,6 +60,7 @@ def test_sums_and_gradients_equal_float64_loops(kernel, formula, d):
             assert abs(np.sum(np.asarray(gradient, np.float64) * direction) - expected) < 2e-6 * scale + 1e-6
 
 
+@pytest.mark.slow
 def test_a_derivative_asked_for_alone_is_the_same():
     rng = np.random.default_rng(6)
     args = [jnp.asarray(rng.uniform(size=shape), jnp.float32) for shape in ((23, 30), (17, 30), (23,), (17,))]
@@ -130,6 +131,7 @@ def test_group_sums_equal_loops():
         np.testing.assert_allclose(sums, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_compensated_sum_is_exact():
     a = np.random.default_rng(5).normal(size=10_001).astype(np.float32) * np.float32(1e4)
     exact = math.fsum(map(float, a))

@@ -1,0 +1,107 @@
+"""Sweeps by other launchers and searches, and processes that are killed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+CONFIG = """
+from experiments.configs import simulated
+
+def get_config(arg="default"):
+    config = simulated.get_config("smoke")
+    config.data.update(latent_dim=2, observed_dim=4, num_perturbations=3, cells_per_condition=60)
+    config.data.labels = ("p0", "p1", "p2", "p0+p1", "p1+p2", "p0+p2")
+    config.split.validation, config.split.test = ("p1+p2",), ("p0+p2",)
+    config.fit.update(num_steps=2, log_every=2, eval_every=2, checkpoint_every=2, hidden=(8,))
+    return config
+
+def get_sweep():
+    yield {"fit.latent_dim": 1}
+    yield {"fit.latent_dim": 2}
+
+def get_space():
+    return {"fit.latent_dim": [1, 2], "fit.learning_rate": ("log", 1e-3, 1e-1), "fit.cells_per_source": ("int", 4, 6)}
+"""
+
+pytestmark = pytest.mark.slow
+
+
+def call(script, *arguments, status=0):
+    """What a script printed; stderr too where it is to fail."""
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "experiments" / script), *map(str, arguments)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == status, done.stderr
+    return done.stdout if status == 0 else done.stdout + done.stderr
+
+
+def tiny(folder):
+    (folder / "tiny.py").write_text(CONFIG)
+    return folder / "tiny.py"
+
+
+def test_a_point_that_fails_is_recorded_and_the_others_go_on(tmp_path):
+    text = CONFIG.replace('"fit.latent_dim": 1}', '"fit.learning_rate": float("inf")}')
+    text = text.replace("def get_space", '    yield {"fit.beta": 2.5}\n\ndef get_space')
+    (tmp_path / "failing.py").write_text(text)
+    arguments = [f"--config={tmp_path / 'failing.py'}", f"--workdir={tmp_path / 'runs'}", "--nowinner"]
+    for launcher in ("inline", "population"):  # what failed is tried again, whatever it left
+        call("sweep.py", *arguments, f"--launcher={launcher}")
+        table = pd.read_csv(tmp_path / "runs" / "sweep.csv")
+        assert table["state"].tolist() == ["finished", "failed", "failed"]
+        assert sum("learning_rate" in text for text in table["error"][1:]) == 1
+        assert sum("beta=2.5" in text for text in table["error"][1:]) == 1
+
+
+def test_a_search_of_a_space_goes_on_where_it_was_broken_off(tmp_path):
+    pytest.importorskip("optuna")
+    arguments = [f"--config={tiny(tmp_path)}", f"--workdir={tmp_path}", "--nowinner", "--search=optuna"]
+    call("sweep.py", *arguments, "--points=1")
+    first = pd.read_csv(tmp_path / "sweep.csv")
+    call("sweep.py", *arguments, "--points=4", "--launcher=population")
+    table = pd.read_csv(tmp_path / "sweep.csv")
+    assert len(first) == 1 and len(table) == 4 and set(first["folder"]) < set(table["folder"])
+    assert table["fit.learning_rate"].between(1e-3, 1e-1).all() and table["fit.latent_dim"].isin([1, 2]).all()
+    assert table["fit.learning_rate"].nunique() == 4
+    report = (tmp_path / "sweep.md").read_text()
+    assert "What mattered" in report and (tmp_path / "figures" / "parallel.png").stat().st_size > 5000
+
+
+def test_jobs_of_slurm_are_written_and_run(tmp_path):
+    pytest.importorskip("submitit")
+    arguments = [f"--config={tiny(tmp_path)}", "--nowinner", "--launcher=slurm", "--config.fit.num_steps=4"]
+    printed = call("sweep.py", *arguments, f"--workdir={tmp_path / 'dry'}", "--slurm_partition=gpu", "--dry_run")
+    script = (tmp_path / "dry" / "slurm" / "sweep.sbatch").read_text()
+    assert "--array=1-2" in script and "--partition=gpu" in script and "sbatch" in printed
+    # a job of the array, as Slurm runs it: the line of the file of commands with its number
+    environment = {**os.environ, "SLURM_ARRAY_TASK_ID": "2", "JAX_PLATFORMS": "cpu"}
+    subprocess.run(["bash", tmp_path / "dry" / "slurm" / "sweep.sbatch"], check=True, env=environment)
+    call("sweep.py", *arguments, f"--workdir={tmp_path / 'local'}", "--slurm_cluster=local")
+    table = pd.read_csv(tmp_path / "local" / "sweep.csv")
+    assert table["state"].tolist() == ["finished"] * 2
+    own = json.loads((tmp_path / "dry" / "fit.latent_dim=2" / "sweep_point.json").read_text())
+    assert own["score"] == pytest.approx(float(table.loc[table["fit.latent_dim"] == 2, "validation_share"].iloc[0]))
+
+
+def test_points_run_as_tasks_of_ray(tmp_path):
+    pytest.importorskip("ray")
+    arguments = [f"--config={tiny(tmp_path)}", f"--workdir={tmp_path}", "--nowinner"]
+    call("sweep.py", *arguments, "--launcher=ray", "--search=optuna", "--points=2", "--at_once=2")
+    assert pd.read_csv(tmp_path / "sweep.csv")["state"].tolist() == ["finished"] * 2
+
+
+def test_killed_runs_end_as_unbroken_ones(tmp_path):
+    """A short form of ``make test-faults``: a kill in set-up and one in training."""
+    printed = call("faults.py", "--kills=2", f"--table={tmp_path / 'faults.csv'}")
+    table = pd.read_csv(tmp_path / "faults.csv")
+    assert table["moment"].tolist() == ["set-up", "steps"] and table["same"].all(), printed
