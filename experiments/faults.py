@@ -5,7 +5,7 @@
 
 Each kill is SIGKILL, to a fresh run, at a moment found by looking at its folder: in set-up (before the first line of
 metrics), between two steps, while a checkpoint is being written, in the evaluation, while results are written, and in
-a sweep whose points train together. Every third run is killed a second time, as it goes on. The run that then goes on
+a sweep whose points train together. One run in three is killed a second time, as it goes on. The run that then goes on
 to its end must have the parameters, the metrics and the evaluation of the unbroken one, bit for bit, and must have
 repeated no more steps than lie between two checkpoints. Exit status 1 if one has not.
 """
@@ -114,7 +114,7 @@ def run_all(scratch: pathlib.Path, number: int, seed: int) -> Iterator[Kill]:
         moment = moments[row % len(moments)]
         script = "sweep" if moment == "sweep" else "run"
         folder, step, kills, repeated = scratch / f"{row:03d}", 0, 0, 0
-        for _ in range(2 if row % 3 == 2 else 1):
+        for _ in range(2 if dice.random() < 1 / 3 else 1):
             if not _kill(command(script, folder), environment, folder, MOMENTS[moment], dice):
                 break
             kills, step = kills + 1, max(step, _last_step(folder))
@@ -179,7 +179,7 @@ def _in_setup(folder: pathlib.Path, dice: random.Random) -> bool:
 
 
 def _between_steps(folder: pathlib.Path, dice: random.Random) -> bool:
-    return _lines(folder) > 0 and dice.random() < 0.01
+    return _lines(folder) > 0 and dice.random() < 0.002
 
 
 def _in_checkpoint(folder: pathlib.Path, dice: random.Random) -> bool:
@@ -195,7 +195,7 @@ def _in_results(folder: pathlib.Path, dice: random.Random) -> bool:
 
 
 def _in_sweep(folder: pathlib.Path, dice: random.Random) -> bool:
-    return bool(_runs(folder)) and dice.random() < 0.002
+    return bool(_runs(folder)) and dice.random() < (0.002 if _lines(folder) else 0.0002)
 
 
 MOMENTS: dict[str, Callable[[pathlib.Path, random.Random], bool]] = {
