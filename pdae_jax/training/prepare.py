@@ -130,7 +130,7 @@ def prepare(
     )
     settings = settings_of(recipe, kernel_of(recipe, cells).parameters)
     shapes = _shapes((key, additive, settings))
-    start = _traced_start(model, shapes)
+    start = _lowered_start(model, shapes)
     with ThreadPoolExecutor(max_workers=1) as thread:
         # only compiled there: contexts of the caller, its default device say, do not reach another thread
         compiling = thread.submit(_compiled_start, model, shapes)
@@ -229,17 +229,17 @@ def _shapes(arguments: Any) -> _Shapes:
 
 # replicas and members of a population start by one program, as do later fits of these shapes
 @functools.lru_cache(maxsize=16)
-def _traced_start(model: Model, shapes: _Shapes) -> Any:
+def _lowered_start(model: Model, shapes: _Shapes) -> Any:
     # one program instead of many small ones, each of which would be compiled by itself
     tree, kinds, _ = shapes
     arguments = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(*kind) for kind in kinds])
     start = jax.jit(_start, static_argnums=3, compiler_options=compiler_options(RUNS_ONCE))
-    return start.trace(*arguments, model)
+    return start.lower(*arguments, model)
 
 
 @functools.lru_cache(maxsize=16)
 def _compiled_start(model: Model, shapes: _Shapes) -> Any:
-    return _traced_start(model, shapes).lower().compile()
+    return _lowered_start(model, shapes).compile()
 
 
 _SEED = 8  # folded into the key of a fit
