@@ -10,7 +10,6 @@ import platform
 import sys
 from typing import Any
 
-import filelock
 import jax
 from absl import logging
 
@@ -28,11 +27,10 @@ VALIDATION_FILE = "data/validation.npz"
 TEST_FILE = "data/test.npz"
 COMPONENTS_FILE = "data/components.npz"  # of fits on scores
 TRUTH_FILE = "data/truth.npz"  # of simulated worlds
-LOCK_FILE = ".lock"
 FORMAT = 1  # of a run folder; another number where a checkpoint has other parts
 
 # what a process that was killed may leave before there is a config
-_BEFORE_CONFIG = (LOCK_FILE, ENVIRONMENT_FILE, f".{ENVIRONMENT_FILE}.partial", f".{CONFIG_FILE}.partial")
+_BEFORE_CONFIG = (ENVIRONMENT_FILE, f".{ENVIRONMENT_FILE}.partial", f".{CONFIG_FILE}.partial")
 
 _PACKAGES = ("pdae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas", "anndata")
 
@@ -122,24 +120,47 @@ def _check_free(path: pathlib.Path) -> None:
         )
 
 
-def lock(path: pathlib.Path) -> filelock.BaseFileLock:
+class Lock:
     """A folder for this process alone; the system frees it when the process ends, however it does.
 
-    Raises:
-        RuntimeError: another process, or another fit of this one, works in the folder.
+    The folder itself is locked, so that nothing is left in it.
     """
-    own = filelock.FileLock(path / LOCK_FILE, thread_local=False)
-    try:
-        own.acquire(blocking=False)
-    except filelock.Timeout:
-        raise RuntimeError(
-            f"Another process works in the folder {str(path)!r}. Wait for it, or pass another workdir."
-        ) from None
-    except (NotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
-            raise
-        logging.warning("The file system of %s has no locks (%s): do not start two runs in one folder.", path, error)
-    return own
+
+    def __init__(self, path: pathlib.Path):
+        self._descriptor: int | None = None
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RuntimeError(
+                f"Another process works in the folder {str(path)!r}. Wait for it, or pass another workdir."
+            ) from None
+        except OSError as error:  # of some network file systems
+            logging.warning("%s cannot be locked (%s): do not start two runs in one folder.", path, error.strerror)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Others may work in the folder; a second time it does nothing."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = None
+
+    def __del__(self):
+        self.release()
+
+
+def lock(path: pathlib.Path) -> Lock:
+    """Keep other processes, and other fits of this one, out of a folder.
+
+    Raises:
+        RuntimeError: one works there.
+    """
+    return Lock(path)
 
 
 def _make(path: pathlib.Path) -> None:

@@ -75,10 +75,9 @@ def singles(split):
     return [pdae_jax.fit(train, key=KEY, validation=validation, **{**SMALL, **setting}) for setting in VALUES]
 
 
-@pytest.mark.parametrize("at_once", [1, 3])
-def test_every_member_is_the_fit_of_its_setting(split, singles, at_once):
+def test_every_member_is_the_fit_of_its_setting(split, singles):
     train, validation = split
-    found = pdae_jax.fit_population(train, VALUES, key=KEY, validation=validation, at_once=at_once, **SMALL)
+    found = pdae_jax.fit_population(train, VALUES, key=KEY, validation=validation, at_once=3, **SMALL)
     for fitted, member in zip(singles, found.members, strict=True):
         is_close(member, fitted)
         row = found.table.iloc[found.members.index(member)]
