@@ -33,9 +33,7 @@ from ml_collections import config_flags
 
 from experiments.sweeps import launchers, searches
 from experiments.sweeps.points import (
-    COLUMNS,
     RESULT_FILE,
-    SCORE,
     Point,
     Result,
     command_of,
@@ -50,20 +48,26 @@ from experiments.sweeps.points import (
 from pdae_jax import build, fit
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.reporting import results, sweeps
+from pdae_jax.reporting.sweeps import SCORE
 from pdae_jax.runs.files import write_text
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "what to vary: path[:arg]")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the sweep; default runs/<name of the config>-sweep")
 LAUNCHER = flags.DEFINE_enum("launcher", "inline", ["inline", "population", "ray", "slurm"], "where points are trained")
 SEARCH = flags.DEFINE_enum("search", "grid", ["grid", "random", "optuna"], "which points are tried")
-POINTS = flags.DEFINE_integer("points", 32, "number of points of a random or optuna search")
-AT_ONCE = flags.DEFINE_integer("at_once", None, "points asked for together; default 1 inline, else 32")
+POINTS = flags.DEFINE_integer("points", 32, "number of points of a random or optuna search", lower_bound=1)
+AT_ONCE = flags.DEFINE_integer(
+    "at_once",
+    None,
+    "points asked for together; default 1 inline, 32 of a population or of optuna, else all",
+    lower_bound=1,
+)
 OBJECTIVES = flags.DEFINE_list("objectives", ["error"], "of optuna: error, seconds, or both")
 SEED = flags.DEFINE_integer("search_seed", 0, "of a random or optuna search")
 WINNER = flags.DEFINE_bool("winner", True, "train the best settings once more and evaluate them on the test conditions")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "of slurm: write the scripts, submit nothing")
 PARTITION = flags.DEFINE_string("slurm_partition", None, "partition of Slurm jobs")
-MINUTES = flags.DEFINE_integer("slurm_minutes", 60, "time of a Slurm job")
+MINUTES = flags.DEFINE_integer("slurm_minutes", 60, "time of a Slurm job", lower_bound=1)
 CLUSTER = flags.DEFINE_enum("slurm_cluster", "slurm", ["slurm", "local"], "where Slurm jobs run; local: here")
 POINT = flags.DEFINE_string("point", None, "of a launcher: train this point only, JSON")
 flags.mark_flag_as_required("config")
@@ -188,7 +192,7 @@ def _report_of(workdir: pathlib.Path) -> Callable[[Point], Any]:
     def report_of(point: Point) -> Any:
         if point.trial is None or len(OBJECTIVES.value) > 1:
             return None
-        every = configure(CONFIG.value, point.settings).fit.eval_every
+        every = point.settings.get("fit.eval_every", CONFIG.value.fit.eval_every)
         return searches.reporter(workdir, point.trial, lambda step: step // every)
 
     return report_of
@@ -223,9 +227,9 @@ def _write_table(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     import pandas as pd
 
     table = pd.DataFrame(rows).rename(columns={"score": SCORE}).sort_values(SCORE, kind="stable")
-    settings = [name for name in table if name not in COLUMNS]
+    settings = [name for name in table if name not in sweeps.RESULTS]
     workdir.mkdir(parents=True, exist_ok=True)
-    write_text(workdir / TABLE_FILE, table[[*settings, *COLUMNS]].to_csv(index=False))
+    write_text(workdir / TABLE_FILE, table[[*settings, *sweeps.RESULTS]].to_csv(index=False))
 
 
 def _write_report(workdir: pathlib.Path, table: Any) -> None:
@@ -255,7 +259,7 @@ def _write_report(workdir: pathlib.Path, table: Any) -> None:
 
 def _evaluate_winner(source: str, table: Any, workdir: pathlib.Path) -> None:
     """The best settings, over seeds where there are some, trained from another start and evaluated once."""
-    names = [name for name in table if name not in COLUMNS]
+    names = [name for name in table if name not in sweeps.RESULTS]
     keys = [name for name in names if name != "seed"]
     done = table[table["state"] == "finished"]
     if keys:

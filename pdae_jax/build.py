@@ -73,25 +73,20 @@ def experiment(config: Any) -> Experiment:
         raise ValueError(f"config.replicas={config.replicas}, but it must be at least 1, a single fit.")
     key_data, key_fit = jax.random.split(jax.random.key(config.seed))
     data, truth = load_data(key_data, config.data)
-    train, validation, test = split(config.split, data)
+    chosen = _of_protocol(config.split, data)
+    train, validation, test = _split(config.split, data, chosen)
     evaluation = config.evaluation.to_dict()
-    strata = _of_protocol(config.split, data).source if config.split.get("protocol") else {}
-    if strata and evaluation.get("source", "control") == "control":  # cells of a stratum start in it
-        evaluation["source"] = {c: start for c, start in strata.items() if train.has(start)}
+    if chosen and chosen.source and evaluation.get("source", "control") == "control":  # cells of a stratum start in it
+        evaluation["source"] = dict(chosen.source)
     source = _sources(evaluation.get("source", "control"), train, validation, test)
     return Experiment(key_fit, train, validation, test, source, recipe(config.fit), evaluation, truth)
 
 
-def split(section: Any, data: PerturbationData) -> tuple[PerturbationData, PerturbationData | None, PerturbationData]:
-    """Training, validation and test conditions, by name, by a fraction or by a protocol of the field."""
-    if section.get("protocol"):
-        given = [part for part in ("test", "validation") if section.get(part)]
-        if given:
-            raise ValueError(
-                f"config.split.protocol={section.protocol!r} chooses the conditions, and config.split.{given[0]} names "
-                f"some. Leave one of the two out."
-            )
-        chosen = _of_protocol(section, data)
+def _split(
+    section: Any, data: PerturbationData, chosen: HeldOut | None
+) -> tuple[PerturbationData, PerturbationData | None, PerturbationData]:
+    """Training, validation and test conditions, by name, by a fraction or as a protocol has chosen them."""
+    if chosen:
         names, unseen = chosen.test, chosen.validation
         train, _ = hold_out(data, [*names, *chosen.left_out])
         test = data.select(names)
@@ -102,7 +97,16 @@ def split(section: Any, data: PerturbationData) -> tuple[PerturbationData, Pertu
     return train, validation, test
 
 
-def _of_protocol(section: Any, data: PerturbationData) -> HeldOut:
+def _of_protocol(section: Any, data: PerturbationData) -> HeldOut | None:
+    """What a protocol of the field holds out; None where the section names none."""
+    if not section.get("protocol"):
+        return None
+    given = [part for part in ("test", "validation") if section.get(part)]
+    if given:
+        raise ValueError(
+            f"config.split.protocol={section.protocol!r} chooses the conditions, and config.split.{given[0]} names "
+            f"some. Leave one of the two out."
+        )
     return held_out(data, section.protocol, section.get("seed", 0), tuple(section.get("strata", ())))
 
 

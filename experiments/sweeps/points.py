@@ -18,9 +18,8 @@ from pdae_jax.model.fitted import Fitted
 from pdae_jax.runs.files import read_json, write_text
 from pdae_jax.training.population import share_of_control
 
-SCORE = "validation_share"  # of the energy distances on validation conditions in those of the control
 RESULT_FILE = "sweep_point.json"  # in the folder of a point that ended
-COLUMNS = (SCORE, "seconds", "steps", "state", "error", "folder", "command")  # of a table, after the settings
+_MOST_LETTERS = 200  # of the name of a folder; file systems have 255
 
 
 class Point(NamedTuple):
@@ -59,6 +58,9 @@ def grid_of(module: ModuleType, path: pathlib.Path) -> list[dict[str, Any]]:
     points = [{name: _plain(value) for name, value in point.items()} for point in module.get_sweep()]
     if not points:
         raise ValueError(f"get_sweep() of {path} yields no points.")
+    for number, point in enumerate(points):
+        if point in points[:number]:
+            raise ValueError(f"get_sweep() of {path} yields {point} twice. Yield each point once.")
     return points
 
 
@@ -87,7 +89,10 @@ def command_of(source: str, values: dict[str, Any], workdir: pathlib.Path) -> st
 
 def folder_name(settings: dict[str, Any]) -> str:
     """``fit.latent_dim=4,seed=1``"""
-    return ",".join(f"{name}={value}" for name, value in settings.items()).replace("/", "_").replace(" ", "")
+    name = ",".join(f"{name}={value}" for name, value in settings.items()).replace("/", "_").replace(" ", "")
+    if len(name) <= _MOST_LETTERS:
+        return name
+    return f"{name[:_MOST_LETTERS]},{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def earlier_result(point: Point) -> Result | None:
@@ -112,7 +117,7 @@ def save_result(point: Point, result: Result) -> Result:
 
 
 def score_of(fitted: Fitted) -> float:
-    """`SCORE` of a fit; ``ValueError`` without validation conditions, or where they do not differ from the control."""
+    """`sweeps.SCORE` of a fit; ``ValueError`` without validation conditions that differ from the control."""
     if not fitted.validation_errors:
         raise ValueError("The config has no validation conditions to rank points by; name some in config.split.")
     score = share_of_control(fitted.validation_errors)

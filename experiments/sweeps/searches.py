@@ -16,6 +16,7 @@ from experiments.sweeps.points import Point, Result
 
 STUDY_FILE = "optuna.journal"
 OBJECTIVES = ("error", "seconds")
+FIRST_RUNG = 4  # evaluations before a point can be stopped; then at 16, 64 ...
 
 
 class Search(Protocol):
@@ -143,7 +144,7 @@ def open_study(folder: pathlib.Path, seed: int, num_objectives: int) -> Any:
         study_name="sweep",
         load_if_exists=True,
         directions=[optuna.study.StudyDirection.MINIMIZE] * num_objectives,
-        pruner=optuna.pruners.SuccessiveHalvingPruner(),
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=FIRST_RUNG),
     )
     if len(study.directions) != num_objectives:
         raise ValueError(

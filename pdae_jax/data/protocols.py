@@ -30,7 +30,7 @@ class HeldOut(NamedTuple):
     source: Mapping[str, str] = {}  # condition -> whose cells are translated to it; empty: the control's
 
 
-def held_out(data: PerturbationData, protocol: str, seed: int = 0, strata: Sequence[str] = ()) -> HeldOut:
+def held_out(data: PerturbationData, protocol: str, seed: int = 0, strata: str | Sequence[str] = ()) -> HeldOut:
     """The conditions that a protocol holds out.
 
     Args:
@@ -52,7 +52,7 @@ def held_out(data: PerturbationData, protocol: str, seed: int = 0, strata: Seque
     if protocol not in PROTOCOLS:
         raise ValueError(f"No protocol {protocol!r}; {nearest_names(protocol, list(PROTOCOLS))}.")
     if protocol == "stratum":
-        return _stratum_held_out(data, seed, strata)
+        return _stratum_held_out(data, seed, (strata,) if isinstance(strata, str) else strata)
     present = data.labels != 0
     order = present.sum(axis=1)
     alone = present[order == 1].any(axis=0)

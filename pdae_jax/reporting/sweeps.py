@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from pdae_jax.types import Table
 
-SCORE = "validation_share"
-_RESULTS = (SCORE, "seconds", "steps", "state", "error", "folder", "command")
+SCORE = "validation_share"  # the energy distances on validation conditions over those of the control
+RESULTS = (SCORE, "seconds", "steps", "state", "error", "folder", "command")  # columns that are no settings
 
 
 def read_sweep(workdir: str | pathlib.Path) -> Table:
@@ -25,7 +25,7 @@ def read_sweep(workdir: str | pathlib.Path) -> Table:
 
 def settings_of(table: Any) -> list[str]:
     """The columns that are settings, and differ between points."""
-    return [name for name in table if name not in _RESULTS and table[name].nunique(dropna=False) > 1]
+    return [name for name in table if name not in RESULTS and table[name].nunique(dropna=False) > 1]
 
 
 def leaderboard(table: Any, number: int = 20) -> Table:

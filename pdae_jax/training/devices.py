@@ -1,4 +1,4 @@
-"""Several devices for one fit: batches are shared, parameters and data are the same on all."""
+"""Several devices: of one fit they share the batches, of a population the members."""
 
 import functools
 from typing import Any, NamedTuple
@@ -7,21 +7,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-_AXIS = "targets"
+_AXIS = "devices"
 
 
 class Devices(NamedTuple):
-    """The devices of one fit; hashable, as a compiled step depends on them."""
+    """Some devices of this process; hashable, as a compiled step depends on them."""
 
     mesh: Mesh
-
-    @property
-    def number(self) -> int:
-        return self.mesh.size
 
     def everywhere(self, tree: Any) -> Any:
         """The same arrays on all devices."""
         return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+
+    def spread(self, tree: Any) -> Any:
+        """Arrays whose first axis, of as many entries as there are devices or a multiple, is spread over them."""
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec(_AXIS)))
 
     def split(self, array: jax.Array) -> jax.Array:
         """Inside `jit`: an array whose first axis the devices share."""

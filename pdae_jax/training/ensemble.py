@@ -22,8 +22,9 @@ from pdae_jax.data.stream import Streamed
 from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs.track import Progress
-from pdae_jax.training.loop import check_request, fitted_of, key_data, replica_of, run_training, with_stop
+from pdae_jax.training.loop import check_request, fitted_of, replica_of, run_training, with_stop
 from pdae_jax.training.prepare import Frame, LoopState, Parts, prepare, wide_of, with_errors
+from pdae_jax.training.recovery import key_data
 from pdae_jax.training.reduction import with_components
 from pdae_jax.training.step import replicate
 from pdae_jax.training.validate import make_validator

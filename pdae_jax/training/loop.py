@@ -1,35 +1,32 @@
-"""`fit` and `load_run`: the only loop. Files, progress and logging happen here or in what is called from here."""
+"""`fit`, and the loop of chunks of steps. Files, progress and logging happen here or in what is called from here."""
 
 import contextlib
 import math
 import pathlib
-import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jaxtyping import Array
 
 from pdae_jax.cells import StoredCells
 from pdae_jax.data.checks import check_training_data
 from pdae_jax.data.components import Components
-from pdae_jax.data.span import determined_by_others, label_span
 from pdae_jax.data.split import hold_out
 from pdae_jax.data.stream import pieces
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.randomness import make_random
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
-from pdae_jax.runs.store import fingerprint
 from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.devices import check_share
+from pdae_jax.training.last_step import best_step, choice_key, combinations_to_leave_out
 from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, prepare, step_of
-from pdae_jax.training.reduction import save_components, seen_by_model, with_components
+from pdae_jax.training.recovery import STOPPED, key_data, open_run, stop_of_folder, told_to_stop
+from pdae_jax.training.reduction import seen_by_model, with_components
 from pdae_jax.training.step import Metrics, make_train_steps
 from pdae_jax.training.validate import check_errors, worth_keeping
 from pdae_jax.types import PerturbationData
@@ -102,12 +99,6 @@ def check_request(
     return found
 
 
-MIN_COMBINATIONS = 5  # that the other training conditions determine: with fewer nothing is left out to choose the end
-_LEFT_OUT = 0.2  # of them
-_MOST_LEFT_OUT = 40
-_CHOICE = 7  # folded into the key of the fit
-
-
 def with_stop(
     train: PerturbationData,
     validation: PerturbationData | None,
@@ -141,45 +132,6 @@ def with_stop(
     return recipe.override(stop_step=best_step(chosen))
 
 
-def choice_key(key: Array) -> Array:
-    """The key of the fit that chooses for a fit with this one."""
-    return jax.random.fold_in(key, _CHOICE)
-
-
-def best_step(chosen: Fitted) -> int:
-    """After how many steps the left-out combinations were predicted best; 0 where the start was no worse."""
-    start = np.mean([errors["start"] for errors in chosen.validation_errors.values()])
-    found = {e["step"]: e["validation_energy_distance"] for e in chosen.history if "validation_energy_distance" in e}
-    best = min(found, key=lambda step: found[step])
-    return best if found[best] < start else 0
-
-
-def stop_of_folder(workdir: str | pathlib.Path | None) -> int | None:
-    """What the run in a folder has chosen already; None where there is none."""
-    file = pathlib.Path(workdir) / folder.CONFIG_FILE if workdir is not None else None
-    if file is None or not file.exists():
-        return None
-    return folder.read_config(file.parent)["identity"]["recipe"].get("stop_step")
-
-
-def combinations_to_leave_out(train: PerturbationData, key: Array) -> list[str]:
-    """Names of a fifth of the training combinations whose labels the rest determines; none where they are few."""
-    order = np.count_nonzero(train.labels, axis=1)
-    determined = np.flatnonzero((order > 1) & determined_by_others(train.labels))
-    if len(determined) < MIN_COMBINATIONS:
-        return []
-    number = min(max(1, round(_LEFT_OUT * len(determined))), _MOST_LEFT_OUT)
-    chosen = np.sort(make_random(key).permutation(determined)[:number])
-    # those that only others among them determine go back
-    inside = label_span(np.delete(train.labels, chosen, axis=0)).contains(train.labels[chosen])
-    return [train.conditions[row] for row in chosen[inside]]
-
-
-def key_data(key: Array) -> Any:
-    """A key as plain integers, for JSON."""
-    return np.asarray(jax.random.key_data(key)).tolist()
-
-
 def run_training(
     parts: Parts,
     identity: dict[str, Any],
@@ -206,33 +158,6 @@ def run_training(
     return state, history.entries, run.path if run else None
 
 
-def open_run(
-    parts: Parts,
-    identity: dict[str, Any],
-    train: PerturbationData,
-    validation: PerturbationData | None,
-    workdir: str | pathlib.Path | None,
-    config: dict[str, Any],
-) -> tuple[folder.RunFolder | None, LoopState, History]:
-    """The folder of a run, made where there is none; the state to go on from, and what was logged up to it."""
-    run, state = None, parts.state
-    if workdir is not None:
-        identity = identity | {
-            "data": {name: fingerprint(part) for name, part in {"train": train, "validation": validation}.items()}
-        }
-        run = folder.RunFolder(pathlib.Path(workdir), identity, config)
-        try:
-            run.save_data(train, validation)
-            save_components(run.path, parts.frame.components)
-            if run.checkpoints.latest_step() is not None:
-                state = run.checkpoints.restore(state, repair=True)
-                logging.info("Resuming %s at step %d.", run.path, step_of(state))
-        except BaseException:
-            run.close()
-            raise
-    return run, state, History(run.path / folder.METRICS_FILE if run else None, resume_step=step_of(state))
-
-
 def run_steps(
     parts: Parts,
     state: LoopState,
@@ -246,7 +171,7 @@ def run_steps(
     It knows steps, states and validation errors, and nothing of the model: comparators are trained by it too. Where it
     is told to stop, it saves what there is after the chunk and ends the process (`told_to_stop`).
     """
-    recipe, validator, clock, compiled = parts.frame.recipe, parts.frame.validator, Clock(), {}
+    recipe, clock, compiled = parts.frame.recipe, Clock(), {}
     step = step_of(state)
     state = with_start_errors(state, parts.frame)
     progress.update(step, parts.num_steps, math.nan)
@@ -262,12 +187,12 @@ def run_steps(
         entry = entry_of(metrics, step, length, clock.lap())
         step += length
         state = state._replace(train=train_state)
-        if validator and (step % recipe.eval_every == 0 or step == parts.num_steps):
+        if is_evaluated(parts, step):
             state, entry["validation_energy_distance"] = evaluated(state, step, parts.frame)
         history.append(entry)
         progress.update(step, parts.num_steps, entry["total"])
         told = stop is not None and stop.is_set()
-        if run and (step % recipe.checkpoint_every == 0 or step == parts.num_steps or stopped(state, recipe) or told):
+        if run and (told or is_saved(parts, state, step)):
             run.checkpoints.save(step, state)
         if told:
             raise SystemExit(STOPPED)
@@ -277,25 +202,16 @@ def run_steps(
     return state
 
 
-STOPPED = 128 + signal.SIGTERM  # status of a process that was told to stop, as shells have it
+def is_evaluated(parts: Parts, step: int) -> bool:
+    """Whether a state is evaluated after this step."""
+    due = step % parts.frame.recipe.eval_every == 0 or step == parts.num_steps
+    return parts.frame.validator is not None and due
 
 
-@contextlib.contextmanager
-def told_to_stop(saves: bool) -> Iterator[threading.Event]:
-    """Set by SIGTERM, which schedulers send before they kill; only where there is a folder to save to.
-
-    A handler that somebody else has installed stays, and other threads than the main one cannot have any.
-    """
-    event = threading.Event()
-    main = threading.current_thread() is threading.main_thread()
-    if not saves or not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield event
-        return
-    signal.signal(signal.SIGTERM, lambda *_: event.set())
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def is_saved(parts: Parts, state: LoopState, step: int) -> bool:
+    """Whether a checkpoint is written after this step."""
+    recipe = parts.frame.recipe
+    return step % recipe.checkpoint_every == 0 or step == parts.num_steps or stopped(state, recipe)
 
 
 def with_start_errors(state: LoopState, frame: Frame) -> LoopState:

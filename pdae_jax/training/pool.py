@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from pdae_jax.data.sample import DeviceData
 from pdae_jax.data.stream import Streamed, pieces
 from pdae_jax.runs.folder import RunFolder
 from pdae_jax.runs.track import History
 from pdae_jax.training import loop
+from pdae_jax.training.devices import make_devices
 from pdae_jax.training.prepare import LoopState, Parts, step_of
+from pdae_jax.training.recovery import STOPPED
 from pdae_jax.training.step import TrainState, make_train_steps
 
 _MEMORY = 0.5  # share of an accelerator's that members may take
@@ -44,21 +44,20 @@ class Member:
 
     def advance(self, train: Callable[[], TrainState], metrics: Any, length: int, seconds: float) -> None:
         """What `run_steps` does after a chunk: log, evaluate, keep, save; an error ends the member, not the others."""
-        recipe, frame = self.parts.frame.recipe, self.parts.frame
         try:
             entry = loop.entry_of(metrics, self.step, length, seconds)
             self.step += length
-            last = self.step >= self.parts.num_steps
-            evaluates = frame.validator is not None and (self.step % recipe.eval_every == 0 or last)
-            if evaluates or last or (self.run and self.step % recipe.checkpoint_every == 0):
+            evaluated = loop.is_evaluated(self.parts, self.step)
+            if evaluated or loop.is_saved(self.parts, self.state, self.step):
                 self.state = self.state._replace(train=train())
-            if evaluates:
-                self.state, entry["validation_energy_distance"] = loop.evaluated(self.state, self.step, frame)
+            if evaluated:
+                found = loop.evaluated(self.state, self.step, self.parts.frame)
+                self.state, entry["validation_energy_distance"] = found
         except FloatingPointError as error:
             self.error = str(error)
             return
         self.history.append(entry)
-        if self.run and (self.finished or self.step % recipe.checkpoint_every == 0):
+        if self.run and loop.is_saved(self.parts, self.state, self.step):
             self.run.checkpoints.save(self.step, self.state)
 
     def save(self, train: TrainState) -> None:
@@ -85,7 +84,7 @@ def run_pool(
         members: in whatever state; those that have ended are left alone.
         places: how many train at once, a multiple of the number of devices.
         told: of the mean loss, after every chunk of steps.
-        stop: when it is set, members are saved after the chunk, and the process ends (`loop.told_to_stop`).
+        stop: when it is set, members are saved after the chunk, and the process ends (`recovery.told_to_stop`).
     """
     waiting = deque(member for member in members if not member.finished)
     pool: _Pool | None = None
@@ -96,7 +95,7 @@ def run_pool(
         pool.advance(told)
         if stop is not None and stop.is_set():
             pool.save()
-            raise SystemExit(loop.STOPPED)
+            raise SystemExit(STOPPED)
         if not waiting:
             pool.shrink()
 
@@ -107,7 +106,7 @@ class _Pool:
     def __init__(self, waiting: Sequence[Member], places: int):
         self.taken: dict[int, Member] = {}
         self._places = places
-        self._devices = jax.local_devices() if places > 1 else []
+        self._devices = make_devices(jax.local_device_count()) if places > 1 else None
         first = waiting[0].parts
         self._shared = all(member.parts.data is first.data for member in waiting)
         self._step = first.step
@@ -142,11 +141,11 @@ class _Pool:
             # a copy: steps donate their state, and members may share that of the start
             self._stack, self._data = jax.tree.map(jnp.copy, member.state.train), data
             return
-        if len(self._devices) > 1:  # what was restored is on one of them
-            member.state = jax.device_put(member.state, NamedSharding(self._mesh, PartitionSpec()))
+        assert self._devices is not None
+        member.state = self._devices.everywhere(member.state)  # what was restored is on one of them
         self._stack = _set(self._stack, place, member.state.train)
         if self._shared:
-            self._data = self._data or (data if isinstance(data, Streamed) else self._everywhere(data))
+            self._data = self._data or (data if isinstance(data, Streamed) else self._devices.everywhere(data))
             return
         if self._data is None:
             self._data = _repeated(data, self._places)
@@ -154,14 +153,7 @@ class _Pool:
 
     def _spread(self, tree: Any) -> Any:
         """Members over devices."""
-        return jax.device_put(tree, NamedSharding(self._mesh, PartitionSpec("members"))) if self._devices else tree
-
-    def _everywhere(self, data: DeviceData) -> DeviceData:
-        return jax.device_put(data, NamedSharding(self._mesh, PartitionSpec()))
-
-    @functools.cached_property
-    def _mesh(self) -> Mesh:
-        return Mesh(np.array(self._devices), ("members",))
+        return tree if self._devices is None else self._devices.spread(tree)
 
     def advance(self, told: Callable[[float], None]) -> None:
         """One chunk of steps for all; members that end leave."""
@@ -203,14 +195,14 @@ class _Pool:
 
     def shrink(self) -> None:
         """Go on with half of the places, or fewer, where the others are empty and that saves time."""
-        fewer, devices = self._places, max(1, len(self._devices))
+        fewer, devices = self._places, jax.local_device_count()
         while fewer % (2 * devices) == 0 and fewer // 2 >= len(self.taken):
             fewer //= 2
         if not self.taken or fewer == self._places or not self._saves_time(fewer / self._places):
             return
         members = [self._with_state(place, member) for place, member in self.taken.items()]
         self._places, self._slowest, self._seconds = fewer, 0.0, float("inf")
-        self._devices = self._devices if fewer > 1 else []
+        self._devices = self._devices if fewer > 1 else None
         self._stack, self.taken = self._spread(_repeated(members[0].state.train, fewer)), {}
         self._data = None if fewer == 1 or not self._shared else self._data
         self.fill(deque(members))
@@ -242,29 +234,29 @@ _set = jax.jit(
 )
 
 
-def places_for(parts: Parts, number: int, at_once: int | None) -> int:
-    """How many of so many members train at once: a multiple of the devices, but one alone."""
+def places_for(members: Sequence[Member], at_once: int | None) -> int:
+    """How many of these members train at once: a multiple of the devices, but one alone."""
     devices = jax.local_device_count()
     if at_once is None:
-        at_once = devices if jax.default_backend() == "cpu" else max(devices, _that_fit(parts))
-    if min(at_once, number) <= 1:
+        at_once = devices if jax.default_backend() == "cpu" else max(devices, _that_fit(members))
+    if min(at_once, len(members)) <= 1:
         return 1
-    return -(-min(at_once, number) // devices) * devices
+    return -(-min(at_once, len(members)) // devices) * devices
 
 
-def _that_fit(parts: Parts) -> int:
-    """Members that an accelerator has memory for, by what a step keeps of one for its gradient."""
-    recipe = parts.frame.recipe
-    sources, cells, targets, target_cells = (
-        recipe.num_sources,
-        recipe.cells_per_source,
-        recipe.num_targets,
-        recipe.cells_per_target,
-    )
-    rows = sources * cells * (targets + 1)
-    numbers = 8 * parts.state.kept.size + rows * (
-        3 * sum(recipe.hidden) + 6 * parts.frame.model.num_features + 2 * (cells + target_cells)
-    )
+def _that_fit(members: Sequence[Member]) -> int:
+    """Members that an accelerator has memory for, by what a step keeps of one for its gradient: an estimate.
+
+    Each has its state; the widths of both networks, the cell and its distances for each row that is decoded; and its
+    cells, where these are not those of all.
+    """
+    parts = members[0].parts
+    recipe, features = parts.frame.recipe, parts.frame.model.num_features
+    rows = recipe.num_sources * recipe.cells_per_source * (recipe.num_targets + 1)
+    of_row = 3 * sum(recipe.hidden) + 6 * features + 2 * (recipe.cells_per_source + recipe.cells_per_target)
+    numbers = 8 * parts.state.kept.size + rows * of_row
+    if any(member.parts.data is not parts.data for member in members):
+        numbers += sum(leaf.size for leaf in jax.tree.leaves(parts.data))
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 8 * 2**30)
     return max(1, int(_MEMORY * limit * jax.local_device_count() / (4 * numbers)))
 

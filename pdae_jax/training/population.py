@@ -10,7 +10,6 @@ Every member ends as its own `fit` does, to rounding: same key, same start, same
 """
 
 import contextlib
-import dataclasses
 import math
 import pathlib
 import threading
@@ -25,14 +24,16 @@ from pdae_jax.data.components import Components
 from pdae_jax.data.sample import DeviceData, padded_to
 from pdae_jax.data.split import hold_out
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.recipe import LossWeights, Recipe, Resolved
+from pdae_jax.recipe import Recipe
 from pdae_jax.runs.track import Progress, make_progress
-from pdae_jax.training import loop
-from pdae_jax.training.defaults import resolve_recipe
+from pdae_jax.training.last_step import best_step, choice_key, combinations_to_leave_out
+from pdae_jax.training.loop import check_request, fitted_of
 from pdae_jax.training.pool import Member, places_for, run_pool, step_key
-from pdae_jax.training.prepare import Parts, kernel_of, prepare, step_of, steps_to_take
-from pdae_jax.training.reduction import seen_by_model, with_components
-from pdae_jax.training.step import settings_of
+from pdae_jax.training.prepare import Parts, step_of
+from pdae_jax.training.recovery import key_data, open_run, stop_of_folder, told_to_stop
+from pdae_jax.training.reduction import with_components
+from pdae_jax.training.requests import Outcome, Request
+from pdae_jax.training.starts import Starts
 from pdae_jax.types import PerturbationData, Table
 
 LEAVE_OUT = "leave_out"  # in a setting: names of training conditions that validate its members
@@ -49,36 +50,12 @@ class Population(NamedTuple):
         """The member with the smallest error on its validation conditions, as a fraction of the control's."""
         shares = self.table["validation_share"].to_numpy(float)
         if np.all(np.isnan(shares)):
-            raise ValueError("No member has validation conditions. Pass validation= to fit_population.")
+            raise ValueError(
+                "No member has validation conditions that differ from the control. Pass some as validation=."
+            )
         found = self.members[int(np.nanargmin(shares))]
         assert found is not None
         return found
-
-
-class Request(NamedTuple):
-    """One fit that is asked for; the fields are arguments of `fit`."""
-
-    train: PerturbationData
-    key: Array
-    recipe: Recipe
-    validation: PerturbationData | None = None
-    source: Mapping[str, str] | None = None
-    workdir: str | pathlib.Path | None = None
-    config: Mapping[str, Any] = {}
-
-
-class Outcome(NamedTuple):
-    """What became of a request."""
-
-    fitted: Fitted | None
-    kept_step: int = 0
-    steps: int = 0
-    error: str = ""
-
-    @property
-    def errors(self) -> Mapping[str, Mapping[str, float]]:
-        """`Fitted.validation_errors`; none of a fit that failed."""
-        return self.fitted.validation_errors if self.fitted else {}
 
 
 def fit_population(
@@ -126,14 +103,18 @@ def fit_population(
         TypeError: an option that the recipe does not have.
         FloatingPointError: every member failed; the message is that of the first.
     """
+    if isinstance(settings, Mapping):
+        raise TypeError(f"settings is {settings!r}. Pass a list with one dict of recipe fields for each member.")
     if not settings:
         raise ValueError("No settings. Pass one dict of recipe fields for each member; [{}] is the default recipe.")
     if num_replicas < 1:
         raise ValueError(f"num_replicas={num_replicas}, but it must be at least 1.")
+    if at_once is not None and at_once < 1:
+        raise ValueError(f"at_once={at_once}, but at least 1 member must train at a time.")
     base, requests = (recipe or Recipe()).override(**options), []
     splits: dict[tuple[str, ...] | None, tuple[PerturbationData, PerturbationData | None]] = {None: (train, validation)}
     for setting in settings:
-        names = tuple(setting[LEAVE_OUT]) if LEAVE_OUT in setting else None
+        names = _names(setting[LEAVE_OUT]) if LEAVE_OUT in setting else None
         if names not in splits:  # members with the same split share its data
             splits[names] = hold_out(train, list(names or ()))
         rest, judged = splits[names]
@@ -155,14 +136,19 @@ def fit_population(
     return Population(_table(settings, num_replicas, outcomes), tuple(outcome.fitted for outcome in outcomes))
 
 
+def _names(left_out: str | Sequence[str]) -> tuple[str, ...]:
+    return (left_out,) if isinstance(left_out, str) else tuple(left_out)
+
+
 def _table(settings: Sequence[Mapping[str, Any]], num_replicas: int, outcomes: Sequence[Outcome]) -> Table:
     import pandas as pd
 
     rows = []
     for number, outcome in enumerate(outcomes):
+        errors = [each["pdae"] for each in outcome.errors.values()]
         results = {
             "replica": number % num_replicas,
-            "validation_energy_distance": mean_of([each["pdae"] for each in outcome.errors.values()]),
+            "validation_energy_distance": np.mean(errors) if errors else math.nan,
             "validation_share": share_of_control(outcome.errors),
             "kept_step": outcome.kept_step,
             "steps": outcome.steps,
@@ -170,11 +156,6 @@ def _table(settings: Sequence[Mapping[str, Any]], num_replicas: int, outcomes: S
         }
         rows.append({"member": number, **settings[number // num_replicas], **results})
     return pd.DataFrame(rows)
-
-
-def mean_of(values: Sequence[float]) -> float:
-    """Their mean; NaN of none."""
-    return float(np.mean(values)) if len(values) else math.nan
 
 
 def share_of_control(errors: Mapping[str, Mapping[str, float]]) -> float:
@@ -217,21 +198,21 @@ def train_requests(
 
     for row, request in enumerate(requests):
         with of_request(row):
-            source = loop.check_request(request.train, request.validation, request.source, request.recipe)
+            source = check_request(request.train, request.validation, request.source, request.recipe)
             recipe, components[row] = with_components(request.recipe, request.train, request.workdir)
             asked[row] = request._replace(source=source, recipe=recipe)
     good = [row for row in range(len(asked)) if row not in failed]
     chosen = _chosen_stops([asked[row] for row in good], [components[row] for row in good], at_once, progress)
-    made, members = _Made(), {}
+    starts, members = Starts(), {}
     with contextlib.ExitStack() as folders:  # they are free again however this ends
-        stop = folders.enter_context(loop.told_to_stop(any(request.workdir is not None for request in requests)))
+        stop = folders.enter_context(told_to_stop(any(request.workdir is not None for request in requests)))
         for row, last in zip(good, chosen, strict=True):
             if isinstance(last, str):
                 failed[row] = last
                 continue
             with of_request(row):
                 request = asked[row]._replace(recipe=asked[row].recipe.override(stop_step=last))
-                members[row] = _member(made.parts(request, components[row]), request)
+                members[row] = _member(starts.parts(request, components[row]), request)
                 folders.callback(members[row].close)
         _pad(list(members.values()))
         _run(list(members.values()), at_once, progress, name, stop)
@@ -244,10 +225,10 @@ def train_requests(
 def _member(parts: Parts, request: Request) -> Member:
     identity = {
         "recipe": parts.frame.recipe.to_dict(),
-        "key": loop.key_data(request.key),
+        "key": key_data(request.key),
         "source": request.source,
     }
-    run, state, history = loop.open_run(
+    run, state, history = open_run(
         parts, identity, request.train, request.validation, request.workdir, dict(request.config)
     )
     return Member(parts, state, history, run, step_of(state))
@@ -288,7 +269,7 @@ def _run(
 
     told()
     for pool in pools.values():
-        run_pool(pool, places_for(pool[0].parts, len(pool), at_once), told, stop)
+        run_pool(pool, places_for(pool, at_once), told, stop)
     bar.close()
 
 
@@ -296,7 +277,7 @@ def _outcome(request: Request, member: Member) -> Outcome:
     if member.error:
         return Outcome(None, steps=member.step, error=member.error)
     frame, run = member.parts.frame, member.run
-    fitted = loop.fitted_of(
+    fitted = fitted_of(
         frame, member.state, request.train, request.validation, member.history.entries, run.path if run else None
     )
     kept = int(member.state.kept_step) if frame.validator else member.step
@@ -316,106 +297,24 @@ def _chosen_stops(
     for row, request in enumerate(requests):
         if request.validation is not None or stops[row] is not None:
             continue
-        stops[row] = loop.stop_of_folder(request.workdir)
+        stops[row] = stop_of_folder(request.workdir)
         if stops[row] is not None:
             continue
-        which = (id(request.train), tuple(np.ravel(loop.key_data(request.key))))
+        which = (id(request.train), tuple(np.ravel(key_data(request.key))))
         if which not in splits:
-            left_out = loop.combinations_to_leave_out(request.train, request.key)
+            left_out = combinations_to_leave_out(request.train, request.key)
             splits[which] = hold_out(request.train, left_out) if left_out else None
         if splits[which] is not None:
             rest, judged = splits[which]
             choices.append((row, rest, judged))
     if not choices:
         return stops
-    made = _Made()  # a fit that chooses has the schedule of the fit proper
+    starts = Starts()  # a fit that chooses has the schedule of the fit proper
     asked = [
-        Request(rest, loop.choice_key(requests[row].key), made.resolved(requests[row], components[row]), judged)
+        Request(rest, choice_key(requests[row].key), starts.resolved(requests[row], components[row]), judged)
         for row, rest, judged in choices
     ]
     outcomes = train_requests(asked, at_once=at_once, progress=progress, name="choice")
     for (row, _, _), outcome in zip(choices, outcomes, strict=True):
-        stops[row] = loop.best_step(outcome.fitted) if outcome.fitted else outcome.error
+        stops[row] = best_step(outcome.fitted) if outcome.fitted else outcome.error
     return stops
-
-
-#: Fields of a recipe that are values of the compiled step, and some value for each.
-_VALUES: Mapping[str, Any] = {
-    "num_steps": 1000,
-    "learning_rate": 1e-3,
-    "warmup_steps": 100,
-    "clip_norm": 1.0,
-    "average_decay": 0.999,
-    **dict.fromkeys(LossWeights._fields, 1.0),  # but for 0, of a term that is not computed
-}
-
-
-class _Made:
-    """What fits start from: made once for all that differ in values of the program only."""
-
-    def __init__(self):
-        self._parts: dict[Any, Parts] = {}
-        self._resolved: dict[Any, Resolved] = {}
-        self._same_data: dict[Any, Parts] = {}
-
-    def parts(self, request: Request, components: Components | None) -> Parts:
-        """As `prepare`; the errors of the start are in the state."""
-        neutral = _neutral(request.recipe)
-        key = tuple(np.ravel(loop.key_data(request.key)))
-        sources = tuple(sorted((request.source or {}).items()))
-        which = (id(request.train), id(request.validation), id(components), key, sources, neutral)
-        if which not in self._parts:
-            data = (id(request.train), id(components))
-            parts = prepare(
-                request.key,
-                request.train,
-                request.validation,
-                neutral,
-                request.source,
-                components=components,
-                like=self._same_data.get(data),
-            )
-            self._same_data.setdefault(data, parts)
-            self._parts[which] = parts._replace(state=loop.with_start_errors(parts.state, parts.frame))
-        return _with_values(self._parts[which], request.recipe)
-
-    def resolved(self, request: Request, components: Components | None) -> Resolved:
-        """The recipe with what depends on the data filled in."""
-        neutral = _neutral(request.recipe)
-        which = (id(request.train), neutral)
-        if which not in self._resolved:
-            self._resolved[which] = resolve_recipe(neutral, seen_by_model(request.train, components))
-        return _valued(self._resolved[which], request.recipe)
-
-
-def _neutral(recipe: Recipe) -> Recipe:
-    """The same for all recipes that differ in values of the program; what is open stays open."""
-    changes = {
-        name: None if getattr(recipe, name) is None else 0.0 if getattr(recipe, name) == 0 else value
-        for name, value in _VALUES.items()
-    }
-    changes |= {"patience": None, "stop_step": None}
-    beta, bandwidths = 1.0 if recipe.beta == 1 else 0.5, (1.0,) * len(recipe.bandwidths)
-    fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Recipe)}
-    return Recipe(**{**fields, **changes, "beta": beta, "bandwidths": bandwidths})
-
-
-def _valued(resolved: Resolved, recipe: Recipe) -> Resolved:
-    """A neutral recipe that was resolved, with the values of one of those it stands for."""
-    values = {name: getattr(recipe, name) for name in (*_VALUES, "patience") if getattr(recipe, name) is not None}
-    return resolved.override(**values, stop_step=recipe.stop_step, beta=recipe.beta, bandwidths=recipe.bandwidths)
-
-
-def _with_values(parts: Parts, recipe: Recipe) -> Parts:
-    """What `prepare` makes of a recipe, from what it made of its `_neutral` one."""
-    own, settings = _valued(parts.frame.recipe, recipe), parts.state.train.settings
-    assert settings is not None
-    kernel = np.asarray(kernel_of(own, None).parameters)
-    if own.kernel != "energy":  # bandwidths are multiples of a median distance, the neutral ones of 1
-        kernel = kernel * np.asarray(settings.kernel)
-    train = parts.state.train._replace(settings=settings_of(own, kernel))
-    return parts._replace(
-        frame=parts.frame._replace(recipe=own),
-        num_steps=steps_to_take(own),
-        state=parts.state._replace(train=train),
-    )

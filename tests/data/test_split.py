@@ -140,6 +140,7 @@ def test_a_stratum_is_held_out_but_for_its_plain_cells(strata):
     assert found.left_out == ()
     assert found.source == {"A+t1": "t1", "B+t1": "t1", "A+t2": "t2"}
     assert held_out(strata, "stratum", seed=1, strata=("t1", "t2")).test == ("A+t2",)
+    assert held_out(strata, "stratum", strata="t2").test == ("A+t2",)
     assert held_out(strata, "stratum", seed=2, strata=("t1", "t2")).test == ("A+t1", "B+t1")
 
 

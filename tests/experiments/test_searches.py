@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.sweeps import searches
+from experiments.sweeps.points import Point, Result, grid_of
 from pdae_jax.reporting import sweeps
 
 SPACE = {"a": [1, 2, 4], "rate": ("log", 1e-4, 1e-1), "weight": ("uniform", 0.0, 2.0), "cells": ("int", 3, 5)}
@@ -22,6 +23,52 @@ def test_random_settings_follow_the_space():
 def test_a_space_that_makes_no_sense_is_named(values):
     with pytest.raises(ValueError, match=r"get_space\(\) has 'b'"):
         searches.random_settings({**SPACE, "b": values}, 1, seed=0)
+
+
+@pytest.mark.slow
+def test_a_poor_point_is_stopped_and_a_good_one_is_not(tmp_path):
+    pytest.importorskip("optuna")
+
+    def point_of(settings, number):
+        return Point(settings, tmp_path / str(number), "", trial=number)
+
+    search = searches.Optuna(tmp_path, SPACE, 5, 0, ["error"], point_of)
+    points = search.ask(5)
+    assert [point.trial for point in points] == [0, 1, 2, 3, 4] and search.ask(1) == []
+
+    def stopped_at(point, error):
+        """The evaluation at which a point with this error is stopped, out of twenty; None: it went on to its end."""
+        report = searches.reporter(tmp_path, point.trial, lambda step: step)
+        for step in range(1, 21):
+            if report(error, step):
+                search.tell(point, Result(float("nan"), 1.0, step, "stopped"))
+                return step
+        search.tell(point, Result(error, 1.0, 20, "finished"))
+        return None
+
+    assert [stopped_at(point, error) for point, error in zip(points, (0.1, 0.5, 0.4, 0.05, 0.3), strict=True)] == [
+        *(None, searches.FIRST_RUNG, searches.FIRST_RUNG),
+        *(None, searches.FIRST_RUNG),
+    ]
+    again = searches.Optuna(tmp_path, SPACE, 6, 0, ["error"], point_of)
+    assert [point.trial for point in again.earlier()] == [0, 1, 2, 3, 4]
+    (more,) = again.ask(10)
+    assert more.trial == 5 and more.settings not in [point.settings for point in points]
+    # its process is killed: it is handed out again
+    (same,) = searches.Optuna(tmp_path, SPACE, 6, 0, ["error"], point_of).ask(10)
+    assert same == more
+    with pytest.raises(ValueError, match="1 objectives, not 2"):
+        searches.Optuna(tmp_path, SPACE, 6, 0, ["error", "seconds"], point_of)
+
+
+def test_a_point_that_stands_twice_is_named():
+    class Module:
+        def get_sweep():
+            yield {"fit.latent_dim": np.int64(2)}
+            yield {"fit.latent_dim": 2}
+
+    with pytest.raises(ValueError, match=r"yields \{'fit.latent_dim': 2\} twice"):
+        grid_of(Module, "tiny.py")
 
 
 def table_of(number=60):

@@ -16,7 +16,7 @@ import pytest
 import pdae_jax
 from pdae_jax.runs import folder
 from pdae_jax.runs.folder import RunFolder
-from pdae_jax.training import loop
+from pdae_jax.training.recovery import STOPPED
 
 KEY = jax.random.key(0)
 SMALL = {
@@ -155,7 +155,7 @@ def test_sigterm_saves_and_ends_with_its_status(train, tmp_path, population):
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as ended:
         run(workdir=tmp_path / "run", progress=told)
-    assert ended.value.code == loop.STOPPED == 143
+    assert ended.value.code == STOPPED == 143
     assert signal.getsignal(signal.SIGTERM) == before
     first = tmp_path / "run" / "000" if population else tmp_path / "run"
     assert max(int(p.name) for p in (first / "checkpoints").iterdir() if p.name.isdigit()) in (10, 20)
@@ -173,6 +173,6 @@ def test_a_script_that_is_told_to_stop_says_so_by_its_status(tmp_path):
     while not metrics.exists() and process.poll() is None:
         time.sleep(0.05)
     process.terminate()
-    assert process.wait(60) == loop.STOPPED
+    assert process.wait(60) == STOPPED
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert max(int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()) == steps[-1]

@@ -16,7 +16,7 @@ from pdae_jax.evaluation.baselines import linear_model
 from pdae_jax.losses import energy_distance
 from pdae_jax.runs import folder
 from pdae_jax.runs.track import read_metrics
-from pdae_jax.training import loop
+from pdae_jax.training import last_step, loop
 from pdae_jax.training.compiler import without_garbage_collection
 from pdae_jax.training.defaults import ON_SURFACE, WITH_NOISE, resolve_recipe
 from pdae_jax.training.step import make_train_steps
@@ -313,7 +313,7 @@ def with_all_pairs(**world):
 
 @pytest.mark.slow
 def test_without_validation_left_out_combinations_choose_the_last_step(many_pairs, tmp_path):
-    left_out = loop.combinations_to_leave_out(many_pairs, KEY)
+    left_out = last_step.combinations_to_leave_out(many_pairs, KEY)
     assert len(left_out) == 2 and all("+" in name for name in left_out)
     fitted = pdae_jax.fit(many_pairs, key=KEY, workdir=tmp_path / "run", **SMALL)
     assert fitted.recipe.stop_step in (0, 20, 40, 60) and fitted.validation_errors == {}
@@ -346,12 +346,12 @@ def test_a_fit_that_chose_its_last_step_resumes_to_the_same_bits(tmp_path, monke
 
 
 def test_only_combinations_that_the_rest_determines_are_left_out(split, many_pairs):
-    assert loop.combinations_to_leave_out(split[0], KEY) == []  # too few
+    assert last_step.combinations_to_leave_out(split[0], KEY) == []  # too few
     # without the singles, six pairs of four perturbations determine each other, and not when many are gone
     names = [c for c in many_pairs.conditions if "+" in c and "p4" not in c]
     few = many_pairs.select(["control", *names])
     for seed in range(5):
-        left_out = loop.combinations_to_leave_out(few, jax.random.key(seed))
+        left_out = last_step.combinations_to_leave_out(few, jax.random.key(seed))
         kept = few.select([c for c in few.conditions if c not in left_out])
         assert all(pdae_jax.check_guarantee(kept, name).identified for name in left_out)
 

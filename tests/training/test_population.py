@@ -197,9 +197,13 @@ def test_what_cannot_be_is_said_before_anything_is_trained(split):
         pdae_jax.fit_population(train, [], key=KEY)
     with pytest.raises(TypeError, match="learning_rate"):
         pdae_jax.fit_population(train, [{"learning_rte": 1.0}], key=KEY)
+    with pytest.raises(TypeError, match="Pass a list with one dict"):
+        pdae_jax.fit_population(train, {"learning_rate": 1e-3}, key=KEY)
+    with pytest.raises(ValueError, match="at_once=0"):
+        pdae_jax.fit_population(train, [{}], key=KEY, at_once=0)
     with pytest.raises(ValueError, match="num_replicas=0"):
         pdae_jax.fit_population(train, [{}], key=KEY, num_replicas=0)
     with pytest.raises(ValueError, match="needs validation"):
         pdae_jax.fit_population(train, [{"patience": 3}], key=KEY)
     with pytest.raises(KeyError, match="p9"):
-        pdae_jax.fit_population(train, [{"leave_out": ["p9"]}], key=KEY, validation=validation)
+        pdae_jax.fit_population(train, [{"leave_out": "p9"}], key=KEY, validation=validation)

@@ -1,0 +1,80 @@
+"""What a run goes on from after it was broken off, and what it does when it is told to stop."""
+
+import contextlib
+import pathlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jaxtyping import Array
+
+from pdae_jax.runs import folder
+from pdae_jax.runs.store import fingerprint
+from pdae_jax.runs.track import History
+from pdae_jax.training.prepare import LoopState, Parts, step_of
+from pdae_jax.training.reduction import save_components
+from pdae_jax.types import PerturbationData
+
+STOPPED = 128 + signal.SIGTERM  # status of a process that was told to stop, as shells have it
+
+
+@contextlib.contextmanager
+def told_to_stop(saves: bool) -> Iterator[threading.Event]:
+    """Set by SIGTERM, which schedulers send before they kill; only where there is a folder to save to.
+
+    A handler that somebody else has installed stays, and other threads than the main one cannot have any.
+    """
+    event = threading.Event()
+    main = threading.current_thread() is threading.main_thread()
+    if not saves or not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield event
+        return
+    signal.signal(signal.SIGTERM, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def open_run(
+    parts: Parts,
+    identity: dict[str, Any],
+    train: PerturbationData,
+    validation: PerturbationData | None,
+    workdir: str | pathlib.Path | None,
+    config: dict[str, Any],
+) -> tuple[folder.RunFolder | None, LoopState, History]:
+    """The folder of a run, made where there is none; the state to go on from, and what was logged up to it."""
+    run, state = None, parts.state
+    if workdir is not None:
+        identity = identity | {
+            "data": {name: fingerprint(part) for name, part in {"train": train, "validation": validation}.items()}
+        }
+        run = folder.RunFolder(pathlib.Path(workdir), identity, config)
+        try:
+            run.save_data(train, validation)
+            save_components(run.path, parts.frame.components)
+            if run.checkpoints.latest_step() is not None:
+                state = run.checkpoints.restore(state, repair=True)
+                logging.info("Resuming %s at step %d.", run.path, step_of(state))
+        except BaseException:
+            run.close()
+            raise
+    return run, state, History(run.path / folder.METRICS_FILE if run else None, resume_step=step_of(state))
+
+
+def stop_of_folder(workdir: str | pathlib.Path | None) -> int | None:
+    """What the run in a folder has chosen already; None where there is none."""
+    file = pathlib.Path(workdir) / folder.CONFIG_FILE if workdir is not None else None
+    if file is None or not file.exists():
+        return None
+    return folder.read_config(file.parent)["identity"]["recipe"].get("stop_step")
+
+
+def key_data(key: Array) -> Any:
+    """A key as plain integers, for JSON."""
+    return np.asarray(jax.random.key_data(key)).tolist()

@@ -1,0 +1,98 @@
+"""What fits start from, made once for all that differ in values of the compiled program only."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pdae_jax.data.components import Components
+from pdae_jax.recipe import LossWeights, Recipe, Resolved
+from pdae_jax.training.defaults import resolve_recipe
+from pdae_jax.training.loop import with_start_errors
+from pdae_jax.training.prepare import Parts, kernel_of, prepare, steps_to_take
+from pdae_jax.training.recovery import key_data
+from pdae_jax.training.reduction import seen_by_model
+from pdae_jax.training.requests import Request
+from pdae_jax.training.step import settings_of
+
+#: Fields of a recipe that are values of the compiled step, and some value for each.
+_VALUES: Mapping[str, Any] = {
+    "num_steps": 1000,
+    "learning_rate": 1e-3,
+    "warmup_steps": 100,
+    "clip_norm": 1.0,
+    "average_decay": 0.999,
+    **dict.fromkeys(LossWeights._fields, 1.0),  # but for 0, of a term that is not computed
+}
+
+
+class Starts:
+    """Starts that were made. They go by the identity of data sets, which the requests keep alive."""
+
+    def __init__(self):
+        self._parts: dict[Any, Parts] = {}
+        self._resolved: dict[Any, Resolved] = {}
+        self._same_data: dict[Any, Parts] = {}
+
+    def parts(self, request: Request, components: Components | None) -> Parts:
+        """As `prepare`; the errors of the start are in the state."""
+        neutral = _neutral(request.recipe)
+        key = tuple(np.ravel(key_data(request.key)))
+        sources = tuple(sorted((request.source or {}).items()))
+        which = (id(request.train), id(request.validation), id(components), key, sources, neutral)
+        if which not in self._parts:
+            data = (id(request.train), id(components))
+            parts = prepare(
+                request.key,
+                request.train,
+                request.validation,
+                neutral,
+                request.source,
+                components=components,
+                like=self._same_data.get(data),
+            )
+            self._same_data.setdefault(data, parts)
+            self._parts[which] = parts._replace(state=with_start_errors(parts.state, parts.frame))
+        return _with_values(self._parts[which], request.recipe)
+
+    def resolved(self, request: Request, components: Components | None) -> Resolved:
+        """The recipe with what depends on the data filled in."""
+        neutral = _neutral(request.recipe)
+        which = (id(request.train), neutral)
+        if which not in self._resolved:
+            self._resolved[which] = resolve_recipe(neutral, seen_by_model(request.train, components))
+        return _valued(self._resolved[which], request.recipe)
+
+
+def _neutral(recipe: Recipe) -> Recipe:
+    """The same for all recipes that differ in values of the program; what is open stays open."""
+    changes = {
+        name: None if getattr(recipe, name) is None else 0.0 if getattr(recipe, name) == 0 else value
+        for name, value in _VALUES.items()
+    }
+    changes |= {"patience": None, "stop_step": None}
+    beta, bandwidths = 1.0 if recipe.beta == 1 else 0.5, (1.0,) * len(recipe.bandwidths)
+    fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Recipe)}
+    return Recipe(**{**fields, **changes, "beta": beta, "bandwidths": bandwidths})
+
+
+def _valued(resolved: Resolved, recipe: Recipe) -> Resolved:
+    """A neutral recipe that was resolved, with the values of one of those it stands for."""
+    values = {name: getattr(recipe, name) for name in (*_VALUES, "patience") if getattr(recipe, name) is not None}
+    return resolved.override(**values, stop_step=recipe.stop_step, beta=recipe.beta, bandwidths=recipe.bandwidths)
+
+
+def _with_values(parts: Parts, recipe: Recipe) -> Parts:
+    """What `prepare` makes of a recipe, from what it made of its `_neutral` one."""
+    own, settings = _valued(parts.frame.recipe, recipe), parts.state.train.settings
+    assert settings is not None
+    kernel = np.asarray(kernel_of(own, None).parameters)
+    if own.kernel != "energy":  # bandwidths are multiples of a median distance, the neutral ones of 1
+        kernel = kernel * np.asarray(settings.kernel)
+    train = parts.state.train._replace(settings=settings_of(own, kernel))
+    return parts._replace(
+        frame=parts.frame._replace(recipe=own),
+        num_steps=steps_to_take(own),
+        state=parts.state._replace(train=train),
+    )
