@@ -58,7 +58,7 @@ def held_out(data: PerturbationData, protocol: str, seed: int = 0, strata: str |
     alone = present[order == 1].any(axis=0)
     pairs = [c for c, row in zip(data.conditions, present, strict=True) if row.sum() == 2 and not np.any(row & ~alone)]
     random = np.random.default_rng(seed // _FOLDS if protocol == "tenth" else seed)
-    left_out: Sequence[str] = ()
+    left_out: list[str] = []
     if protocol in _UNSEEN:
         used = np.flatnonzero(present[[data.index(c) for c in pairs]].any(axis=0)) if pairs else np.zeros(0, int)
         unseen = random.permutation(used)[: round(_UNSEEN[protocol] * len(used))]
@@ -77,9 +77,7 @@ def held_out(data: PerturbationData, protocol: str, seed: int = 0, strata: str |
             f"Protocol {protocol!r} leaves no pair to test: {len(pairs)} pairs have both singles measured. Hold out "
             f"conditions by name."
         )
-    rest = [c for c in pairs if c not in test and c not in left_out]
-    number = max(1, round(_VALIDATION * len(rest))) if len(rest) > 1 else 0
-    validation = {rest[i] for i in random.permutation(len(rest))[:number]}
+    validation = _some([c for c in pairs if c not in test and c not in left_out], random)
     test, unseen, out = (
         tuple(c for c in data.conditions if c in set(chosen)) for chosen in (test, validation, left_out)
     )
@@ -113,8 +111,11 @@ def _stratum_held_out(data: PerturbationData, seed: int, strata: Sequence[str]) 
     test = [c for c, start in source.items() if start == chosen]
     if not test:
         raise ValueError(f"Stratum {chosen!r} has no perturbed condition to hold out. Leave it out of the strata.")
-    rest = [c for c in source if c not in test]
-    random = np.random.default_rng(seed)
+    validation = _some([c for c in source if c not in test], np.random.default_rng(seed))
+    return HeldOut(tuple(test), tuple(c for c in source if c in validation), (), source)
+
+
+def _some(rest: list[str], random: np.random.Generator) -> set[str]:
+    """A tenth of the pairs that train, at least one, for validation; none where only one is left."""
     number = max(1, round(_VALIDATION * len(rest))) if len(rest) > 1 else 0
-    validation = {rest[i] for i in random.permutation(len(rest))[:number]}
-    return HeldOut(tuple(test), tuple(c for c in rest if c in validation), (), source)
+    return {rest[i] for i in random.permutation(len(rest))[:number]}

@@ -54,7 +54,7 @@ class RunFolder:
         self.path, self._closed = path, False
         _check_free(path)
         _make(path)
-        self._lock = lock(path)
+        self._lock = Lock(path)
         try:
             self._open(identity, config)
             self.checkpoints = Checkpoints(path / CHECKPOINT_FOLDER)
@@ -124,6 +124,9 @@ class Lock:
     """A folder for this process alone; the system frees it when the process ends, however it does.
 
     The folder itself is locked, so that nothing is left in it.
+
+    Raises:
+        RuntimeError: another process, or another fit of this one, works there.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -152,15 +155,6 @@ class Lock:
 
     def __del__(self):
         self.release()
-
-
-def lock(path: pathlib.Path) -> Lock:
-    """Keep other processes, and other fits of this one, out of a folder.
-
-    Raises:
-        RuntimeError: one works there.
-    """
-    return Lock(path)
 
 
 def _make(path: pathlib.Path) -> None:

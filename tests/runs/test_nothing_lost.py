@@ -45,9 +45,9 @@ def test_two_runs_cannot_work_in_one_folder(tmp_path):
         RunFolder(tmp_path / "run", {"a": 1}, {})
     code = f"""
         import pathlib
-        from pdae_jax.runs.folder import lock
+        from pdae_jax.runs.folder import Lock
         try:
-            lock(pathlib.Path({str(tmp_path / "run")!r}))
+            Lock(pathlib.Path({str(tmp_path / "run")!r}))
         except RuntimeError as error:
             print(error)
     """
@@ -62,17 +62,17 @@ def test_two_runs_cannot_work_in_one_folder(tmp_path):
 def test_a_lock_ends_with_its_process(tmp_path):
     code = f"""
         import pathlib, time
-        from pdae_jax.runs.folder import lock
-        held = lock(pathlib.Path({str(tmp_path)!r}))
+        from pdae_jax.runs.folder import Lock
+        held = Lock(pathlib.Path({str(tmp_path)!r}))
         print("held", flush=True)
         time.sleep(60)
     """
     with subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(RuntimeError):
-            folder.lock(tmp_path)
+            folder.Lock(tmp_path)
         process.kill()
-    folder.lock(tmp_path).release()
+    folder.Lock(tmp_path).release()
 
 
 def test_a_refused_run_leaves_the_folder_free(tmp_path):
