@@ -102,4 +102,4 @@ def test_devices_that_cannot_share_a_batch_are_refused():
     with pytest.raises(ValueError, match="but JAX has"):
         make_devices(4096)
     check_share(1, 7, True)
-    assert pdae_jax.training.devices.make_devices(1).number == 1
+    assert make_devices(1).mesh.size == 1

@@ -197,7 +197,7 @@ def test_what_cannot_be_is_said_before_anything_is_trained(split):
         pdae_jax.fit_population(train, [], key=KEY)
     with pytest.raises(TypeError, match="learning_rate"):
         pdae_jax.fit_population(train, [{"learning_rte": 1.0}], key=KEY)
-    with pytest.raises(TypeError, match="Pass a list with one dict"):
+    with pytest.raises(TypeError, match="settings"):
         pdae_jax.fit_population(train, {"learning_rate": 1e-3}, key=KEY)
     with pytest.raises(ValueError, match="at_once=0"):
         pdae_jax.fit_population(train, [{}], key=KEY, at_once=0)
