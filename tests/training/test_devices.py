@@ -8,7 +8,6 @@ import textwrap
 
 import pytest
 
-import pdae_jax
 from pdae_jax.training.devices import check_share, make_devices
 
 pytestmark = pytest.mark.slow
