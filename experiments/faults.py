@@ -45,7 +45,7 @@ def get_config(arg="default"):
     config.data.labels = ("p0", "p1", "p2", "p0+p1", "p1+p2", "p0+p2")
     config.split.validation, config.split.test = ("p1+p2",), ("p0+p2",)
     config.fit.update(latent_dim=2, num_steps=400, log_every=10, eval_every=20, checkpoint_every={EVERY})
-    config.evaluation.num_samples = 150
+    config.evaluation.update(num_samples=150, baselines=("additive",), metrics=("energy_distance", "mean_l2"))
     return config
 
 def get_sweep():

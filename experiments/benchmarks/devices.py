@@ -22,6 +22,7 @@ from absl import app, flags
 from experiments.configs import simulated
 from pdae_jax import build
 from pdae_jax.data.sample import DeviceData
+from pdae_jax.training.devices import make_devices
 from pdae_jax.training.prepare import prepare
 from pdae_jax.training.step import make_train_steps
 
@@ -61,8 +62,9 @@ def measure(number: int) -> dict:
     config.split.update(test=("p0+p1",), validation=("p0+p2",))
     experiment = build.experiment(config)
     recipe = experiment.recipe.override(num_targets=TARGETS * number, num_steps=1000)
-    parts = prepare(experiment.key, experiment.train, None, recipe, devices=number)
-    state = parts.state.train
+    shared = make_devices(number) if number > 1 else None
+    parts = prepare(experiment.key, experiment.train, None, recipe, devices=shared)
+    state = parts.state.train if shared is None else shared.everywhere(parts.state.train)
     assert isinstance(parts.data, DeviceData)
     single = make_train_steps(parts.step, 1).lower(state, parts.data).compile()
     steps = make_train_steps(parts.step, STEPS)

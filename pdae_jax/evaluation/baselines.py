@@ -18,7 +18,7 @@ from pdae_jax.data.span import least_squares
 from pdae_jax.data.units import condition_means
 from pdae_jax.labels import LabelLike
 from pdae_jax.model import linear
-from pdae_jax.prediction.samples import generator
+from pdae_jax.randomness import make_random
 from pdae_jax.types import PerturbationData, once_for_data
 
 # Share of the variance that the principal components of `latent_additive` hold.
@@ -75,7 +75,7 @@ def pool_all(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num
     As equally many of each condition as there are distinct ones to draw: a copy would pass for another cell in U forms
     and permutation tests. Of more samples than cells, every cell comes equally often.
     """
-    train, random = task.train, generator(key)
+    train, random = task.train, make_random(key)
     rounds, rest = divmod(num_samples, train.num_cells)
     sizes = rounds * train.counts + _even_sizes(random, train.counts, rest)
     rows = [members[_draw(random, len(members), int(size))] for members, size in zip(train.rows, sizes, strict=True)]
@@ -220,7 +220,7 @@ def principal_components(
 
 def _moved(key: Array, train: PerturbationData, source: str, shift: np.ndarray, num_samples: int) -> np.ndarray:
     """Cells of the source plus a shift; of counts whole numbers again, as the model's predictions are."""
-    random, rows = generator(key), train.rows[train.index(source)]
+    random, rows = make_random(key), train.rows[train.index(source)]
     rows = rows[_draw(random, len(rows), num_samples)]
     moved = train.x[rows] + shift
     if train.size_factors is not None:

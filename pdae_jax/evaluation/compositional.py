@@ -31,7 +31,8 @@ from pdae_jax.evaluation.compositional_step import (
     step_keys,
 )
 from pdae_jax.labels import LabelLike
-from pdae_jax.prediction.samples import BATCH, generator
+from pdae_jax.prediction.samples import BATCH
+from pdae_jax.randomness import make_random
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs.track import History, Progress, make_progress
 from pdae_jax.training.loop import run_steps
@@ -91,7 +92,7 @@ class Compositional:
             raise ValueError(f"num_samples={num_samples}, but at least 1 sample must be asked for.")
         start = source or train.control
         rows = train.rows[train.index(start)]
-        random = generator(key)
+        random = make_random(key)
         rows = rows[_draw(random, len(rows), num_samples)]
         x = self.standardizer.forward(train.x[rows]).astype(np.float32)
         labels = [jnp.asarray(self.standardizer.label(train.label(name))) for name in (start, label)]

@@ -10,7 +10,8 @@ from pdae_jax.data.counts import log_normalised, to_counts
 from pdae_jax.evaluation.differential import correlations
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.prediction.samples import generator, predict
+from pdae_jax.prediction.samples import predict
+from pdae_jax.randomness import make_random
 from pdae_jax.types import PerturbationData, Table
 
 CORRELATED_FEATURES = 50  # the most abundant ones
@@ -63,13 +64,13 @@ def count_diagnostics(
         if not np.any(test.labels[number]):
             continue
         key_split, key_predict, key_counts = jax.random.split(jax.random.fold_in(key, number), 3)
-        cells = generator(key_split).permutation(test.rows[number])
+        cells = make_random(key_split).permutation(test.rows[number])
         half = len(cells) // 2
         reference, other = (counted(test, part) for part in (cells[:half], cells[half : 2 * half]))
         start = (sources or {}).get(condition, train.control)
         prediction = predict(fitted, test.labels[number], key=key_predict, num_samples=half, source=start)
         assert prediction.size_factors is not None
-        control = generator(key_split).permutation(train.rows[train.index(train.control)])[:half]
+        control = make_random(key_split).permutation(train.rows[train.index(train.control)])[:half]
         methods = {
             "pdae": CountedCells(prediction.counts(key_counts), prediction.size_factors),
             "control": counted(train, control),

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from pdae_jax.data.units import condition_means
 from pdae_jax.evaluation.differential import CONTROL_CELLS, FIELD_METRICS, Differential, Samples, differential
 from pdae_jax.evaluation.metrics import METRICS, Context, median_distance
-from pdae_jax.prediction.samples import generator
+from pdae_jax.randomness import make_random
 from pdae_jax.two_sample.permutation import two_sample_test
 from pdae_jax.types import PerturbationData, once_for_data
 
@@ -94,7 +94,7 @@ def ceiling_of(key: Array, cells: np.ndarray, known: Known, metrics: Sequence[st
     if half < 2:
         missing = dict.fromkeys(metrics, float("nan"))
         return Result(CEILING, missing, half, half, noise=missing)
-    random, values = generator(key), []
+    random, values = make_random(key), []
     for number in range(CEILING_REPEATS_OF_MANY if len(cells) >= CEILING_ENOUGH else CEILING_REPEATS):
         shuffled = cells[random.permutation(len(cells))]
         first, second = shuffled[:half], shuffled[half : 2 * half]
@@ -102,7 +102,7 @@ def ceiling_of(key: Array, cells: np.ndarray, known: Known, metrics: Sequence[st
         found = values_of(own_key, first, second, own, [name for name in metrics if name not in FROM_CONTROL])
         found |= values_of(
             own_key,
-            *_from_own_controls(generator(own_key), first, second, known.control),
+            *_from_own_controls(make_random(own_key), first, second, known.control),
             own,
             [name for name in metrics if name in FROM_CONTROL],
         )

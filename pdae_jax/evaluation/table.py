@@ -31,9 +31,10 @@ from pdae_jax.evaluation.scoring import (
 )
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.prediction.samples import generator, predict
+from pdae_jax.prediction.samples import predict
 from pdae_jax.prediction.source import resolve_source
 from pdae_jax.prediction.verdict import Verdict
+from pdae_jax.randomness import make_random
 from pdae_jax.runs.track import Progress, make_progress
 from pdae_jax.spelling import nearest_names
 from pdae_jax.types import PerturbationData, Table
@@ -199,7 +200,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """All rows of one condition."""
     key_true, key_model, key_baselines, key_ceiling, key_test = jax.random.split(key, 5)
-    rows = generator(key_true).permutation(case.rows)[: 2 * request.num_samples]
+    rows = make_random(key_true).permutation(case.rows)[: 2 * request.num_samples]
     shuffled = case.data.x[rows]
     true = shuffled[: request.num_samples]
     own = known_of(fitted.train, case.label, known, true)

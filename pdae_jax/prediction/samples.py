@@ -19,6 +19,7 @@ from pdae_jax.prediction.guarantee import guarantee_of
 from pdae_jax.prediction.source import Source, SourceLike, resolve_source
 from pdae_jax.prediction.span import identified_part
 from pdae_jax.prediction.verdict import Verdict
+from pdae_jax.randomness import make_random
 from pdae_jax.types import PerturbationData
 
 MAX_REACH = 1.5  # above it a prediction is warned about, see `reach_of`
@@ -63,7 +64,7 @@ class Prediction(NamedTuple):
         sizes = np.broadcast_to(np.asarray(sizes, np.float64), (len(self.samples),))
         if not np.all(sizes > 0):
             raise ValueError("size_factors must be greater than 0. Pass the counts of a cell over 10,000.")
-        return to_counts(generator(key), self.samples, sizes)
+        return to_counts(make_random(key), self.samples, sizes)
 
 
 def predict(
@@ -123,7 +124,7 @@ def predict(
     prediction = prediction._replace(reach=_checked_reach(prediction, fitted))
     if len(members) == 1:
         return prediction
-    order = generator(key).permutation(number)  # so that any part of the samples is of the mixture too
+    order = make_random(key).permutation(number)  # so that any part of the samples is of the mixture too
     return prediction._replace(
         samples=prediction.samples[order],
         replica=np.concatenate(made_by)[order],
@@ -169,7 +170,7 @@ def _shares(key: Array, rows: np.ndarray, number: int, num_members: int) -> list
     """Disjoint source cells for each member, as long as there are enough, and its number of samples."""
     if num_members == 1:
         return [(rows, number)]
-    shuffled = generator(jax.random.fold_in(key, num_members)).permutation(rows)
+    shuffled = make_random(jax.random.fold_in(key, num_members)).permutation(rows)
     parts = [shuffled[m::num_members] for m in range(num_members)]
     return [(p if len(p) else rows, len(range(m, number, num_members))) for m, p in enumerate(parts)]
 
@@ -194,7 +195,7 @@ def _batches(
     target, rows = identified_part(fitted.train, vector), source.rows
     key_rows, key_noise = jax.random.split(key)
     key_counts = jax.random.fold_in(key, _COUNTS)
-    rng = generator(key_rows)
+    rng = make_random(key_rows)
     queue = rng.permutation(rows)
     for number, first in enumerate(range(0, num_samples, BATCH)):
         size = min(BATCH, num_samples - first)
@@ -208,15 +209,10 @@ def _batches(
         moved, chosen = moved[:size], chosen[:size]
         if source.data.size_factors is not None:  # a cell has whole numbers of counts
             sizes = source.size_factors(chosen)
-            random = generator(jax.random.fold_in(key_counts, number))
+            random = make_random(jax.random.fold_in(key_counts, number))
             moved = in_whole_counts(random, moved, sizes).astype(moved.dtype)
         yield moved, chosen
 
 
 def _name(train: PerturbationData, vector: np.ndarray) -> str:
     return format_label(vector, train.perturbations, control=train.control, separator=train.separator)
-
-
-def generator(key: Array) -> np.random.Generator:
-    """NumPy generator that starts from a typed JAX key: draws of any size without a compilation each."""
-    return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())

@@ -4,7 +4,10 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 from absl import logging
+
+from pdae_jax.randomness import is_key
 
 
 class Checkpoints:
@@ -15,7 +18,19 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False)
+        folder.mkdir(exist_ok=True)
+        process = jax.process_index()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            create=False,
+            enable_async_checkpointing=False,
+            # of several processes each writes for itself: the others may have other runs, or none
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
+            )
+            if jax.process_count() > 1
+            else ocp.options.MultiprocessingOptions(),
+        )
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def latest_step(self) -> int | None:
@@ -32,7 +47,7 @@ class Checkpoints:
             return
         before = self.latest_step()
         try:
-            self._manager.save(step, args=self._ocp.args.StandardSave(state))
+            self._manager.save(step, args=self._ocp.args.StandardSave(jax.tree.map(_numbers, state)))
             self._manager.wait_until_finished()
         except Exception as error:  # of the file system, of TensorStore or of Orbax
             kept = "None was written before" if before is None else f"That of step {before} is kept"
@@ -69,7 +84,7 @@ class Checkpoints:
                 )
                 if repair:
                     self._put_aside(bad)
-            return state
+            return jax.tree.map(_like, like, state)
         step, error = errors[0]
         raise ValueError(
             f"No checkpoint in {self._manager.directory} can be read; of step {step}: {type(error).__name__}: "
@@ -89,7 +104,21 @@ class Checkpoints:
         self._manager.close()
 
 
+def _numbers(leaf: jax.Array) -> np.ndarray:
+    """An array as it is kept: without a device, as that of the next process may be another."""
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+
+
 def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    # with a sharding of this machine: a checkpoint written on another may name devices that are not here
-    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+    kept = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(kept.shape, kept.dtype, sharding=here)
+
+
+def _like(leaf: jax.Array | jax.ShapeDtypeStruct, kept: jax.Array) -> jax.Array:
+    """What was kept, as a key where `leaf` is one."""
+    if not is_key(leaf):
+        return kept
+    kinds = []
+    jax.eval_shape(lambda key: kinds.append(jax.random.key_impl(key)), leaf)  # which shapes alone do not have
+    return jax.random.wrap_key_data(kept, impl=kinds[0])

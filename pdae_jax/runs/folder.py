@@ -27,7 +27,7 @@ VALIDATION_FILE = "data/validation.npz"
 TEST_FILE = "data/test.npz"
 COMPONENTS_FILE = "data/components.npz"  # of fits on scores
 TRUTH_FILE = "data/truth.npz"  # of simulated worlds
-FORMAT = 1  # of a run folder; another number where a checkpoint has other parts
+FORMAT = 2  # of a run folder; another number where a checkpoint has other parts
 
 # what a process that was killed may leave before there is a config
 _BEFORE_CONFIG = (ENVIRONMENT_FILE, f".{ENVIRONMENT_FILE}.partial", f".{CONFIG_FILE}.partial")

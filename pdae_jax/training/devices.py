@@ -1,50 +1,121 @@
-"""Several devices: of one fit they share the batches, of a population the members."""
+"""Several devices: of one fit they share the batches, of a population the members.
+
+The devices of a fit may be those of several processes, each of which calls `fit` with the same arguments
+(`jax.distributed`). What differs between processes, such as a folder that only the first can see, is that of the first.
+"""
 
 import functools
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-_AXIS = "devices"
+from pdae_jax.randomness import is_key
+
+AXIS = "devices"
 
 
 class Devices(NamedTuple):
-    """Some devices of this process; hashable, as a compiled step depends on them."""
+    """Some devices; hashable, as a compiled step depends on them."""
 
     mesh: Mesh
 
+    @property
+    def number(self) -> int:
+        return self.mesh.size
+
+    @property
+    def of_others(self) -> bool:
+        """Whether other processes have some of them."""
+        return not NamedSharding(self.mesh, PartitionSpec()).is_fully_addressable
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the one that has a folder."""
+        return not self.of_others or jax.process_index() == 0
+
     def everywhere(self, tree: Any) -> Any:
-        """The same arrays on all devices."""
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+        """The same arrays on all devices; those of the first process."""
+        return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(self.mesh, PartitionSpec())), self.of_first(tree))
 
     def spread(self, tree: Any) -> Any:
         """Arrays whose first axis, of as many entries as there are devices or a multiple, is spread over them."""
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec(_AXIS)))
+        return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(self.mesh, PartitionSpec(AXIS))), tree)
 
     def split(self, array: jax.Array) -> jax.Array:
         """Inside `jit`: an array whose first axis the devices share."""
-        return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec(_AXIS)))
+        return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec(AXIS)))
+
+    def joined(self, array: jax.Array) -> jax.Array:
+        """Inside `jit`: an array that all devices have."""
+        return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec()))
+
+    def one_copy(self, tree: Any) -> Any:
+        """On one device of this process, what `everywhere` has put on all, or was computed from it."""
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+    def of_first(self, tree: Any) -> Any:
+        """The arrays of the first process, in all of them."""
+        if not self.of_others:
+            return tree
+        numbers = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
+        found = multihost_utils.broadcast_one_to_all(numbers)
+        return jax.tree.map(
+            lambda leaf, value: (
+                jax.random.wrap_key_data(value, impl=jax.random.key_impl(leaf)) if is_key(leaf) else value
+            ),
+            tree,
+            found,
+        )
+
+    def any_of(self, flag: bool) -> bool:
+        """Whether it is set in any process."""
+        return bool(np.any(multihost_utils.process_allgather(np.array(flag)))) if self.of_others else flag
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    if is_key(leaf):
+        return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, lambda part: values[part])
 
 
 @functools.lru_cache(maxsize=8)
 def make_devices(number: int) -> Devices:
-    """The first devices of this process.
+    """Devices to share a fit: the first of this process, or all of all processes.
 
     Raises:
-        ValueError: there are not so many.
+        ValueError: there are not so many, or some processes would have none of them.
     """
-    found = jax.local_devices()
+    found = jax.devices()
     if not 1 <= number <= len(found):
         raise ValueError(f"devices={number}, but JAX has {len(found)} of kind {found[0].device_kind!r} here.")
-    return Devices(Mesh(np.array(found[:number]), (_AXIS,)))
+    if jax.process_count() > 1 and number < len(found):
+        raise ValueError(
+            f"devices={number}, but the {jax.process_count()} processes have {len(found)} together. Pass {len(found)}: "
+            f"they share a fit with all their devices, or None: each has a fit of its own."
+        )
+    return Devices(Mesh(np.array(found[:number]), (AXIS,)))
 
 
-def check_share(devices: int | None, num_targets: int, in_files: bool) -> None:
-    """``ValueError`` where devices cannot share the batches of a fit."""
+@functools.lru_cache(maxsize=1)
+def own_devices() -> Devices:
+    """All devices of this process."""
+    return Devices(Mesh(np.array(jax.local_devices()), (AXIS,)))
+
+
+def shared_by(devices: int | None, num_targets: int, in_files: bool) -> Devices | None:
+    """The devices that share the batches of a fit; None: it has one device.
+
+    Raises:
+        ValueError: they cannot.
+    """
     if devices is None or devices == 1:
-        return
+        return None
     if devices < 1:
         raise ValueError(f"devices={devices}, but a fit needs at least one.")
     if num_targets % devices:
@@ -54,3 +125,4 @@ def check_share(devices: int | None, num_targets: int, in_files: bool) -> None:
         )
     if in_files:
         raise ValueError(f"devices={devices}, and the cells stay in files: these are read for one device. Pass 1.")
+    return make_devices(devices)

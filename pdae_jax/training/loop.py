@@ -22,7 +22,7 @@ from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
 from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.defaults import resolve_recipe
-from pdae_jax.training.devices import check_share
+from pdae_jax.training.devices import Devices, shared_by
 from pdae_jax.training.last_step import best_step, choice_key, combinations_to_leave_out
 from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, prepare, step_of
 from pdae_jax.training.recovery import STOPPED, key_data, open_run, stop_of_folder, told_to_stop
@@ -58,7 +58,9 @@ def fit(
         workdir: folder of the run. Written as training goes on; an interrupted fit with the same data, key and
             recipe resumes there and ends with the same numbers.
         devices: how many share each step, a divisor of the number of targets in a batch; None: one. The numbers are
-            those of one device to rounding, and a run may go on with another number.
+            those of one device to rounding, and a run may go on with another number. After `jax.distributed.initialize`
+            all processes pass ``jax.device_count()`` and the same other arguments; the first has the folder and the
+            bar, and all get the model.
         progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.
         config: further provenance for ``config.json``, plain values.
         **options: single fields of the recipe, ``fit(train, key=key, latent_dim=8)``.
@@ -70,13 +72,15 @@ def fit(
     """
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
-    check_share(devices, min(recipe.num_targets, train.num_conditions), isinstance(train.x, StoredCells))
+    shared = shared_by(devices, min(recipe.num_targets, train.num_conditions), isinstance(train.x, StoredCells))
+    if shared is not None and not shared.writes:
+        workdir, progress = None, False
     recipe, components = with_components(recipe, train, workdir)
-    recipe = with_stop(train, validation, key, recipe, workdir, progress, components, devices)
+    recipe = with_stop(train, validation, key, recipe, workdir, progress, components, shared)
     resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
     # a finished run has nothing to compile
     chunk = 0 if resuming else recipe.log_every
-    parts = prepare(key, train, validation, recipe, source, chunk=chunk, components=components, devices=devices)
+    parts = prepare(key, train, validation, recipe, source, chunk=chunk, components=components, devices=shared)
     identity = {"recipe": parts.frame.recipe.to_dict(), "key": key_data(key), "source": source}
     state, history, path = run_training(parts, identity, train, validation, workdir, progress, config or {})
     return fitted_of(parts.frame, state, train, validation, history, path)
@@ -107,7 +111,7 @@ def with_stop(
     workdir: str | pathlib.Path | None,
     progress: bool | Progress | None,
     components: Components | None = None,
-    devices: int | None = None,
+    devices: Devices | None = None,
 ) -> Recipe:
     """The recipe with its `stop_step`, where there are no validation conditions and enough combinations to choose it.
 
@@ -120,16 +124,19 @@ def with_stop(
     if not left_out:
         return recipe
     found = stop_of_folder(workdir)
+    if devices is not None:
+        found = int(devices.of_first(np.array(-1 if found is None else found)))
+        found = None if found < 0 else found
     if found is not None:  # a run that goes on has chosen already
         return recipe.override(stop_step=found)
     # the fit that chooses has the schedule of the fit proper
     recipe = resolve_recipe(recipe, seen_by_model(train, components))
     rest, judged = hold_out(train, left_out)
     targets = min(recipe.num_targets, rest.num_conditions)  # of fewer conditions, which devices may not share
-    shared = devices if devices and targets % devices == 0 else None
-    options: dict[str, Any] = {"recipe": recipe, "progress": progress, "devices": shared}
-    chosen = fit(rest, key=choice_key(key), validation=judged, **options)
-    return recipe.override(stop_step=best_step(chosen))
+    number = devices.number if devices and targets % devices.number == 0 else None
+    options: dict[str, Any] = {"recipe": recipe, "progress": progress, "devices": number}
+    found = best_step(fit(rest, key=choice_key(key), validation=judged, **options))
+    return recipe.override(stop_step=found if devices is None else int(devices.of_first(np.array(found))))
 
 
 def run_training(
@@ -153,8 +160,14 @@ def run_training(
         config: further provenance.
     """
     run, state, history = open_run(parts, identity, train, validation, workdir, config)
-    with contextlib.closing(run) if run else contextlib.nullcontext(), told_to_stop(run is not None) as stop:
+    devices = parts.devices
+    saves = run is not None if devices is None else devices.any_of(run is not None)
+    with contextlib.closing(run) if run else contextlib.nullcontext(), told_to_stop(saves) as stop:
+        if devices is not None:
+            state = devices.everywhere(state)
         state = run_steps(parts, state, run, history, make_progress(progress), stop)
+        if devices is not None:
+            state = devices.one_copy(state)
     return state, history.entries, run.path if run else None
 
 
@@ -171,7 +184,12 @@ def run_steps(
     It knows steps, states and validation errors, and nothing of the model: comparators are trained by it too. Where it
     is told to stop, it saves what there is after the chunk and ends the process (`told_to_stop`).
     """
-    recipe, clock, compiled = parts.frame.recipe, Clock(), {}
+    recipe, devices, clock, compiled = parts.frame.recipe, parts.devices, Clock(), {}
+
+    def save() -> None:
+        if run:
+            run.checkpoints.save(step, state if devices is None else devices.one_copy(state))
+
     step = step_of(state)
     state = with_start_errors(state, parts.frame)
     progress.update(step, parts.num_steps, math.nan)
@@ -192,13 +210,15 @@ def run_steps(
         history.append(entry)
         progress.update(step, parts.num_steps, entry["total"])
         told = stop is not None and stop.is_set()
-        if run and (told or is_saved(parts, state, step)):
-            run.checkpoints.save(step, state)
+        if devices is not None:
+            told = devices.any_of(told)
+        if told or is_saved(parts, state, step):
+            save()
         if told:
             raise SystemExit(STOPPED)
     progress.close()
     if run and run.checkpoints.latest_step() is None:
-        run.checkpoints.save(step, state)  # nothing to train: the start is the result
+        save()  # nothing to train: the start is the result
     return state
 
 

@@ -16,7 +16,7 @@ from pdae_jax.data.stream import Streamed, pieces
 from pdae_jax.runs.folder import RunFolder
 from pdae_jax.runs.track import History
 from pdae_jax.training import loop
-from pdae_jax.training.devices import make_devices
+from pdae_jax.training.devices import own_devices
 from pdae_jax.training.prepare import LoopState, Parts, step_of
 from pdae_jax.training.recovery import STOPPED
 from pdae_jax.training.step import TrainState, make_train_steps
@@ -106,7 +106,7 @@ class _Pool:
     def __init__(self, waiting: Sequence[Member], places: int):
         self.taken: dict[int, Member] = {}
         self._places = places
-        self._devices = make_devices(jax.local_device_count()) if places > 1 else None
+        self._devices = own_devices() if places > 1 else None
         first = waiting[0].parts
         self._shared = all(member.parts.data is first.data for member in waiting)
         self._step = first.step

@@ -20,7 +20,7 @@ from pdae_jax.randomness import make_random
 from pdae_jax.recipe import LossWeights, Recipe, Resolved
 from pdae_jax.training.compiler import RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import build_model, resolve_recipe
-from pdae_jax.training.devices import Devices, check_share, make_devices
+from pdae_jax.training.devices import Devices
 from pdae_jax.training.pilot import make_pilot, with_units
 from pdae_jax.training.reduction import seen_by_model
 from pdae_jax.training.step import (
@@ -80,6 +80,7 @@ class Parts(NamedTuple):
     data: DeviceData | Streamed
     step: Callable
     state: LoopState  # at step 0
+    devices: Devices | None = None  # that share the steps; `data` is on all of them
 
 
 def step_of(state: LoopState) -> int:
@@ -98,7 +99,7 @@ def prepare(
     chunk: int = 0,
     components: Components | None = None,
     like: Parts | None = None,
-    devices: int | None = None,
+    devices: Devices | None = None,
 ) -> Parts:
     """Model, data on the device, training step and initial state of a fit.
 
@@ -115,8 +116,6 @@ def prepare(
         data = like.data
     else:
         data = feed(seen, pilot.standardizer, sizes_of(recipe))
-    check_share(devices, min(recipe.num_targets, train.num_conditions), isinstance(data, Streamed))
-    shared = None if devices is None or devices == 1 else make_devices(devices)
     random = make_random(key)
     rows = balanced_rows(random, train, int(np.clip(_START_CELLS // train.num_conditions, 8, 256)))
     cells = pilot.cells(rows)
@@ -134,20 +133,18 @@ def prepare(
     with ThreadPoolExecutor(max_workers=1) as thread:
         # only compiled there: contexts of the caller, its default device say, do not reach another thread
         compiling = thread.submit(_compiled_start, model, shapes)
-        step = step_for(recipe, model, train.num_conditions, shared)
-        if chunk and isinstance(data, DeviceData) and shared is None:
+        step = step_for(recipe, model, train.num_conditions, devices)
+        if chunk and isinstance(data, DeviceData) and devices is None:
             make_train_steps(step, min(chunk, recipe.num_steps)).lower(start.out_info[0].train, data).compile()
         state, key_validate = compiling.result()(key, additive, settings)
-    frame = _frame(recipe, model, pilot.standardizer, key, key_validate, train, validation, source, components)
-    state = with_errors(state, frame.validator)
-    if shared is not None:
-        data, state = shared.everywhere((data, state))
+    frame = _frame(recipe, model, pilot.standardizer, key, key_validate, train, validation, source, components, devices)
     return Parts(
         frame=frame,
         num_steps=steps_to_take(recipe),
-        data=data,
+        data=data if devices is None else devices.everywhere(data),
         step=step,
-        state=state,
+        state=with_errors(state, frame.validator),
+        devices=devices,
     )
 
 
@@ -186,12 +183,15 @@ def _frame(
     validation: PerturbationData | None,
     source: Mapping[str, str] | None,
     components: Components | None,
+    devices: Devices | None = None,
 ) -> Frame:
     seed = int(make_random(jax.random.fold_in(key, _SEED)).integers(2**31 - 1))
     frame = Frame(recipe, standardizer, model, jax.jit(make_unravel(model)), None, seed, components)
     if validation is None:
         return frame
-    validator = make_validator(key_validate, model, standardizer, train, validation, source, wide=wide_of(frame))
+    validator = make_validator(
+        key_validate, model, standardizer, train, validation, source, wide=wide_of(frame), devices=devices
+    )
     return frame._replace(validator=validator)
 
 

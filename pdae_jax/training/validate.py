@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 from scipy.spatial.distance import pdist, squareform
 
@@ -16,6 +17,7 @@ from pdae_jax.model.model import Model
 from pdae_jax.model.observation import whole_counts
 from pdae_jax.randomness import make_random
 from pdae_jax.spelling import first_names
+from pdae_jax.training.devices import AXIS, Devices
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.statistics import two_sample_statistic
 from pdae_jax.types import AnyArray, Counted, PerturbationData
@@ -96,11 +98,13 @@ def make_validator(
     source: Mapping[str, str] | None = None,
     *,
     wide: Wide | None = None,
+    devices: Devices | None = None,
 ) -> Validator:
     """Fix the cells and the decoder noise; what remains is a compiled function of the parameters.
 
     `source` maps a validation condition to the training condition whose cells are translated to it; those it leaves
-    out, to the control. Data have the features, also where the model is one of scores, as `wide` says.
+    out, to the control. Data have the features, also where the model is one of scores, as `wide` says. With `devices`
+    each evaluates some of the conditions, and the parameters are those that all of them have.
     """
     key_source, key_noise, key_cells = jax.random.split(key, 3)
     sources = [(source or {}).get(name, train.control) for name in validation.conditions]
@@ -128,12 +132,21 @@ def make_validator(
     )
     units = jnp.asarray(standardizer.scale), jnp.asarray(standardizer.mean)
 
-    def errors(params: dict) -> Array:
-        return _errors(model, params, cases, units, wide)
-
     noise = exact_noise(cells, [min(int(n), MAX_CELLS) for n in counts], sources)
     control_cells = jnp.asarray(_choose(key_source, train, train.control))
     control = jax.lax.map(lambda case: _distance(control_cells, None, case[0], case[1]), (cases.x, cases.weight))
+    if devices is None:
+        return Validator(
+            lambda params: _errors(model, params, cases, units, wide), np.asarray(control), validation.conditions, noise
+        )
+    number = len(cells)
+    rows = np.minimum(np.arange(-(-number // devices.number) * devices.number), number - 1)  # an equal number for each
+    spread = devices.spread(jax.tree.map(lambda field: field[rows], cases))
+    fixed = devices.everywhere((units, wide))
+
+    def errors(params: dict) -> Array:
+        return _shared_errors(model, devices, number, params, spread, *fixed)
+
     return Validator(errors, np.asarray(control), validation.conditions, noise)
 
 
@@ -157,6 +170,28 @@ def _errors(model: Model, params: dict, cases: Cases, units: tuple[Array, Array]
         return _distance(predicted, case.weight_source, case.x, case.weight)
 
     return jax.lax.map(one, cases)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _shared_errors(
+    model: Model,
+    devices: Devices,
+    number: int,
+    params: dict,
+    cases: Cases,
+    units: tuple[Array, Array],
+    wide: Wide | None,
+) -> Array:
+    """The errors of the first `number` cases, which are spread over the devices."""
+    everywhere, spread = PartitionSpec(), PartitionSpec(AXIS)
+    each = jax.shard_map(
+        lambda *arguments: _errors(model, *arguments),
+        mesh=devices.mesh,
+        in_specs=(everywhere, spread, everywhere, everywhere),
+        out_specs=spread,
+        check_vma=False,
+    )
+    return devices.joined(each(params, cases, units, wide)[:number])
 
 
 def exact_noise(cells: Sequence[Float[np.ndarray, "_ features"]], used: Sequence[int], sources: Sequence[str]) -> float:

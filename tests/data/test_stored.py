@@ -154,7 +154,8 @@ def test_training_from_files_gives_the_numbers_of_training_in_memory(written, tm
         assert type(again.train.x) is type(train.x)
         losses = [entry["total"] for entry in fitted.members[0].history]
         prediction = pdae_jax.predict(again, "B+C", key=jax.random.key(2)).samples
-        table = pdae_jax.evaluate(again, test, splits=("test", "train"), progress=False)
+        few = {"metrics": ["energy_distance", "mean_l2"], "baselines": ["additive"]}
+        table = pdae_jax.evaluate(again, test, splits=("test", "train"), progress=False, **few)
         found.append((losses, prediction, table["value"].to_numpy()))
     np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-5)
     np.testing.assert_array_equal(found[0][1], found[1][1])

@@ -15,6 +15,7 @@ def get_config(arg="default"):
     config.data.labels = ("p0", "p1", "p2", "p0+p1", "p1+p2", "p0+p2")
     config.split.validation, config.split.test = ("p1+p2",), ("p0+p2",)
     config.fit.update(num_steps=2, log_every=2, eval_every=2, checkpoint_every=2, hidden=(8,))
+    config.evaluation.update(baselines=("additive",), metrics=("energy_distance", "mean_l2"))
     return config
 
 def get_sweep():
