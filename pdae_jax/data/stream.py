@@ -109,7 +109,7 @@ def _piece(streamed: Streamed, rows: Int[np.ndarray, "..."], num_steps: int) -> 
     place = np.full(data.num_cells, rows.size, np.int32)
     place[different] = np.arange(len(different), dtype=np.int32)
     index = streamed.index
-    if index.rows is not None:  # a bootstrap sample of each replica
+    if index.rows is not None:  # a bootstrap sample
         place = place[np.asarray(index.rows)]
     counted = index.counted
     if counted is not None:
@@ -126,15 +126,15 @@ def _rows(
 ) -> Int[Array, "steps replicas rows"]:
     """Rows that the next steps draw, as the sampler numbers them."""
 
-    def of_replica(number: Array, key: Array, step: Array, rows: Array | None) -> Array:
+    def of_replica(number: Array, key: Array, step: Array) -> Array:
         def of_key(key: Array) -> Array:
-            drawn = draw(key, index._replace(rows=rows))
+            drawn = draw(key, index)
             return jnp.concatenate([drawn.rows_source.ravel(), drawn.rows_target.ravel()])
 
         return jax.vmap(of_key)(of_step(key, step + number)).ravel()
 
-    of_replicas = jax.vmap(of_replica, in_axes=(None, 0, 0, None if index.rows is None else 0))
-    return jax.vmap(of_replicas, in_axes=(0, None, None, None))(jnp.arange(num_steps), keys, steps, index.rows)
+    of_replicas = jax.vmap(of_replica, in_axes=(None, 0, 0))
+    return jax.vmap(of_replicas, in_axes=(0, None, None))(jnp.arange(num_steps), keys, steps)
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,6 +1,7 @@
 """The folder of a run: what it was asked to do, where it ran, its data, and its checkpoints."""
 
 import errno
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -8,6 +9,7 @@ import os
 import pathlib
 import platform
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,7 +17,7 @@ from absl import logging
 
 from pdae_jax.runs.checkpoint import Checkpoints
 from pdae_jax.runs.files import read_json, write_text
-from pdae_jax.runs.store import save_data
+from pdae_jax.runs.store import fingerprint, save_data
 from pdae_jax.types import PerturbationData
 
 CONFIG_FILE = "config.json"
@@ -38,29 +40,44 @@ _PACKAGES = ("pdae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 class RunFolder:
     """One run, one folder. Opening it again with the same identity goes on; with another it is refused."""
 
-    def __init__(self, path: pathlib.Path, identity: dict[str, Any], config: dict[str, Any]):
-        """Check or create the folder.
+    def __init__(
+        self,
+        path: pathlib.Path,
+        identity: dict[str, Any],
+        config: dict[str, Any],
+        train: PerturbationData,
+        validation: PerturbationData | None,
+    ):
+        """Check or create the folder, with the data, so that it can be evaluated from it alone.
 
         Args:
             path: the folder; new, empty, or of the same run.
-            identity: plain values that decide the result: recipe, key, fingerprints of the data.
+            identity: plain values that decide the result beside the data: recipe, key.
             config: further provenance, not compared.
+            train: training conditions.
+            validation: validation conditions.
 
         Raises:
             ValueError: the folder holds another run, one of another version, or files that are not a run's.
             RuntimeError: another process works in the folder.
             OSError: the folder cannot be written to.
         """
-        self.path, self._closed = path, False
+        self.path = path
         _check_free(path)
         _make(path)
         self._lock = Lock(path)
+        data = {"train": train, "validation": validation}
         try:
-            self._open(identity, config)
-            self.checkpoints = Checkpoints(path / CHECKPOINT_FOLDER)
+            self._open(identity | {"data": {name: fingerprint(part) for name, part in data.items()}}, config)
+            self._save_data(data)
         except BaseException:
             self._lock.release()
             raise
+
+    @functools.cached_property
+    def checkpoints(self) -> Checkpoints:
+        """Those of the run; an ensemble has none of its own."""
+        return Checkpoints(self.path / CHECKPOINT_FOLDER)
 
     def _open(self, identity: dict[str, Any], config: dict[str, Any]) -> None:
         path, file = self.path, self.path / CONFIG_FILE
@@ -75,14 +92,13 @@ class RunFolder:
 
     def close(self) -> None:
         """All is written, and other processes may work in the folder; a second time it does nothing."""
-        if not self._closed:
+        if "checkpoints" in vars(self):
             self.checkpoints.close()
-        self._closed = True
+            del self.checkpoints
         self._lock.release()
 
-    def save_data(self, train: PerturbationData, validation: PerturbationData | None) -> None:
-        """Keep the data beside the run, so that it can be evaluated from its folder alone."""
-        for name, data in ((TRAIN_FILE, train), (VALIDATION_FILE, validation)):
+    def _save_data(self, parts: Mapping[str, PerturbationData | None]) -> None:
+        for name, data in zip((TRAIN_FILE, VALIDATION_FILE), parts.values(), strict=True):
             target = self.path / name
             if data is not None and not target.exists():
                 target.parent.mkdir(exist_ok=True)

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import pathlib
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from pdae_jax.cells import StoredCells
 from pdae_jax.runs.files import read_arrays, write_arrays
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, once_for_data
 
 _ARRAYS = ("condition_index", "labels")
 _NAMES = ("conditions", "perturbations", "features")
@@ -18,9 +20,21 @@ _SIZES = "size_factors"  # of counts only
 _STRINGS = ("control", "separator")
 
 
+# files of data sets that this process has written: runs of one data set share one, by links
+_written: weakref.WeakKeyDictionary[PerturbationData, pathlib.Path] = weakref.WeakKeyDictionary()
+
+
 def save_data(path: pathlib.Path, data: PerturbationData) -> None:
-    """Write a data set; the file appears whole or not at all."""
-    write_arrays(path, data_arrays(data))
+    """Write a data set; the file appears whole or not at all.
+
+    A file is never changed afterwards, so a second one of the same data is a link to the first, where the file system
+    has links: a population takes the room of one run.
+    """
+    try:
+        os.link(_written[data], path)
+    except (KeyError, OSError):  # none is written, it is gone, or it is on another file system
+        write_arrays(path, data_arrays(data))
+        _written[data] = path
 
 
 def data_arrays(data: PerturbationData) -> dict[str, np.ndarray]:
@@ -73,8 +87,11 @@ def load_data(path: pathlib.Path) -> PerturbationData:
 
 def fingerprint(data: PerturbationData | None) -> str | None:
     """SHA-256 of the cells, labels and names; None for no data."""
-    if data is None:
-        return None
+    return None if data is None else _fingerprint(data)
+
+
+@once_for_data
+def _fingerprint(data: PerturbationData) -> str:
     digest = hashlib.sha256()
     cells = _cells_arrays(data.x)
     cells.pop("store", None)  # a folder may be moved

@@ -7,30 +7,30 @@ were left out of training, and its latents, which no orthogonal map takes to tho
 the theory leaves nothing else free (arXiv 2504.18522).
 """
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pdae_jax.data.components import Components
-from pdae_jax.data.sample import bootstrap_rows
-from pdae_jax.data.stream import Streamed
 from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
+from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
+from pdae_jax.runs.folder import RunFolder
 from pdae_jax.runs.track import Progress
-from pdae_jax.training.loop import check_request, fitted_of, replica_of, run_training, with_stop
-from pdae_jax.training.prepare import Frame, LoopState, Parts, prepare, wide_of, with_errors
-from pdae_jax.training.recovery import key_data
-from pdae_jax.training.reduction import with_components
-from pdae_jax.training.step import replicate
+from pdae_jax.training.loop import check_request, with_stop
+from pdae_jax.training.population import share_of_control, train_requests
+from pdae_jax.training.prepare import wide_of
+from pdae_jax.training.recovery import identity_of
+from pdae_jax.training.reduction import save_components, with_components
+from pdae_jax.training.requests import Request
 from pdae_jax.training.validate import make_validator
 from pdae_jax.types import PerturbationData
 
-_BOOTSTRAP = 3  # folded into the key of a replica; `prepare` splits it into three, which are those of 0, 1 and 2
+REPLICAS = "replicas"  # folder of their runs, in that of the ensemble
 
 
 def fit_ensemble(
@@ -47,7 +47,9 @@ def fit_ensemble(
     config: dict[str, Any] | None = None,
     **options: Any,
 ) -> Ensemble:
-    """Train several replicas in one compiled program, and drop those that landed in a bad optimum.
+    """Train several replicas, and drop those that landed in a bad optimum.
+
+    They are a population: each is the `fit` with its key, to rounding, of its own cells with `bootstrap`.
 
     Args:
         train: training conditions, the control among them.
@@ -58,7 +60,8 @@ def fit_ensemble(
         validation: conditions never trained on; they choose each replica's step, and show bad replicas.
         source: as in `fit`.
         recipe: hyperparameters; default `Recipe()`.
-        workdir: folder of the run; an interrupted fit resumes there. `load_ensemble` reads it.
+        workdir: folder of the run, with a run folder of each replica in ``replicas``; an interrupted fit resumes there.
+            `load_ensemble` reads it.
         progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.
         config: further provenance.
         **options: single fields of the recipe.
@@ -74,70 +77,55 @@ def fit_ensemble(
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
     recipe, components = with_components(recipe, train, workdir)
-    recipe = with_stop(train, validation, key, recipe, workdir, progress, components)
-    parts = prepare_replicas(key, train, validation, recipe, source, num_replicas, bootstrap, components)
-    identity = {
-        "recipe": parts.frame.recipe.to_dict(),
-        "key": key_data(key),
-        "source": source,
-        "num_replicas": num_replicas,
-        "bootstrap": bootstrap,
-    }
-    state, history, path = run_training(parts, identity, train, validation, workdir, progress, config or {})
-    return ensemble_of(key, parts.frame, state, train, validation, history, path)
+    recipe = with_stop(train, validation, key, recipe, workdir, progress, components)  # once for all replicas
+    identity = identity_of(recipe, key, source) | {"num_replicas": num_replicas, "bootstrap": bootstrap}
+    path = None if workdir is None else pathlib.Path(workdir)
+    with contextlib.ExitStack() as stack:
+        if path is not None:
+            run = stack.enter_context(contextlib.closing(RunFolder(path, identity, config or {}, train, validation)))
+            save_components(run.path, components)
+        requests = [
+            Request(
+                train,
+                replica_key(key, r),
+                recipe,
+                validation,
+                source,
+                None if path is None else replica_folder(path, r),
+                bootstrap=bootstrap,
+                components=components,
+            )
+            for r in range(num_replicas)
+        ]
+        outcomes = train_requests(requests, progress=progress, name="ensemble")
+    replicas = []
+    for r, outcome in enumerate(outcomes):
+        if outcome.fitted is None:
+            raise FloatingPointError(f"Replica {r}: {outcome.error}")
+        replicas.append(outcome.fitted)
+    return ensemble_of(key, replicas, path)
 
 
-def prepare_replicas(
-    key: Array,
-    train: PerturbationData,
-    validation: PerturbationData | None,
-    recipe: Recipe,
-    source: Mapping[str, str] | None,
-    num_replicas: int,
-    bootstrap: bool,
-    components: Components | None = None,
-) -> Parts:
-    """As `prepare`; every leaf of the state has a leading axis of replicas, and the step takes them all at once."""
-    keys = replica_keys(key, num_replicas)
-    first, *others = [
-        prepare(k, train, validation if k is keys[0] else None, recipe, source, components=components) for k in keys
-    ]
-    states = [parts.state._replace(errors=None) for parts in (first, *others)]
-    state = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    data = first.data
-    if bootstrap:
-        index = data.index if isinstance(data, Streamed) else data
-        rows = jnp.stack([bootstrap_rows(jax.random.fold_in(k, _BOOTSTRAP), index) for k in keys])
-        index = index._replace(rows=rows)
-        data = data._replace(index=index) if isinstance(data, Streamed) else index
-    step = replicate(first.step, bootstrap=bootstrap)
-    return first._replace(data=data, step=step, state=with_errors(state, first.frame.validator))
+def replica_key(key: Array, r: int) -> Array:
+    """What a replica starts from."""
+    return jax.random.fold_in(key, r)
 
 
-def replica_keys(key: Array, num_replicas: int) -> list[Array]:
-    """What each replica starts from."""
-    return [jax.random.fold_in(key, r) for r in range(num_replicas)]
+def replica_folder(path: pathlib.Path, r: int) -> pathlib.Path:
+    """The run folder of a replica in that of its ensemble."""
+    return path / REPLICAS / f"{r:03d}"
 
 
-def ensemble_of(
-    key: Array,
-    frame: Frame,
-    state: LoopState,
-    train: PerturbationData,
-    validation: PerturbationData | None,
-    history: list[dict[str, Any]],
-    path: pathlib.Path | None,
-) -> Ensemble:
-    """The replicas of a finished loop, the bad ones marked."""
-    replicas = tuple(
-        fitted_of(frame, replica_of(state, r), train, validation, history, path) for r in range(len(state.lowest))
-    )
-    if frame.validator and state.errors:
-        control, errors = frame.validator.control, np.asarray(state.errors.kept)
+def ensemble_of(key: Array, replicas: Sequence[Fitted], path: pathlib.Path | None) -> Ensemble:
+    """The replicas as one model, the bad ones marked."""
+    if replicas[0].validation_errors:
+        shares = [share_of_control(replica.validation_errors) for replica in replicas]
     else:
         # nothing was left out: how well the training conditions themselves are met from the control
+        first, train = replicas[0], replicas[0].train
         perturbed = train.select([c for c, a in zip(train.conditions, train.labels, strict=True) if np.any(a)])
-        validator = make_validator(key, frame.model, frame.standardizer, train, perturbed, wide=wide_of(frame))
-        control, errors = validator.control, np.stack([validator.errors(replica.params) for replica in replicas])
-    relative = np.maximum(np.sum(errors, axis=1) / np.sum(control), 0.0)
-    return Ensemble(replicas, find_bad(relative, pairwise_alignment(replicas)), path)
+        wide = wide_of(first.components, first.recipe)
+        validator = make_validator(key, first.model, first.standardizer, train, perturbed, wide=wide)
+        control = np.sum(validator.control)
+        shares = [max(float(np.sum(validator.errors(replica.params))) / control, 0.0) for replica in replicas]
+    return Ensemble(tuple(replicas), find_bad(np.array(shares), pairwise_alignment(tuple(replicas))), path)

@@ -25,7 +25,7 @@ from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.devices import Devices, shared_by
 from pdae_jax.training.last_step import best_step, choice_key, combinations_to_leave_out
 from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, prepare, step_of
-from pdae_jax.training.recovery import STOPPED, key_data, open_run, stop_of_folder, told_to_stop
+from pdae_jax.training.recovery import STOPPED, identity_of, open_run, stop_of_folder, told_to_stop
 from pdae_jax.training.reduction import seen_by_model, with_components
 from pdae_jax.training.step import Metrics, make_train_steps
 from pdae_jax.training.validate import check_errors, worth_keeping
@@ -81,7 +81,7 @@ def fit(
     # a finished run has nothing to compile
     chunk = 0 if resuming else recipe.log_every
     parts = prepare(key, train, validation, recipe, source, chunk=chunk, components=components, devices=shared)
-    identity = {"recipe": parts.frame.recipe.to_dict(), "key": key_data(key), "source": source}
+    identity = identity_of(parts.frame.recipe, key, source)
     state, history, path = run_training(parts, identity, train, validation, workdir, progress, config or {})
     return fitted_of(parts.frame, state, train, validation, history, path)
 
@@ -239,7 +239,7 @@ def with_start_errors(state: LoopState, frame: Frame) -> LoopState:
     if not frame.validator or step_of(state):
         return state
     errors = _errors(state, 0, frame)
-    return state._replace(lowest=jnp.mean(errors, axis=-1), errors=Errors(errors, errors))
+    return state._replace(lowest=jnp.mean(errors), errors=Errors(errors, errors))
 
 
 def entry_of(metrics: Metrics, step: int, length: int, seconds: float) -> dict[str, Any]:
@@ -261,41 +261,33 @@ def evaluated(state: LoopState, step: int, frame: Frame) -> tuple[LoopState, flo
 
 
 def _keep(state: LoopState, errors: Array, noise: float) -> LoopState:
-    """Keep the averaged parameters where none before were better, each replica by itself."""
+    """Keep the averaged parameters where none before were better."""
     assert state.errors is not None
-    value, start = jnp.mean(errors, axis=-1), jnp.mean(state.errors.start, axis=-1)  # scalars, or [replicas]
+    value, start = jnp.mean(errors), jnp.mean(state.errors.start)
     # a fit never ends worse than it began
-    keep = (worth_keeping(value, state.lowest, noise) & (value <= start))[..., None]
+    keep = worth_keeping(value, state.lowest, noise) & (value <= start)
     return LoopState(
         train=state.train,
         kept=jnp.where(keep, state.train.average, state.kept),
         lowest=jnp.minimum(value, state.lowest),
         evaluations_since_lowest=jnp.where(value < state.lowest, 0, state.evaluations_since_lowest + 1),
-        kept_step=jnp.where(keep[..., 0], state.train.step, state.kept_step),
+        kept_step=jnp.where(keep, state.train.step, state.kept_step),
         errors=state.errors._replace(kept=jnp.where(keep, errors, state.errors.kept)),
     )
 
 
 def _errors(state: LoopState, step: int, frame: Frame) -> Array:
-    """Of each validation condition, and replica; all finite."""
-    validator, average, replicas = frame.validator, state.train.average, state.lowest.shape
+    """Of each validation condition; all finite."""
+    validator = frame.validator
     assert validator is not None
-    if replicas:
-        errors = jnp.stack([validator.errors(frame.unravel(average[r])) for r in range(replicas[0])])
-    else:
-        errors = validator.errors(frame.unravel(average))
+    errors = validator.errors(frame.unravel(state.train.average))
     check_errors(np.asarray(errors), validator.conditions, step)
     return errors
 
 
-def replica_of(tree: Any, r: int) -> Any:
-    """One replica of a state with a leading axis of replicas."""
-    return jax.tree.map(lambda leaf: leaf[r], tree)
-
-
 def stopped(state: LoopState, recipe: Recipe) -> bool:
     """Whether patience has run out."""
-    return recipe.patience is not None and bool(np.all(state.evaluations_since_lowest >= recipe.patience))
+    return recipe.patience is not None and bool(state.evaluations_since_lowest >= recipe.patience)
 
 
 def _check_finite(metrics: Metrics, first: int, last: int) -> None:
@@ -315,7 +307,7 @@ def fitted_of(
     history: list[dict[str, Any]],
     workdir: pathlib.Path | None,
 ) -> Fitted:
-    """The model of a finished loop, in the user's units; `state` may be that of one replica of an ensemble."""
+    """The model of a finished loop, in the user's units."""
     errors = {}
     if frame.validator and state.errors:
         of_conditions = zip(

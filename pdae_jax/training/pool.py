@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pdae_jax.data.sample import DeviceData
 from pdae_jax.data.stream import Streamed, pieces
 from pdae_jax.runs.folder import RunFolder
 from pdae_jax.runs.track import History
@@ -108,9 +109,9 @@ class _Pool:
         self._places = places
         self._devices = own_devices() if places > 1 else None
         first = waiting[0].parts
-        self._shared = all(member.parts.data is first.data for member in waiting)
+        self._own = own_arrays(waiting)
         self._step = first.step
-        self._stack = self._spread(_repeated(first.state.train, places))
+        self._stack = self._stacked(first.state.train)
         self._data: Any = None
         self._compiled: dict[tuple[int, int], Callable] = {}
         self._slowest = 0.0  # seconds of the first chunk of a program, which is mostly its compilation
@@ -144,12 +145,21 @@ class _Pool:
         assert self._devices is not None
         member.state = self._devices.everywhere(member.state)  # what was restored is on one of them
         self._stack = _set(self._stack, place, member.state.train)
-        if self._shared:
-            self._data = self._data or (data if isinstance(data, Streamed) else self._devices.everywhere(data))
+        if isinstance(data, Streamed):
+            self._data = data
             return
+        leaves, tree = jax.tree.flatten(data)
         if self._data is None:
-            self._data = _repeated(data, self._places)
-        self._data = _set(self._data, place, data)
+            put = (self._stacked if own else self._devices.everywhere for own in self._own)
+            now = [each(leaf) for each, leaf in zip(put, leaves, strict=True)]
+        else:
+            now = jax.tree.leaves(self._data)
+        own_leaves = zip(self._own, now, leaves, strict=True)
+        self._data = jax.tree.unflatten(tree, [_set(old, place, leaf) if own else old for own, old, leaf in own_leaves])
+
+    def _stacked(self, tree: Any) -> Any:
+        """The same for all places."""
+        return self._spread(_repeated(tree, self._places))
 
     def _spread(self, tree: Any) -> Any:
         """Members over devices."""
@@ -189,7 +199,12 @@ class _Pool:
 
     def _steps(self, length: int) -> Callable:
         if (self._places, length) not in self._compiled:
-            step = self._step if self._places == 1 else _side_by_side(self._step, self._shared)
+            step = self._step
+            if self._places > 1 and isinstance(self._data, Streamed):
+                step = _side_by_side(step, None)
+            elif self._places > 1:
+                axes = jax.tree.unflatten(jax.tree.structure(self._data), [0 if own else None for own in self._own])
+                step = _side_by_side(step, axes)
             self._compiled[self._places, length] = make_train_steps(step, length)
         return self._compiled[self._places, length]
 
@@ -203,8 +218,8 @@ class _Pool:
         members = [self._with_state(place, member) for place, member in self.taken.items()]
         self._places, self._slowest, self._seconds = fewer, 0.0, float("inf")
         self._devices = self._devices if fewer > 1 else None
-        self._stack, self.taken = self._spread(_repeated(members[0].state.train, fewer)), {}
-        self._data = None if fewer == 1 or not self._shared else self._data
+        self._stack, self.taken = self._stacked(members[0].state.train), {}
+        self._data = None if fewer == 1 or any(self._own) else self._data
         self.fill(deque(members))
 
     def _saves_time(self, share: float) -> bool:
@@ -217,10 +232,16 @@ class _Pool:
         return member
 
 
+def own_arrays(members: Sequence[Member]) -> tuple[bool, ...]:
+    """Which arrays of their data members have for themselves; the others are the same objects in all of them."""
+    arrays = zip(*(jax.tree.leaves(member.parts.data) for member in members), strict=True)
+    return tuple(any(array is not others[0] for array in others) for others in arrays)
+
+
 @functools.lru_cache(maxsize=32)
-def _side_by_side(step: Callable, shared: bool) -> Callable:
-    """The step of many members; with their own data, or all with the same."""
-    return jax.vmap(step, in_axes=(0, None if shared else 0))
+def _side_by_side(step: Callable, axes: Any) -> Callable:
+    """The step of many members; `axes` of the data are 0 for the arrays that each has for itself."""
+    return jax.vmap(step, in_axes=(0, axes))
 
 
 def _repeated(tree: Any, number: int) -> Any:
@@ -255,8 +276,9 @@ def _that_fit(members: Sequence[Member]) -> int:
     rows = recipe.num_sources * recipe.cells_per_source * (recipe.num_targets + 1)
     of_row = 3 * sum(recipe.hidden) + 6 * features + 2 * (recipe.cells_per_source + recipe.cells_per_target)
     numbers = 8 * parts.state.kept.size + rows * of_row
-    if any(member.parts.data is not parts.data for member in members):
-        numbers += sum(leaf.size for leaf in jax.tree.leaves(parts.data))
+    if isinstance(parts.data, DeviceData):
+        arrays = zip(own_arrays(members), jax.tree.leaves(parts.data), strict=True)
+        numbers += sum(array.size for own, array in arrays if own)
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 8 * 2**30)
     return max(1, int(_MEMORY * limit * jax.local_device_count() / (4 * numbers)))
 

@@ -30,13 +30,14 @@ from pdae_jax.training.last_step import best_step, choice_key, combinations_to_l
 from pdae_jax.training.loop import check_request, fitted_of
 from pdae_jax.training.pool import Member, places_for, run_pool, step_key
 from pdae_jax.training.prepare import Parts, step_of
-from pdae_jax.training.recovery import key_data, open_run, stop_of_folder, told_to_stop
+from pdae_jax.training.recovery import identity_of, key_data, open_run, stop_of_folder, told_to_stop
 from pdae_jax.training.reduction import with_components
 from pdae_jax.training.requests import Outcome, Request
 from pdae_jax.training.starts import Starts
 from pdae_jax.types import PerturbationData, Table
 
 LEAVE_OUT = "leave_out"  # in a setting: names of training conditions that validate its members
+BOOTSTRAP = "bootstrap"  # in a setting: its members see resampled cells
 
 
 class Population(NamedTuple):
@@ -80,7 +81,8 @@ def fit_population(
     Args:
         train: training conditions, the control among them.
         settings: of each member: fields of the recipe, ``{"learning_rate": 1e-3}``. With ``"leave_out": [names]`` a
-            member trains without these conditions and is validated on them, instead of on `validation`.
+            member trains without these conditions and is validated on them, instead of on `validation`. With
+            ``"bootstrap": True`` it sees as many cells of each condition, drawn with replacement.
         key: typed PRNG key. Replica 0 of every setting has it, and is ``fit(train, key=key, validation=validation,
             **setting)`` to rounding; replica r has ``fold_in(key, r)``.
         validation: conditions that are never trained on, as in `fit`.
@@ -118,7 +120,7 @@ def fit_population(
         if names not in splits:  # members with the same split share its data
             splits[names] = hold_out(train, list(names or ()))
         rest, judged = splits[names]
-        own = base.override(**{name: value for name, value in setting.items() if name != LEAVE_OUT})
+        own = base.override(**{name: value for name, value in setting.items() if name not in (LEAVE_OUT, BOOTSTRAP)})
         for replica in range(num_replicas):
             requests.append(
                 Request(
@@ -128,6 +130,7 @@ def fit_population(
                     validation=judged,
                     source=source if names is None else None,
                     workdir=None if workdir is None else pathlib.Path(workdir) / f"{len(requests):03d}",
+                    bootstrap=bool(setting.get(BOOTSTRAP, False)),
                 )
             )
     outcomes = train_requests(requests, at_once=at_once, progress=progress)
@@ -199,7 +202,9 @@ def train_requests(
     for row, request in enumerate(requests):
         with of_request(row):
             source = check_request(request.train, request.validation, request.source, request.recipe)
-            recipe, components[row] = with_components(request.recipe, request.train, request.workdir)
+            recipe, components[row] = request.recipe, request.components
+            if request.components is None:
+                recipe, components[row] = with_components(recipe, request.train, request.workdir)
             asked[row] = request._replace(source=source, recipe=recipe)
     good = [row for row in range(len(asked)) if row not in failed]
     chosen = _chosen_stops([asked[row] for row in good], [components[row] for row in good], at_once, progress)
@@ -223,11 +228,9 @@ def train_requests(
 
 
 def _member(parts: Parts, request: Request) -> Member:
-    identity = {
-        "recipe": parts.frame.recipe.to_dict(),
-        "key": key_data(request.key),
-        "source": request.source,
-    }
+    identity = identity_of(parts.frame.recipe, request.key, request.source)
+    if request.bootstrap:
+        identity["bootstrap"] = True
     run, state, history = open_run(
         parts, identity, request.train, request.validation, request.workdir, dict(request.config)
     )

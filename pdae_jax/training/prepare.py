@@ -41,22 +41,19 @@ from pdae_jax.types import Params, PerturbationData
 class Errors(NamedTuple):
     """Energy distances on validation conditions, of the parameters at the start and of those that are kept."""
 
-    start: Float[Array, "*replicas conditions"]
-    kept: Float[Array, "*replicas conditions"]
+    start: Float[Array, " conditions"]
+    kept: Float[Array, " conditions"]
 
 
 class LoopState(NamedTuple):
-    """What a checkpoint holds: the training state, and the parameters that would be kept if it ended here.
-
-    Of an ensemble every leaf has a leading axis of replicas.
-    """
+    """What a checkpoint holds: the training state, and the parameters that would be kept if it ended here."""
 
     train: TrainState
     # averaged parameters at the latest evaluation that was `worth_keeping`; the initial ones before the first
-    kept: Float[Array, "*replicas parameters"]
-    lowest: Float[Array, "*replicas"]  # of all evaluations, mean energy distance over the validation conditions
-    evaluations_since_lowest: Int[Array, "*replicas"]
-    kept_step: Int[Array, "*replicas"]  # after which `kept` was the average
+    kept: Float[Array, " parameters"]
+    lowest: Float[Array, ""]  # of all evaluations, mean energy distance over the validation conditions
+    evaluations_since_lowest: Int[Array, ""]
+    kept_step: Int[Array, ""]  # after which `kept` was the average
     errors: Errors | None = None  # None without validation conditions
 
 
@@ -84,8 +81,8 @@ class Parts(NamedTuple):
 
 
 def step_of(state: LoopState) -> int:
-    """Steps taken; replicas step together."""
-    return int(np.ravel(state.train.step)[0])
+    """Steps taken."""
+    return int(state.train.step)
 
 
 @without_garbage_collection()
@@ -190,23 +187,23 @@ def _frame(
     if validation is None:
         return frame
     validator = make_validator(
-        key_validate, model, standardizer, train, validation, source, wide=wide_of(frame), devices=devices
+        key_validate, model, standardizer, train, validation, source, wide=wide_of(components, recipe), devices=devices
     )
     return frame._replace(validator=validator)
 
 
-def wide_of(frame: Frame) -> Wide | None:
+def wide_of(components: Components | None, recipe: Recipe) -> Wide | None:
     """What makes cells of moved scores, for a validator; None where the model is one of features."""
-    if frame.components is None:
+    if components is None:
         return None
-    return Wide(frame.components, np.array(0.0 if frame.recipe.nonnegative else -np.inf, np.float32))
+    return Wide(components, np.array(0.0 if recipe.nonnegative else -np.inf, np.float32))
 
 
 def with_errors(state: LoopState, validator: Validator | None) -> LoopState:
     """The state with room for the errors on validation conditions."""
     if validator is None:
         return state
-    room = jnp.zeros((*state.lowest.shape, len(validator.conditions)), jnp.float32)
+    room = jnp.zeros(len(validator.conditions), jnp.float32)
     return state._replace(errors=Errors(room, jnp.copy(room)))
 
 

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,8 +12,8 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array
 
+from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
-from pdae_jax.runs.store import fingerprint
 from pdae_jax.runs.track import History
 from pdae_jax.training.prepare import LoopState, Parts, step_of
 from pdae_jax.training.reduction import save_components
@@ -51,12 +51,8 @@ def open_run(
     """The folder of a run, made where there is none; the state to go on from, and what was logged up to it."""
     run, state = None, parts.state
     if workdir is not None:
-        identity = identity | {
-            "data": {name: fingerprint(part) for name, part in {"train": train, "validation": validation}.items()}
-        }
-        run = folder.RunFolder(pathlib.Path(workdir), identity, config)
+        run = folder.RunFolder(pathlib.Path(workdir), identity, config, train, validation)
         try:
-            run.save_data(train, validation)
             save_components(run.path, parts.frame.components)
             if run.checkpoints.latest_step() is not None:
                 state = run.checkpoints.restore(state, repair=True)
@@ -73,6 +69,11 @@ def stop_of_folder(workdir: str | pathlib.Path | None) -> int | None:
     if file is None or not file.exists():
         return None
     return folder.read_config(file.parent)["identity"]["recipe"].get("stop_step")
+
+
+def identity_of(recipe: Recipe, key: Array, source: Mapping[str, str] | None) -> dict[str, Any]:
+    """What decides a run beside its data, as plain values."""
+    return {"recipe": recipe.to_dict(), "key": key_data(key), "source": source}
 
 
 def key_data(key: Array) -> Any:

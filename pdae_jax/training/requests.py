@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
+from pdae_jax.data.components import Components
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
@@ -21,6 +22,8 @@ class Request(NamedTuple):
     source: Mapping[str, str] | None = None
     workdir: str | pathlib.Path | None = None
     config: Mapping[str, Any] = {}
+    bootstrap: bool = False  # as many cells of each condition, drawn with replacement by the key
+    components: Components | None = None  # found already; None: by the recipe
 
 
 class Outcome(NamedTuple):

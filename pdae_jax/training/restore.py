@@ -13,9 +13,9 @@ from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
 from pdae_jax.runs.store import load_data
 from pdae_jax.runs.track import read_metrics
-from pdae_jax.training.ensemble import ensemble_of, replica_keys
+from pdae_jax.training.ensemble import ensemble_of, replica_folder
 from pdae_jax.training.loop import fitted_of
-from pdae_jax.training.prepare import Frame, LoopState, outline, step_of
+from pdae_jax.training.prepare import LoopState, outline, step_of
 from pdae_jax.training.reduction import with_components
 from pdae_jax.types import PerturbationData
 
@@ -30,14 +30,14 @@ def load_run(workdir: str | pathlib.Path) -> Fitted:
     record = read_record(workdir)
     if "num_replicas" in record.identity:
         raise ValueError(f"The run in {str(record.path)!r} is an ensemble. Read it with pdae_jax.load_ensemble.")
-    frame, shapes = _outline(record, record.key)
+    return _fitted(record)
+
+
+def _fitted(record: "Record") -> Fitted:
+    _, components = with_components(record.recipe, record.train, record.path)
+    frame, shapes = outline(record.key, record.train, record.validation, record.recipe, record.source, components)
     state, entries = read_state(record.path, shapes)
     return fitted_of(frame, state, record.train, record.validation, entries, record.path)
-
-
-def _outline(record: "Record", key: Array) -> tuple[Frame, LoopState]:
-    _, components = with_components(record.recipe, record.train, record.path)
-    return outline(key, record.train, record.validation, record.recipe, record.source, components)
 
 
 class Record(NamedTuple):
@@ -52,8 +52,8 @@ class Record(NamedTuple):
     source: dict[str, str] | None
 
 
-def read_record(workdir: str | pathlib.Path) -> Record:
-    """The inputs of the run in a folder; ``FileNotFoundError`` if it holds none."""
+def read_record(workdir: str | pathlib.Path, like: Record | None = None) -> Record:
+    """The inputs of the run in a folder; ``FileNotFoundError`` if it holds none. `like` has the same data."""
     path = pathlib.Path(workdir)
     if not (path / folder.CONFIG_FILE).exists():
         raise FileNotFoundError(f"No run in {str(path)!r}: it has no {folder.CONFIG_FILE}. Pass the workdir of a fit.")
@@ -62,11 +62,15 @@ def read_record(workdir: str | pathlib.Path) -> Record:
         path=path,
         identity=identity,
         key=jax.random.wrap_key_data(jnp.asarray(identity["key"], dtype=jnp.uint32)),
-        train=load_data(path / folder.TRAIN_FILE),
-        validation=load_data(path / folder.VALIDATION_FILE) if identity["data"]["validation"] else None,
+        train=like.train if like else load_data(path / folder.TRAIN_FILE),
+        validation=like.validation if like else _validation(path, identity),
         recipe=Recipe.from_dict(identity["recipe"]),
         source=identity.get("source"),
     )
+
+
+def _validation(path: pathlib.Path, identity: dict[str, Any]) -> PerturbationData | None:
+    return load_data(path / folder.VALIDATION_FILE) if identity["data"]["validation"] else None
 
 
 def read_state(path: pathlib.Path, shapes: LoopState) -> tuple[LoopState, list[dict[str, Any]]]:
@@ -85,18 +89,10 @@ def load_ensemble(workdir: str | pathlib.Path) -> Ensemble:
         ValueError: the run is a single fit.
     """
     record = read_record(workdir)
-    path, identity = record.path, record.identity
-    if "num_replicas" not in identity:
-        raise ValueError(f"The run in {str(path)!r} is a single fit. Read it with pdae_jax.load_run.")
-    first, *_ = replica_keys(record.key, identity["num_replicas"])
-    frame, shapes = _outline(record, first)
-    state, entries = read_state(path, of_replicas(shapes, identity["num_replicas"]))
-    return ensemble_of(record.key, frame, state, record.train, record.validation, entries, path)
-
-
-def of_replicas(shapes: LoopState, num_replicas: int) -> LoopState:
-    """The shapes of as many states, stacked."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((num_replicas, *leaf.shape), leaf.dtype), shapes)
+    if "num_replicas" not in record.identity:
+        raise ValueError(f"The run in {str(record.path)!r} is a single fit. Read it with pdae_jax.load_run.")
+    folders = [replica_folder(record.path, r) for r in range(record.identity["num_replicas"])]
+    return ensemble_of(record.key, [_fitted(read_record(each, like=record)) for each in folders], record.path)
 
 
 def load_model(workdir: str | pathlib.Path) -> Fitted | Ensemble:

@@ -4,9 +4,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
+from jaxtyping import Array
 
 from pdae_jax.data.components import Components
+from pdae_jax.data.sample import DeviceData, bootstrap_rows
+from pdae_jax.data.stream import Streamed
 from pdae_jax.recipe import LossWeights, Recipe, Resolved
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.loop import with_start_errors
@@ -25,6 +29,7 @@ _VALUES: Mapping[str, Any] = {
     "average_decay": 0.999,
     **dict.fromkeys(LossWeights._fields, 1.0),  # but for 0, of a term that is not computed
 }
+_BOOTSTRAP = 3  # folded into the key of a fit; `prepare` splits it into three, which are those of 0, 1 and 2
 
 
 class Starts:
@@ -36,7 +41,7 @@ class Starts:
         self._same_data: dict[Any, Parts] = {}
 
     def parts(self, request: Request, components: Components | None) -> Parts:
-        """As `prepare`; the errors of the start are in the state."""
+        """As `prepare`, with cells of its own for a bootstrap; the errors of the start are in the state."""
         neutral = _neutral(request.recipe)
         key = tuple(np.ravel(key_data(request.key)))
         sources = tuple(sorted((request.source or {}).items()))
@@ -54,7 +59,8 @@ class Starts:
             )
             self._same_data.setdefault(data, parts)
             self._parts[which] = parts._replace(state=with_start_errors(parts.state, parts.frame))
-        return _with_values(self._parts[which], request.recipe)
+        parts = _with_values(self._parts[which], request.recipe)
+        return parts._replace(data=_resampled(parts.data, request.key)) if request.bootstrap else parts
 
     def resolved(self, request: Request, components: Components | None) -> Resolved:
         """The recipe with what depends on the data filled in."""
@@ -63,6 +69,13 @@ class Starts:
         if which not in self._resolved:
             self._resolved[which] = resolve_recipe(neutral, seen_by_model(request.train, components))
         return _valued(self._resolved[which], request.recipe)
+
+
+def _resampled(data: DeviceData | Streamed, key: Array) -> DeviceData | Streamed:
+    """The same data, of which as many cells are drawn with replacement."""
+    index = data.index if isinstance(data, Streamed) else data
+    index = index._replace(rows=bootstrap_rows(jax.random.fold_in(key, _BOOTSTRAP), index))
+    return data._replace(index=index) if isinstance(data, Streamed) else index
 
 
 def _neutral(recipe: Recipe) -> Recipe:

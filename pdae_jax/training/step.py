@@ -151,16 +151,6 @@ def make_train_step(
     return step
 
 
-@functools.lru_cache(maxsize=32)
-def replicate(step: Callable, *, bootstrap: bool = False) -> Callable:
-    """The same step for many replicas: states with a leading axis, one data set.
-
-    With `bootstrap`, ``data.rows`` has the leading axis too: each replica draws from cells of its own.
-    """
-    own_rows = DeviceData(x=None, start=None, count=None, labels=None, rows=0)  # pyright: ignore[reportArgumentType]
-    return jax.vmap(step, in_axes=(0, own_rows if bootstrap else None))
-
-
 @functools.lru_cache(maxsize=32)  # a step that is run again, as by a second fit of its shapes, is not compiled again
 def make_train_steps(step: Callable, num_steps: int) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
     """`num_steps` steps in one compiled scan; state donated, metrics are means over the steps."""

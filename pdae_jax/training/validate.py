@@ -71,17 +71,16 @@ def worth_keeping(value: AnyArray | float, lowest: AnyArray | float, noise: floa
     noise, so differences between them are less noisy than each, and where cells are few overfitting starts within it.
 
     Args:
-        value: mean error of this evaluation, scalar or one a replica; user's units.
-        lowest: smallest of the evaluations before, of the same shape; infinite before the first.
+        value: mean error of this evaluation, user's units.
+        lowest: smallest of the evaluations before; infinite before the first.
         noise: see `Validator`.
     """
     return jnp.less_equal(value, jnp.maximum(jnp.minimum(value, lowest), 0.0) + noise / 2)
 
 
-def check_errors(errors: Float[np.ndarray, "*replicas conditions"], conditions: Sequence[str], step: int) -> None:
+def check_errors(errors: Float[np.ndarray, " conditions"], conditions: Sequence[str], step: int) -> None:
     """``FloatingPointError`` where an error is NaN or infinite: nothing compares with it, so nothing could be kept."""
-    finite = np.isfinite(errors).reshape(-1, len(conditions))
-    bad = [name for name, column in zip(conditions, finite.T, strict=True) if not np.all(column)]
+    bad = [name for name, error in zip(conditions, errors, strict=True) if not np.isfinite(error)]
     if bad:
         raise FloatingPointError(
             f"At step {step} the error on validation conditions became NaN or infinite: {first_names(bad)}. Lower "

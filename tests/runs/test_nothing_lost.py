@@ -39,10 +39,16 @@ def train():
     ).data
 
 
+def run_folder(path, identity):
+    x = np.arange(8.0).reshape(4, 2)
+    data = pdae_jax.from_arrays(x, conditions=["control", "control", "p0", "p0"], control="control")
+    return RunFolder(path, identity, {}, data, None)
+
+
 def test_two_runs_cannot_work_in_one_folder(tmp_path):
-    first = RunFolder(tmp_path / "run", {"a": 1}, {})
+    first = run_folder(tmp_path / "run", {"a": 1})
     with pytest.raises(RuntimeError, match="Another process works in"):
-        RunFolder(tmp_path / "run", {"a": 1}, {})
+        run_folder(tmp_path / "run", {"a": 1})
     code = f"""
         import pathlib
         from pdae_jax.runs.folder import Lock
@@ -55,7 +61,7 @@ def test_two_runs_cannot_work_in_one_folder(tmp_path):
     assert "Another process works in" in done.stdout
     first.close()
     first.close()
-    RunFolder(tmp_path / "run", {"a": 1}, {}).close()
+    run_folder(tmp_path / "run", {"a": 1}).close()
 
 
 @pytest.mark.slow
@@ -76,19 +82,19 @@ def test_a_lock_ends_with_its_process(tmp_path):
 
 
 def test_a_refused_run_leaves_the_folder_free(tmp_path):
-    RunFolder(tmp_path / "run", {"a": 1}, {}).close()
+    run_folder(tmp_path / "run", {"a": 1}).close()
     with pytest.raises(ValueError, match="holds another run"):
-        RunFolder(tmp_path / "run", {"a": 2}, {})
-    RunFolder(tmp_path / "run", {"a": 1}, {}).close()
+        run_folder(tmp_path / "run", {"a": 2})
+    run_folder(tmp_path / "run", {"a": 1}).close()
 
 
 @pytest.mark.parametrize(("version", "age"), [(folder.FORMAT + 1, "a newer"), (0, "an older")])
 def test_a_folder_of_another_version_is_refused_and_stays(tmp_path, version, age):
-    RunFolder(tmp_path / "run", {"a": 1}, {}).close()
+    run_folder(tmp_path / "run", {"a": 1}).close()
     file = tmp_path / "run" / folder.CONFIG_FILE
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": version}))
     before = file.read_bytes()
-    for read in (lambda: RunFolder(tmp_path / "run", {"a": 1}, {}), lambda: pdae_jax.load_run(tmp_path / "run")):
+    for read in (lambda: run_folder(tmp_path / "run", {"a": 1}), lambda: pdae_jax.load_run(tmp_path / "run")):
         with pytest.raises(ValueError, match=rf"{age} version of pdae_jax \(format {version}"):
             read()
     assert file.read_bytes() == before
@@ -98,10 +104,10 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
     with pytest.raises(PermissionError, match=r"run' cannot be written to: Permission denied. Pass another"):
-        RunFolder(tmp_path / "run", {}, {})
+        run_folder(tmp_path / "run", {})
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"file/run' cannot be written to"):
-        RunFolder(tmp_path / "file" / "run", {}, {})
+        run_folder(tmp_path / "file" / "run", {})
 
 
 @pytest.mark.slow

@@ -73,7 +73,7 @@ def test_scores_are_as_good_as_features_where_they_hold_the_effects(wide):
     train, validation = pdae_jax.hold_out(train, ["p0+p2"])
     found = {}
     for components in (None, 8):
-        options = {"validation": validation, "components": components, "num_steps": 400}
+        options = {"validation": validation, "components": components, "num_steps": 800}
         fitted = pdae_jax.fit(train, key=jax.random.key(1), **options)
         found[components] = np.mean(
             [

@@ -77,10 +77,11 @@ def test_resumed_and_loaded_ensembles_are_the_same_bits(split, ensemble, tmp_pat
     train, validation, _ = split
 
     class Interrupt:
-        """A progress bar that breaks off the run at the first checkpoint."""
+        """A progress bar that breaks off the run in its second replica."""
 
         def update(self, step, num_steps, loss):
-            if step == 20:
+            assert num_steps == 60
+            if step == 40:
                 raise KeyboardInterrupt
 
         def close(self):

@@ -129,6 +129,28 @@ def test_the_last_step_is_chosen_for_each_member(data):
         is_close(member, fitted)
 
 
+def test_bootstrapped_members_draw_cells_of_their_own(split):
+    train, validation = split
+    settings = [{"bootstrap": True}, {"bootstrap": False}]
+    options = {"key": KEY, "validation": validation, **SMALL}
+    found = pdae_jax.fit_population(train, settings, num_replicas=2, at_once=4, **options)
+    is_close(found.members[2], pdae_jax.fit(train, **options))
+    ensemble = pdae_jax.fit_ensemble(train, num_replicas=2, bootstrap=True, **options)
+    is_close(found.members[1], ensemble.replicas[1])  # of one key
+    distances = [np.abs(a.shift_matrix - b.shift_matrix).max() for a, b in zip(found.members, found.members[2:])]  # noqa: B905
+    assert min(distances) > 1e-3
+
+
+def test_runs_of_one_data_set_take_the_room_of_one(split, tmp_path):
+    train, validation = split
+    options = {"key": KEY, "validation": validation, "workdir": tmp_path, **SMALL, "stop_step": 0}
+    pdae_jax.fit_population(train, [{}, {"learning_rate": 1e-3}], **options)
+    files = [tmp_path / name / "data" / "train.npz" for name in ("000", "001")]
+    assert files[0].samefile(files[1])
+    files[0].unlink()  # a folder may go, and the others stay whole
+    np.testing.assert_array_equal(pdae_jax.load_run(tmp_path / "001").train.x, train.x)
+
+
 def test_a_member_that_fails_is_recorded_and_the_others_go_on(split):
     train, validation = split
     settings = [{}, {"learning_rate": float("inf")}, {"learning_rate": 1e-3}]
