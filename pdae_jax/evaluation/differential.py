@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 from jaxtyping import Bool, Float, Int
 
 LEVEL = 0.05  # false discovery rate
@@ -28,6 +27,8 @@ class Differential(NamedTuple):
 
 def differential(x: Float[np.ndarray, "n d"], control: Float[np.ndarray, "m d"]) -> Differential:
     """Features of cells against those of control cells; ones that are constant in both do not differ."""
+    import scipy.stats  # takes as long to import as JAX
+
     means = [sample.mean(axis=0, dtype=np.float64) for sample in (x, control)]
     # of the means; by hand, where SciPy's test warns of samples that are constant, as of a prediction without a spread
     own, other = (sample.var(axis=0, ddof=1, dtype=np.float64) / len(sample) for sample in (x, control))
