@@ -43,6 +43,7 @@ from experiments.sweeps.points import (
     folder_name,
     grid_of,
     load_config,
+    settings_in,
     train_point,
 )
 from pdae_jax import build, fit
@@ -271,7 +272,7 @@ def _evaluate_winner(source: str, table: Any, workdir: pathlib.Path) -> None:
         best = done[SCORE].idxmin()
     best_point, command = str(done.loc[best, "folder"]), shlex.join(["python", *sys.argv])
     settings = json.loads((workdir / best_point / "config.json").read_text())["config"]
-    config = configure(CONFIG.value, _settings_in(settings, names))
+    config = configure(CONFIG.value, settings_in(settings, names))
     folder = workdir / WINNER_FOLDER
     if (folder / "config.json").exists():  # of a sweep that had fewer points
         earlier = json.loads((folder / "config.json").read_text())["config"].get("point")
@@ -296,17 +297,6 @@ def _evaluate_winner(source: str, table: Any, workdir: pathlib.Path) -> None:
     results.save_test(folder, experiment.test)
     print(f"\nThe winner, {best_point}, from another start, on the test conditions ({folder}):")
     print(results.write_results(folder, command=command, **experiment.evaluation))
-
-
-def _settings_in(config: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Values of a saved config by their flat names."""
-    found = {}
-    for name in names:
-        value: Any = config
-        for part in name.split("."):
-            value = value[part]
-        found[name] = tuple(value) if isinstance(value, list) else value
-    return found
 
 
 def _words(point: Point, result: Result) -> str:
