@@ -125,10 +125,10 @@ def main(_):
     table = sweeps.read_sweep(workdir)
     print(f"\n{report.show(sweeps.leaderboard(table))}\n\n{SCORE}: energy distance on the validation conditions, as a ")
     print(f"fraction of the control's.\nEvery point, with its command: {workdir / report.TABLE_FILE}")
-    report.write_report(workdir, table, _NOTES[SEARCH.value == "pbt"])
+    report.write_report(workdir, table, _NOTES[isinstance(search, tune.Population)])
     if WINNER.value and (table["state"] == "finished").any():
-        if SEARCH.value == "pbt":
-            _evaluate_best_run(table, workdir)
+        if isinstance(search, tune.Population):
+            _evaluate_best_run(search.config, table, workdir)
         else:
             _evaluate_winner(source, table, workdir)
 
@@ -211,7 +211,8 @@ def _run(
     if waiting and isinstance(search, tune.Population):
         search.train(waiting, ended)
     elif waiting and SEARCH.value == "asha":
-        tune.asha(waiting, CONFIG.value, source, workdir, AT_ONCE.value, ended)
+        earlier = [point for point in points if point not in waiting]
+        tune.asha(waiting, earlier, CONFIG.value, source, workdir, AT_ONCE.value, ended)
     elif waiting:
         for point, result in _launched(waiting, source, workdir):
             ended(point, result)
@@ -311,10 +312,10 @@ def _evaluate_winner(source: str, table: Any, workdir: pathlib.Path) -> None:
     print(results.write_results(folder, command=command, **experiment.evaluation))
 
 
-def _evaluate_best_run(table: Any, workdir: pathlib.Path) -> None:
+def _evaluate_best_run(config: Any, table: Any, workdir: pathlib.Path) -> None:
     """The best run of a population, evaluated as it is: its settings changed on the way, and no fit repeats it."""
     best = str(table.loc[table[table["state"] == "finished"][SCORE].idxmin(), "folder"])
-    experiment, folder = build.experiment(CONFIG.value), workdir / best
+    experiment, folder = build.experiment(config), workdir / best
     results.save_test(folder, experiment.test)
     print(f"\nThe winner, {best}, as it is, on the test conditions ({folder}):")
     print(results.write_results(folder, command=shlex.join(["python", *sys.argv]), **experiment.evaluation))

@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from experiments.sweeps import searches
@@ -27,7 +28,8 @@ from experiments.sweeps.points import (
 )
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.runs.files import read_json, write_text
-from pdae_jax.runs.folder import CONFIG_FILE
+from pdae_jax.runs.folder import CONFIG_FILE, METRICS_FILE
+from pdae_jax.runs.track import read_metrics
 from pdae_jax.training.start_from import has_checkpoint
 
 Ended = Callable[[Point, Result], None]
@@ -38,12 +40,19 @@ _START_FILE = "start.json"  # all that a checkpoint of Tune holds: the folder of
 
 
 def asha(
-    points: Sequence[Point], config: Any, source: str, workdir: pathlib.Path, at_once: int | None, ended: Ended
+    points: Sequence[Point],
+    earlier: Sequence[Point],
+    config: Any,
+    source: str,
+    workdir: pathlib.Path,
+    at_once: int | None,
+    ended: Ended,
 ) -> None:
     """Train points side by side; after 4, 16, 64 ... evaluations those outside the best quarter are stopped.
 
     Args:
         points: to be trained, or to go on with.
+        earlier: that ended in an earlier call, and count for the quarter.
         config: that the points change.
         source: ``path[:arg]`` of the config, for the record.
         workdir: of the sweep.
@@ -59,7 +68,7 @@ def asha(
         os.chdir(here)  # Tune gives each trial a folder of its own; paths of a config are from here
         cache_compilations()
         point = points[given["number"]]
-        every = point.settings.get("fit.eval_every", config.fit.eval_every)
+        every = _every(config, point)
 
         def report(error: float, step: int) -> bool:
             tune.report({"error": error, "evaluations": step // every})  # does not return where the trial is stopped
@@ -74,8 +83,26 @@ def asha(
             save_result(point, Result(float("nan"), trial.last_result["time_total_s"], 0, "stopped", note))
         ended(point, result_of(point, error))
 
-    scheduler = ASHAScheduler("evaluations", grace_period=searches.FIRST_RUNG, reduction_factor=4, max_t=_MOST)
+    scheduler = ASHAScheduler(
+        "evaluations", "error", "min", grace_period=searches.FIRST_RUNG, reduction_factor=4, max_t=_MOST
+    )
+    for point in earlier:
+        trial = SimpleNamespace(trial_id=point.folder.name)
+        scheduler.on_trial_add(None, trial)
+        for evaluations, error in errors_of(point.folder, _every(config, point)):
+            scheduler.on_trial_result(None, trial, {"evaluations": evaluations, "error": error})
     _run(train, {"number": tune.grid_search(list(range(len(points))))}, scheduler, workdir, at_once, trial_ended)
+
+
+def _every(config: Any, point: Point) -> int:
+    """Steps between evaluations of a point."""
+    return point.settings.get("fit.eval_every", config.fit.eval_every)
+
+
+def errors_of(folder: pathlib.Path, every: int) -> list[tuple[int, float]]:
+    """Of the run in a folder, after each evaluation: how many there were, and the error on validation conditions."""
+    name = "validation_energy_distance"
+    return [(each["step"] // every, each[name]) for each in read_metrics(folder / METRICS_FILE) if name in each]
 
 
 class Population(searches.Listed):
@@ -122,7 +149,7 @@ class Population(searches.Listed):
     def point(self, folder: pathlib.Path, settings: dict[str, Any]) -> Point:
         """The run in a folder, with the settings that it has, or else these."""
         if (folder / CONFIG_FILE).exists():
-            settings = settings_in(read_json(folder / CONFIG_FILE)["config"], settings)
+            settings = settings_in(read_json(folder / CONFIG_FILE)["config"], self._space)
         return Point(settings, folder, self._command, digest_of(configure(self.config, settings)))
 
     def next_run(self, own: pathlib.Path, start: pathlib.Path | None) -> tuple[pathlib.Path, pathlib.Path | None]:
@@ -157,7 +184,9 @@ class Population(searches.Listed):
             point = self.point(folder, given["settings"])
 
             def report(error: float, step: int) -> bool:
-                if step % (GENERATION * every) == 0:
+                recipe = read_json(folder / CONFIG_FILE)["identity"]["recipe"]
+                # at its end a member keeps what it has
+                if step % (GENERATION * every) == 0 and step < (recipe["stop_step"] or recipe["num_steps"]):
                     with tempfile.TemporaryDirectory() as start:
                         write_text(pathlib.Path(start) / _START_FILE, json.dumps({"folder": str(folder)}))
                         checkpoint = tune.Checkpoint.from_directory(start)
@@ -174,6 +203,8 @@ class Population(searches.Listed):
         kinds = {"log": tune.loguniform, "uniform": tune.uniform, "int": lambda low, high: tune.randint(low, high + 1)}
         scheduler = PopulationBasedTraining(
             "step",
+            metric="error",
+            mode="min",
             perturbation_interval=GENERATION * every,
             hyperparam_mutations={
                 "settings": {n: v if isinstance(v, list) else kinds[v[0]](*v[1:]) for n, v in self._space.items()}
@@ -241,8 +272,6 @@ def _run(
     tune.Tuner(
         tune.with_resources(train, {"cpu": 1, "gpu": gpus}),
         param_space=space,
-        tune_config=tune.TuneConfig(
-            metric="error", mode="min", scheduler=scheduler, max_concurrent_trials=at_once, reuse_actors=True
-        ),
+        tune_config=tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=at_once, reuse_actors=True),
         run_config=tune.RunConfig(name=FOLDER, storage_path=str(workdir.resolve()), verbose=0, callbacks=[Told()]),
     ).fit()

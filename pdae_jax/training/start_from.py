@@ -40,12 +40,8 @@ def goes_on_from(workdir: Path | None, parent: Path | None) -> Path | None:
 def has_checkpoint(path: Path) -> bool:
     """Whether there is a run in a folder that has something to go on from."""
     saved = pathlib.Path(path) / folder.CHECKPOINT_FOLDER
-    if not saved.exists():
-        return False
-    checkpoints = folder.Checkpoints(saved)
-    step = checkpoints.latest_step()
-    checkpoints.close()
-    return step is not None
+    # named by its step once it is complete
+    return saved.exists() and any(each.name.isdigit() for each in saved.iterdir())
 
 
 def started(

@@ -5,8 +5,10 @@ import shutil
 
 import jax
 import pytest
+from absl import app
 
 import pdae_jax
+from experiments import reproduce
 from pdae_jax.runs import folder
 from pdae_jax.training.prepare import outline
 from pdae_jax.training.restore import read_record, read_state
@@ -60,6 +62,8 @@ def test_the_same_settings_give_the_numbers_of_the_unbroken_run(runs, tmp_path):
     record = folder.read_config(tmp_path / "child")
     assert record["identity"]["start"] == {"hash": folder.read_config(parent)["hash"], "step": 40}
     assert record["config"]["start_from"] == str(parent)
+    with pytest.raises(app.UsageError, match="went on from step 40 of the run in"):
+        reproduce.reproduce(tmp_path / "child", tmp_path / "again")
 
 
 def test_other_rates_go_on_bit_for_bit_and_without_the_parent(runs, tmp_path):
