@@ -71,7 +71,8 @@ def asha(
         every = _every(config, point)
 
         def report(error: float, step: int) -> bool:
-            tune.report({"error": error, "evaluations": step // every})  # does not return where the trial is stopped
+            if not is_last(point.folder, step):
+                tune.report({"error": error, "evaluations": step // every})  # does not return where it is stopped
             return False
 
         train_point(config, point, source, report)
@@ -83,7 +84,7 @@ def asha(
             save_result(point, Result(float("nan"), trial.last_result["time_total_s"], 0, "stopped", note))
         ended(point, result_of(point, error))
 
-    scheduler = ASHAScheduler(
+    scheduler: Any = ASHAScheduler(
         "evaluations", "error", "min", grace_period=searches.FIRST_RUNG, reduction_factor=4, max_t=_MOST
     )
     for point in earlier:
@@ -97,6 +98,12 @@ def asha(
 def _every(config: Any, point: Point) -> int:
     """Steps between evaluations of a point."""
     return point.settings.get("fit.eval_every", config.fit.eval_every)
+
+
+def is_last(folder: pathlib.Path, step: int) -> bool:
+    """Whether a run ends with this step: Tune is not asked then, so that what is done stays."""
+    recipe = read_json(folder / CONFIG_FILE)["identity"]["recipe"]
+    return step >= (recipe["num_steps"] if recipe["stop_step"] is None else recipe["stop_step"])
 
 
 def errors_of(folder: pathlib.Path, every: int) -> list[tuple[int, float]]:
@@ -184,9 +191,7 @@ class Population(searches.Listed):
             point = self.point(folder, given["settings"])
 
             def report(error: float, step: int) -> bool:
-                recipe = read_json(folder / CONFIG_FILE)["identity"]["recipe"]
-                # at its end a member keeps what it has
-                if step % (GENERATION * every) == 0 and step < (recipe["stop_step"] or recipe["num_steps"]):
+                if step % (GENERATION * every) == 0 and not is_last(folder, step):
                     with tempfile.TemporaryDirectory() as start:
                         write_text(pathlib.Path(start) / _START_FILE, json.dumps({"folder": str(folder)}))
                         checkpoint = tune.Checkpoint.from_directory(start)
@@ -262,7 +267,7 @@ def _run(
             ended(trial, "")
 
         def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            ended(trial, str(trial.get_error()))
+            ended(trial, pathlib.Path(trial.error_file).read_text())
 
     # a sweep has its own tables, and one that is interrupted must not end as if it were finished
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}

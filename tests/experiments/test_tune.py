@@ -72,6 +72,13 @@ def test_errors_of_a_run_are_read_back(tmp_path):
     assert tune.errors_of(tmp_path, 2) == [(1, 0.5), (2, 0.4)] and tune.errors_of(tmp_path / "none", 2) == []
 
 
+@pytest.mark.parametrize(("stop_step", "last"), [(None, 10), (6, 6)])
+def test_the_last_step_of_a_run_is_known(tmp_path, stop_step, last):
+    recipe = {"num_steps": 10, "stop_step": stop_step}
+    (tmp_path / "config.json").write_text(json.dumps({"identity": {"recipe": recipe}}))
+    assert next(step for step in (2, 6, 10) if tune.is_last(tmp_path, step)) == last
+
+
 def rates(folder):
     """A config whose space has the learning rate alone."""
     start = CONFIG.index("    return {")
