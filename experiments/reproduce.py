@@ -4,7 +4,8 @@ python experiments/reproduce.py runs/simulated [--workdir=runs/simulated-again]
 
 On the same machine with the same versions everything is the same bit for bit. Elsewhere rounding grows with the steps:
 what differs in versions and device is printed, and the errors on test conditions must be the same but for 5 % of the
-control's. Exit status 1 if the run was not reproduced.
+control's. Exit status 1 if the run was not reproduced. A run that went on from another (`fit(..., start_from=)`) is
+refused: its folder alone does not say what it began with.
 """
 
 import json
@@ -47,6 +48,12 @@ def main(arguments: list[str]):
 def reproduce(path: pathlib.Path, workdir: pathlib.Path) -> bool:
     """Repeat the run of a folder in another; whether it came out the same."""
     record = read_record(path)
+    if "start" in record.identity:
+        start, parent = record.identity["start"], read_json(path / folder.CONFIG_FILE)["config"]["start_from"]
+        raise app.UsageError(
+            f"{path} went on from step {start['step']} of the run in {parent} (config {start['hash'][:12]}). Its "
+            f"folder alone does not repeat it: reproduce that run up to this step, and pass it to fit(start_from=)."
+        )
     print(f"{path}: config {folder.config_hash(record.identity)[:12]}")
     changed = check_data(record)
     if changed:

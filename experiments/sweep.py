@@ -3,10 +3,11 @@
 python experiments/sweep.py --config=experiments/configs/simulated.py --workdir=runs/simulated-sweep
 python experiments/sweep.py --config=experiments/configs/simulated.py --launcher=population
 python experiments/sweep.py --config=experiments/configs/simulated.py --search=optuna --points=64
+python experiments/sweep.py --config=experiments/configs/simulated.py --launcher=ray --search=asha --points=64
 python experiments/sweep.py --config=experiments/configs/simulated.py --launcher=slurm --slurm_partition=gpu --dry_run
 
 The points are what get_sweep() beside get_config() gives, flat dicts such as {"fit.latent_dim": 4, "seed": 1}; or, with
---search=random or optuna, --points of the space that get_space() gives: {"fit.learning_rate": ("log", 1e-4, 1e-2)}.
+any other --search than grid, --points of the space that get_space() gives: {"fit.learning_rate": ("log", 1e-4, 1e-2)}.
 Each has a run folder of its own under --workdir. The same command again goes on where it was broken off. A point that
 fails is recorded with its error. The best settings are then trained once more, from another start, and evaluated on
 the test conditions, once: <workdir>/winner. Watch a sweep from another terminal with experiments/watch.py.
@@ -15,6 +16,11 @@ Launchers: inline, one point after the other; population, together in one progra
 task for each point, on this machine or the cluster of RAY_ADDRESS; slurm, an array of jobs (--slurm_cluster=local runs
 them here). --search=optuna with one objective stops poor points early, by asynchronous successive halving, wherever
 they run; but not in a population.
+
+With --launcher=ray there are two searches by Ray Tune. --search=asha takes random points and stops poor ones early too,
+by asynchronous successive halving. --search=pbt is population-based training: --points members train side by side, and
+poor ones go on from the state of good ones with other rates and weights. Its winner is evaluated as it is, since no
+settings repeat it.
 """
 
 import contextlib
@@ -31,7 +37,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.sweeps import launchers, searches
+from experiments.sweeps import launchers, report, searches, tune
 from experiments.sweeps.points import (
     RESULT_FILE,
     Point,
@@ -43,27 +49,29 @@ from experiments.sweeps.points import (
     folder_name,
     grid_of,
     load_config,
+    settings_in,
     train_point,
 )
 from pdae_jax import build, fit
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.reporting import results, sweeps
 from pdae_jax.reporting.sweeps import SCORE
-from pdae_jax.runs.files import write_text
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "what to vary: path[:arg]")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the sweep; default runs/<name of the config>-sweep")
 LAUNCHER = flags.DEFINE_enum("launcher", "inline", ["inline", "population", "ray", "slurm"], "where points are trained")
-SEARCH = flags.DEFINE_enum("search", "grid", ["grid", "random", "optuna"], "which points are tried")
-POINTS = flags.DEFINE_integer("points", 32, "number of points of a random or optuna search", lower_bound=1)
+SEARCH = flags.DEFINE_enum(
+    "search", "grid", ["grid", "random", "optuna", "asha", "pbt"], "which points are tried; asha and pbt: by Ray Tune"
+)
+POINTS = flags.DEFINE_integer("points", 32, "number of points, of any search but a grid", lower_bound=1)
 AT_ONCE = flags.DEFINE_integer(
     "at_once",
     None,
-    "points asked for together; default 1 inline, 32 of a population or of optuna, else all",
+    "points asked for together; default 1 inline, 32 of a population or of optuna, else all; of asha as many as cores",
     lower_bound=1,
 )
 OBJECTIVES = flags.DEFINE_list("objectives", ["error"], "of optuna: error, seconds, or both")
-SEED = flags.DEFINE_integer("search_seed", 0, "of a random or optuna search")
+SEED = flags.DEFINE_integer("search_seed", 0, "of any search but a grid")
 WINNER = flags.DEFINE_bool("winner", True, "train the best settings once more and evaluate them on the test conditions")
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "of slurm: write the scripts, submit nothing")
 PARTITION = flags.DEFINE_string("slurm_partition", None, "partition of Slurm jobs")
@@ -72,8 +80,13 @@ CLUSTER = flags.DEFINE_enum("slurm_cluster", "slurm", ["slurm", "local"], "where
 POINT = flags.DEFINE_string("point", None, "of a launcher: train this point only, JSON")
 flags.mark_flag_as_required("config")
 
-TABLE_FILE = "sweep.csv"
 WINNER_FOLDER = "winner"
+# whether of a population -> what the report says of the rows and of the winner
+_NOTES = {
+    False: "The best settings are trained once more, from another start, and evaluated once.",
+    True: "Each row is the last run of a member of the population, with the settings that it ended with. The winner is "
+    "the best of these runs, evaluated once as it is: its settings changed while it trained, and no fit repeats that.",
+}
 _WINNER = 9  # folded into the key of the winner: it won with the start of its point
 
 
@@ -93,28 +106,45 @@ def main(_):
         raise ValueError("--dry_run writes the scripts of --launcher=slurm, for a grid or a random search.")
     if LAUNCHER.value == "population" and "seconds" in OBJECTIVES.value:
         raise ValueError("Members of a population have no time of their own. Pass --objectives=error.")
+    _check_tune()
     if not _has_validation():
         raise ValueError("The config has no validation conditions to rank points by; name some in config.split.")
     search = _search(path, source, workdir)
     rows = [_row(point, result) for point in search.earlier() if (result := earlier_result(point))]
-    while points := search.ask(AT_ONCE.value or _together()):
-        for point, result in _run(points, source, workdir):
-            search.tell(point, result)
-            rows.append(_row(point, result))
-            _write_table(workdir, rows)
-            print(f"[{len(rows)}/{search.total}] {_words(point, result)}", flush=True)
+
+    def ended(point: Point, result: Result) -> None:
+        search.tell(point, result)
+        rows.append(_row(point, result))
+        report.write_table(workdir, rows)
+        print(f"[{len(rows)}/{search.total}] {_words(point, result)}", flush=True)
+
+    while points := search.ask(_together()):
+        _run(points, search, source, workdir, ended)
     if not rows or DRY_RUN.value:
         return
     table = sweeps.read_sweep(workdir)
-    print(f"\n{_show(sweeps.leaderboard(table))}\n\n{SCORE}: energy distance on the validation conditions, as a ")
-    print(f"fraction of the control's.\nEvery point, with its command: {workdir / TABLE_FILE}")
-    _write_report(workdir, table)
+    print(f"\n{report.show(sweeps.leaderboard(table))}\n\n{SCORE}: energy distance on the validation conditions, as a ")
+    print(f"fraction of the control's.\nEvery point, with its command: {workdir / report.TABLE_FILE}")
+    report.write_report(workdir, table, _NOTES[isinstance(search, tune.Population)])
     if WINNER.value and (table["state"] == "finished").any():
-        _evaluate_winner(source, table, workdir)
+        if isinstance(search, tune.Population):
+            _evaluate_best_run(search.config, table, workdir)
+        else:
+            _evaluate_winner(source, table, workdir)
+
+
+def _check_tune() -> None:
+    """What Ray Tune cannot do."""
+    if SEARCH.value in ("asha", "pbt") and LAUNCHER.value != "ray":
+        raise ValueError(f"--search={SEARCH.value} is by Ray Tune. Pass --launcher=ray with it.")
+    if SEARCH.value == "pbt" and AT_ONCE.value:
+        raise ValueError("All members of --search=pbt take turns on the cores there are. Leave out --at_once.")
 
 
 def _together() -> int:
     """Points that are asked for at once: all of a list, and as many as a search can do without their results."""
+    if AT_ONCE.value and SEARCH.value != "asha":
+        return AT_ONCE.value
     if LAUNCHER.value == "inline":
         return 1
     return 32 if SEARCH.value == "optuna" or LAUNCHER.value == "population" else 10**6
@@ -146,7 +176,10 @@ def _search(path: pathlib.Path, source: str, workdir: pathlib.Path) -> searches.
         raise AttributeError(
             f"{path} has no get_space(). Add one that returns a dict, {{'fit.learning_rate': ('log', 1e-4, 1e-2)}}."
         )
-    if SEARCH.value == "random":
+    if SEARCH.value == "pbt":
+        command = shlex.join(["python", *sys.argv])
+        return tune.Population(workdir, module.get_space(), POINTS.value, SEED.value, CONFIG.value, source, command)
+    if SEARCH.value in ("random", "asha"):
         drawn = searches.random_settings(module.get_space(), POINTS.value, SEED.value)
         return searches.Listed([point(each, number, True) for number, each in enumerate(drawn)])
     unknown = [name for name in OBJECTIVES.value if name not in searches.OBJECTIVES]
@@ -159,31 +192,47 @@ def _search(path: pathlib.Path, source: str, workdir: pathlib.Path) -> searches.
     return searches.Optuna(workdir, module.get_space(), POINTS.value, SEED.value, OBJECTIVES.value, proposed)
 
 
-def _run(points: list[Point], source: str, workdir: pathlib.Path) -> Iterator[tuple[Point, Result]]:
-    """Results of points; those that ended in an earlier call are read back."""
+def _run(
+    points: list[Point],
+    search: searches.Search,
+    source: str,
+    workdir: pathlib.Path,
+    ended: Callable[[Point, Result], None],
+) -> None:
+    """Train points, and tell of each; those that ended in an earlier call are read back."""
     waiting = []
     for point in points:
         found = earlier_result(point)
         if found is not None and found.state != "failed":
-            yield point, found
+            ended(point, found)
             continue
         (point.folder / RESULT_FILE).unlink(missing_ok=True)  # what failed is tried again
         waiting.append(point)
-    if not waiting:
-        return
+    if waiting and isinstance(search, tune.Population):
+        search.train(waiting, ended)
+    elif waiting and SEARCH.value == "asha":
+        earlier = [point for point in points if point not in waiting]
+        tune.asha(waiting, earlier, CONFIG.value, source, workdir, AT_ONCE.value, ended)
+    elif waiting:
+        for point, result in _launched(waiting, source, workdir):
+            ended(point, result)
+
+
+def _launched(points: list[Point], source: str, workdir: pathlib.Path) -> Iterator[tuple[Point, Result]]:
+    """Points as they end."""
     if LAUNCHER.value == "inline":
-        yield from launchers.inline(waiting, CONFIG.value, source, _report_of(workdir))
+        yield from launchers.inline(points, CONFIG.value, source, _report_of(workdir))
     elif LAUNCHER.value == "population":
-        yield from launchers.population(waiting, CONFIG.value, source)
+        yield from launchers.population(points, CONFIG.value, source)
     elif LAUNCHER.value == "ray":
-        yield from launchers.ray(waiting, functools.partial(_alone, source, workdir))
+        yield from launchers.ray(points, functools.partial(_alone, source, workdir))
     else:
         parameters = {"timeout_min": MINUTES.value}
         if CLUSTER.value == "slurm":
             parameters = {"slurm_time": MINUTES.value, "slurm_cpus_per_task": 4, "slurm_gpus_per_task": 1}
             parameters |= {"slurm_partition": PARTITION.value} if PARTITION.value else {}
         alone = functools.partial(_alone, source, workdir)
-        yield from launchers.slurm(waiting, alone, workdir / "slurm", CLUSTER.value, DRY_RUN.value, **parameters)
+        yield from launchers.slurm(points, alone, workdir / "slurm", CLUSTER.value, DRY_RUN.value, **parameters)
 
 
 def _report_of(workdir: pathlib.Path) -> Callable[[Point], Any]:
@@ -222,41 +271,6 @@ def _train_alone(source: str, asked: dict[str, Any], workdir: pathlib.Path) -> N
     train_point(CONFIG.value, point, source, _report_of(workdir)(point))
 
 
-def _write_table(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """``sweep.csv``, the best point first."""
-    import pandas as pd
-
-    table = pd.DataFrame(rows).rename(columns={"score": SCORE}).sort_values(SCORE, kind="stable")
-    settings = [name for name in table if name not in sweeps.RESULTS]
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_text(workdir / TABLE_FILE, table[[*settings, *sweeps.RESULTS]].to_csv(index=False))
-
-
-def _write_report(workdir: pathlib.Path, table: Any) -> None:
-    """``sweep.md``: the leaderboard, what mattered, and the figures."""
-    figures = {"parallel": sweeps.parallel_coordinates(table), "effects": sweeps.setting_effects(table)}
-    (workdir / "figures").mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(workdir / "figures" / f"{name}.png", dpi=120)
-    try:
-        mattered = _show(sweeps.importance(table))
-    except (ImportError, ValueError) as error:
-        mattered = f"not computed: {error}"
-    failed = table[table["state"] == "failed"]
-    lines = [
-        f"# Sweep {workdir.name}\n",
-        f"{len(table)} points, {len(failed)} of them failed. Ranked by {SCORE}: energy distance on validation "
-        "conditions, as a fraction of the control's. Test conditions chose nothing.\n",
-        f"```\n{_show(sweeps.leaderboard(table))}\n```\n",
-        "What mattered, as a share of the variance of the logarithm (fANOVA):\n",
-        f"```\n{mattered}\n```\n",
-        "![Points through their settings](figures/parallel.png)\n\n![Each setting by itself](figures/effects.png)\n",
-        *(f"- failed: `{row.folder}`: {row.error}" for row in failed.itertuples()),
-    ]
-    write_text(workdir / "sweep.md", "\n".join(lines) + "\n")
-    print(f"Report: {workdir / 'sweep.md'}")
-
-
 def _evaluate_winner(source: str, table: Any, workdir: pathlib.Path) -> None:
     """The best settings, over seeds where there are some, trained from another start and evaluated once."""
     names = [name for name in table if name not in sweeps.RESULTS]
@@ -271,7 +285,7 @@ def _evaluate_winner(source: str, table: Any, workdir: pathlib.Path) -> None:
         best = done[SCORE].idxmin()
     best_point, command = str(done.loc[best, "folder"]), shlex.join(["python", *sys.argv])
     settings = json.loads((workdir / best_point / "config.json").read_text())["config"]
-    config = configure(CONFIG.value, _settings_in(settings, names))
+    config = configure(CONFIG.value, settings_in(settings, names))
     folder = workdir / WINNER_FOLDER
     if (folder / "config.json").exists():  # of a sweep that had fewer points
         earlier = json.loads((folder / "config.json").read_text())["config"].get("point")
@@ -298,25 +312,18 @@ def _evaluate_winner(source: str, table: Any, workdir: pathlib.Path) -> None:
     print(results.write_results(folder, command=command, **experiment.evaluation))
 
 
-def _settings_in(config: dict[str, Any], names: list[str]) -> dict[str, Any]:
-    """Values of a saved config by their flat names."""
-    found = {}
-    for name in names:
-        value: Any = config
-        for part in name.split("."):
-            value = value[part]
-        found[name] = tuple(value) if isinstance(value, list) else value
-    return found
+def _evaluate_best_run(config: Any, table: Any, workdir: pathlib.Path) -> None:
+    """The best run of a population, evaluated as it is: its settings changed on the way, and no fit repeats it."""
+    best = str(table.loc[table[table["state"] == "finished"][SCORE].idxmin(), "folder"])
+    experiment, folder = build.experiment(config), workdir / best
+    results.save_test(folder, experiment.test)
+    print(f"\nThe winner, {best}, as it is, on the test conditions ({folder}):")
+    print(results.write_results(folder, command=shlex.join(["python", *sys.argv]), **experiment.evaluation))
 
 
 def _words(point: Point, result: Result) -> str:
     ending = f"{result.score:.4f}" if result.state == "finished" else f"{result.state}: {result.error}"
     return f"{folder_name(point.settings)}  {ending}  ({result.seconds:.1f} s)"
-
-
-def _show(table: Any) -> str:
-    """A table for the terminal."""
-    return table.to_string(index=False, float_format="{:.4g}".format)
 
 
 if __name__ == "__main__":

@@ -69,17 +69,22 @@ def population(points: Sequence[Point], config: Any, source: str) -> Iterator[tu
 
 def ray(points: Sequence[Point], alone: Alone) -> Iterator[tuple[Point, Result]]:
     """A task of Ray for each: on this machine, or on the cluster of ``RAY_ADDRESS``, which shares the folder."""
-    import ray as library  # pyright: ignore[reportMissingImports]
-
-    if not library.is_initialized():
-        library.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False)
-    gpus = 1 if library.cluster_resources().get("GPU") else 0
+    library, gpus = start_ray()
     run = library.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_call)
     waiting = {run.remote(alone(point), str(_REPOSITORY)): point for point in points}
     while waiting:
         (done,), _ = library.wait(list(waiting))
         point = waiting.pop(done)
-        yield point, _result_of(point, library.get(done))
+        yield point, result_of(point, library.get(done))
+
+
+def start_ray() -> tuple[Any, int]:
+    """Ray, here or on the cluster of ``RAY_ADDRESS``, and how many GPUs a point has."""
+    import ray as library  # pyright: ignore[reportMissingImports]
+
+    if not library.is_initialized():
+        library.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False)
+    return library, 1 if library.cluster_resources().get("GPU") else 0
 
 
 def slurm(
@@ -102,7 +107,7 @@ def slurm(
         jobs = [executor.submit(command) for command in commands]
     for point, job in zip(points, jobs, strict=True):
         error = job.exception()  # waits
-        yield point, _result_of(point, "" if error is None else str(error))
+        yield point, result_of(point, "" if error is None else str(error))
 
 
 def _write_scripts(
@@ -132,7 +137,7 @@ def _call(command: list[str], folder: str) -> str:
     return "" if done.returncode == 0 else done.stderr[-2000:]
 
 
-def _result_of(point: Point, error: str) -> Result:
+def result_of(point: Point, error: str) -> Result:
     """What the process of a point has kept; one that died has kept nothing."""
     found = earlier_result(point)
     if found is not None:

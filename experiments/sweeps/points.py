@@ -7,7 +7,7 @@ import json
 import pathlib
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -74,6 +74,17 @@ def configure(config: Any, settings: dict[str, Any]) -> Any:
     config = copy.deepcopy(config)  # ConfigDict(config) would share the nested sections
     config.update_from_flattened_dict(settings)
     return config
+
+
+def settings_in(config: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Values of a saved config by their flat names."""
+    found = {}
+    for name in names:
+        value: Any = config
+        for part in name.split("."):
+            value = value[part]
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return found
 
 
 def digest_of(config: Any) -> str:
@@ -151,7 +162,13 @@ class Told:
         pass
 
 
-def train_point(config: Any, point: Point, source: str, report: Callable[[float, int], bool] | None = None) -> Result:
+def train_point(
+    config: Any,
+    point: Point,
+    source: str,
+    report: Callable[[float, int], bool] | None = None,
+    start_from: pathlib.Path | None = None,
+) -> Result:
     """Train a point, or go on with it; what goes wrong is its result, so that the others go on.
 
     Args:
@@ -159,6 +176,7 @@ def train_point(config: Any, point: Point, source: str, report: Callable[[float,
         point: where it is trained.
         source: ``path[:arg]`` of the config, for the record.
         report: told of (error on validation conditions, step); whether to stop.
+        start_from: folder of a run whose state it goes on from.
     """
     start = time.perf_counter()
     try:
@@ -171,6 +189,7 @@ def train_point(config: Any, point: Point, source: str, report: Callable[[float,
             source=experiment.source,
             recipe=experiment.recipe,
             workdir=point.folder,
+            start_from=start_from,
             progress=True if report is None else Told(point.folder, report),
             config={"file": source, "command": point.command, **config.to_dict()},
         )

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from experiments.sweeps.points import Point, Result
+from pdae_jax.recipe import LossWeights
+from pdae_jax.training.values import VALUES
 
 STUDY_FILE = "optuna.journal"
 OBJECTIVES = ("error", "seconds")
@@ -61,6 +63,22 @@ def check_space(space: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"get_space() has {name!r}: {values!r}. Pass a list of values, or ('log', low, high), ('uniform', low, "
                 f"high) or ('int', low, high), low below high and for 'log' above 0."
+            )
+
+
+def check_values(space: Mapping[str, Any]) -> None:
+    """``ValueError`` that names a setting of a space which cannot change while a fit trains."""
+    free = sorted(f"fit.{name}" for name in VALUES if name != "num_steps")
+    for name, values in space.items():
+        if name not in free:
+            raise ValueError(
+                f"get_space() has {name!r}, which cannot change while a fit trains. Give it in the config, and to the "
+                f"population some of {', '.join(free)}."
+            )
+        if isinstance(values, list) and 0 in values and name.removeprefix("fit.") in LossWeights._fields:
+            raise ValueError(
+                f"get_space() has {name!r}: {values!r}, but a term is in the loss or not as long as a fit trains. Give "
+                f"0 in the config, or leave it out of the list."
             )
 
 

@@ -27,6 +27,7 @@ from pdae_jax.training.last_step import best_step, choice_key, combinations_to_l
 from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, prepare, step_of
 from pdae_jax.training.recovery import STOPPED, identity_of, open_run, stop_of_folder, told_to_stop
 from pdae_jax.training.reduction import seen_by_model, with_components
+from pdae_jax.training.start_from import goes_on_from, started
 from pdae_jax.training.step import Metrics, make_train_steps
 from pdae_jax.training.validate import check_errors, worth_keeping
 from pdae_jax.types import PerturbationData
@@ -40,6 +41,7 @@ def fit(
     source: Mapping[str, str] | None = None,
     recipe: Recipe | None = None,
     workdir: str | pathlib.Path | None = None,
+    start_from: str | pathlib.Path | None = None,
     devices: int | None = None,
     progress: bool | Progress | None = None,
     config: dict[str, Any] | None = None,
@@ -57,6 +59,8 @@ def fit(
         recipe: hyperparameters; default `Recipe()`.
         workdir: folder of the run. Written as training goes on; an interrupted fit with the same data, key and
             recipe resumes there and ends with the same numbers.
+        start_from: folder of another run of the same data and structure. The fit goes on from its newest checkpoint,
+            at the same step, with the rates, weights and steps of this recipe; from then on it does not need it.
         devices: how many share each step, a divisor of the number of targets in a batch; None: one. The numbers are
             those of one device to rounding, and a run may go on with another number. After `jax.distributed.initialize`
             all processes pass ``jax.device_count()`` and the same other arguments; the first has the folder and the
@@ -66,7 +70,7 @@ def fit(
         **options: single fields of the recipe, ``fit(train, key=key, latent_dim=8)``.
 
     Raises:
-        ValueError: unusable data, or a workdir that holds a different run.
+        ValueError: unusable data, a workdir that holds a different run, or a start_from of other data or structure.
         TypeError: an option the recipe does not have.
         FloatingPointError: the loss, or the error on a validation condition, became NaN or infinite; names the steps.
     """
@@ -74,14 +78,18 @@ def fit(
     source = check_request(train, validation, source, recipe)
     shared = shared_by(devices, min(recipe.num_targets, train.num_conditions), isinstance(train.x, StoredCells))
     if shared is not None and not shared.writes:
-        workdir, progress = None, False
-    recipe, components = with_components(recipe, train, workdir)
-    recipe = with_stop(train, validation, key, recipe, workdir, progress, components, shared)
+        workdir, start_from, progress = None, None, False
+    before = goes_on_from(workdir, start_from)  # has found components already, and after how many steps it ends
+    recipe, components = with_components(recipe, train, before)
+    recipe = with_stop(train, validation, key, recipe, before, progress, components, shared)
     resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
     # a finished run has nothing to compile
     chunk = 0 if resuming else recipe.log_every
     parts = prepare(key, train, validation, recipe, source, chunk=chunk, components=components, devices=shared)
     identity = identity_of(parts.frame.recipe, key, source)
+    if start_from is not None:
+        parts, identity["start"] = started(parts, source, train, validation, workdir, start_from)
+        config = {**(config or {}), "start_from": str(start_from)}
     state, history, path = run_training(parts, identity, train, validation, workdir, progress, config or {})
     return fitted_of(parts.frame, state, train, validation, history, path)
 
@@ -193,6 +201,8 @@ def run_steps(
     step = step_of(state)
     state = with_start_errors(state, parts.frame)
     progress.update(step, parts.num_steps, math.nan)
+    if run and run.checkpoints.latest_step() is None and (step or not parts.num_steps):
+        save()  # of another run, which is not needed from now on; or nothing is trained, and this is the result
     while step < parts.num_steps and not stopped(state, recipe):
         length = min(recipe.log_every, parts.num_steps - step)
         train_state, found = state.train, []
@@ -208,17 +218,15 @@ def run_steps(
         if is_evaluated(parts, step):
             state, entry["validation_energy_distance"] = evaluated(state, step, parts.frame)
         history.append(entry)
-        progress.update(step, parts.num_steps, entry["total"])
         told = stop is not None and stop.is_set()
         if devices is not None:
             told = devices.any_of(told)
         if told or is_saved(parts, state, step):
             save()
+        progress.update(step, parts.num_steps, entry["total"])  # of what is saved: it may break off the fit
         if told:
             raise SystemExit(STOPPED)
     progress.close()
-    if run and run.checkpoints.latest_step() is None:
-        save()  # nothing to train: the start is the result
     return state
 
 

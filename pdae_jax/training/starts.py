@@ -1,7 +1,5 @@
 """What fits start from, made once for all that differ in values of the compiled program only."""
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,7 +9,7 @@ from jaxtyping import Array
 from pdae_jax.data.components import Components
 from pdae_jax.data.sample import DeviceData, bootstrap_rows
 from pdae_jax.data.stream import Streamed
-from pdae_jax.recipe import LossWeights, Recipe, Resolved
+from pdae_jax.recipe import Recipe, Resolved
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.loop import with_start_errors
 from pdae_jax.training.prepare import Parts, kernel_of, prepare, steps_to_take
@@ -19,16 +17,8 @@ from pdae_jax.training.recovery import key_data
 from pdae_jax.training.reduction import seen_by_model
 from pdae_jax.training.requests import Request
 from pdae_jax.training.step import settings_of
+from pdae_jax.training.values import VALUES, neutral_of
 
-#: Fields of a recipe that are values of the compiled step, and some value for each.
-_VALUES: Mapping[str, Any] = {
-    "num_steps": 1000,
-    "learning_rate": 1e-3,
-    "warmup_steps": 100,
-    "clip_norm": 1.0,
-    "average_decay": 0.999,
-    **dict.fromkeys(LossWeights._fields, 1.0),  # but for 0, of a term that is not computed
-}
 _BOOTSTRAP = 3  # folded into the key of a fit; `prepare` splits it into three, which are those of 0, 1 and 2
 
 
@@ -42,7 +32,7 @@ class Starts:
 
     def parts(self, request: Request, components: Components | None) -> Parts:
         """As `prepare`, with cells of its own for a bootstrap; the errors of the start are in the state."""
-        neutral = _neutral(request.recipe)
+        neutral = neutral_of(request.recipe)
         key = tuple(np.ravel(key_data(request.key)))
         sources = tuple(sorted((request.source or {}).items()))
         which = (id(request.train), id(request.validation), id(components), key, sources, neutral)
@@ -64,7 +54,7 @@ class Starts:
 
     def resolved(self, request: Request, components: Components | None) -> Resolved:
         """The recipe with what depends on the data filled in."""
-        neutral = _neutral(request.recipe)
+        neutral = neutral_of(request.recipe)
         which = (id(request.train), neutral)
         if which not in self._resolved:
             self._resolved[which] = resolve_recipe(neutral, seen_by_model(request.train, components))
@@ -78,26 +68,14 @@ def _resampled(data: DeviceData | Streamed, key: Array) -> DeviceData | Streamed
     return data._replace(index=index) if isinstance(data, Streamed) else index
 
 
-def _neutral(recipe: Recipe) -> Recipe:
-    """The same for all recipes that differ in values of the program; what is open stays open."""
-    changes = {
-        name: None if getattr(recipe, name) is None else 0.0 if getattr(recipe, name) == 0 else value
-        for name, value in _VALUES.items()
-    }
-    changes |= {"patience": None, "stop_step": None}
-    beta, bandwidths = 1.0 if recipe.beta == 1 else 0.5, (1.0,) * len(recipe.bandwidths)
-    fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Recipe)}
-    return Recipe(**{**fields, **changes, "beta": beta, "bandwidths": bandwidths})
-
-
 def _valued(resolved: Resolved, recipe: Recipe) -> Resolved:
     """A neutral recipe that was resolved, with the values of one of those it stands for."""
-    values = {name: getattr(recipe, name) for name in (*_VALUES, "patience") if getattr(recipe, name) is not None}
+    values = {name: getattr(recipe, name) for name in (*VALUES, "patience") if getattr(recipe, name) is not None}
     return resolved.override(**values, stop_step=recipe.stop_step, beta=recipe.beta, bandwidths=recipe.bandwidths)
 
 
 def _with_values(parts: Parts, recipe: Recipe) -> Parts:
-    """What `prepare` makes of a recipe, from what it made of its `_neutral` one."""
+    """What `prepare` makes of a recipe, from what it made of its `neutral_of` one."""
     own, settings = _valued(parts.frame.recipe, recipe), parts.state.train.settings
     assert settings is not None
     kernel = np.asarray(kernel_of(own, None).parameters)

@@ -36,7 +36,7 @@ PROGRAM = """
     assert jax.device_count() == 4 and jax.local_device_count() == 2
     fitted = test_processes.fit(devices=4)
     print(json.dumps(test_processes.numbers(fitted)), flush=True)
-    told = test_processes.ToldToStop(10) if jax.process_index() == 0 else False
+    told = test_processes.ToldToStop(5) if jax.process_index() == 0 else False
     test_processes.fit(devices=4, workdir=pathlib.Path(sys.argv[3]), progress=told)
 """
 
@@ -105,7 +105,7 @@ def steps_of(folder):
 def test_two_processes_share_a_fit_and_take_it_over_and_hand_it_on(tmp_path):
     alone, run = numbers(fit()), tmp_path / "run"
     with pytest.raises(SystemExit):
-        fit(workdir=run, progress=ToldToStop(5))
+        fit(workdir=run, progress=ToldToStop(0))
     assert steps_of(run) == [5]
     printed = []
     for status, output, error in run_two(run):

@@ -1,0 +1,50 @@
+"""What a sweep writes: its table, and its report."""
+
+import pathlib
+from typing import Any
+
+from pdae_jax.reporting import sweeps
+from pdae_jax.reporting.sweeps import SCORE
+from pdae_jax.runs.files import write_text
+
+TABLE_FILE = "sweep.csv"
+
+
+def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    """``sweep.csv``, the best point first."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows).rename(columns={"score": SCORE}).sort_values(SCORE, kind="stable")
+    settings = [name for name in table if name not in sweeps.RESULTS]
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(workdir / TABLE_FILE, table[[*settings, *sweeps.RESULTS]].to_csv(index=False))
+
+
+def write_report(workdir: pathlib.Path, table: Any, note: str) -> None:
+    """``sweep.md``: the leaderboard, what mattered, and the figures; `note` says what its rows and its winner are."""
+    figures = {"parallel": sweeps.parallel_coordinates(table), "effects": sweeps.setting_effects(table)}
+    (workdir / "figures").mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(workdir / "figures" / f"{name}.png", dpi=120)
+    try:
+        mattered = show(sweeps.importance(table))
+    except (ImportError, ValueError) as error:
+        mattered = f"not computed: {error}"
+    failed = table[table["state"] == "failed"]
+    lines = [
+        f"# Sweep {workdir.name}\n",
+        f"{len(table)} points, {len(failed)} of them failed. Ranked by {SCORE}: energy distance on validation "
+        f"conditions, as a fraction of the control's. Test conditions chose nothing. {note}\n",
+        f"```\n{show(sweeps.leaderboard(table))}\n```\n",
+        "What mattered, as a share of the variance of the logarithm (fANOVA):\n",
+        f"```\n{mattered}\n```\n",
+        "![Points through their settings](figures/parallel.png)\n\n![Each setting by itself](figures/effects.png)\n",
+        *(f"- failed: `{row.folder}`: {row.error}" for row in failed.itertuples()),
+    ]
+    write_text(workdir / "sweep.md", "\n".join(lines) + "\n")
+    print(f"Report: {workdir / 'sweep.md'}")
+
+
+def show(table: Any) -> str:
+    """A table for the terminal."""
+    return table.to_string(index=False, float_format="{:.4g}".format)
