@@ -122,7 +122,7 @@ def compare_evaluations(path: pathlib.Path, again: Fitted | Ensemble) -> bool:
         own = table[(table["split"] == "test") & (table["method"] == method) & (table["metric"] == _METRIC)]
         return own.set_index("condition")["value"]
 
-    then, found, control = values(before, MODEL), values(now, MODEL), values(before, "control")
+    then, found, control = values(before, MODEL), values(now, MODEL), values(now, "control")
     shares = ((found - then).abs() / control).fillna(np.inf)
     print(f"energy distance on {len(then)} test conditions: {then.mean():.6g} then, {found.mean():.6g} now;")
     print(f"largest difference {shares.max():.2g} of the control's")

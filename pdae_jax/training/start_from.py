@@ -28,12 +28,12 @@ def goes_on_from(workdir: Path | None, parent: Path | None) -> Path | None:
         raise ValueError(f"start_from={str(path)!r} is the workdir itself. Leave it out: the same run goes on anyway.")
     if workdir is not None and has_checkpoint(workdir):
         return workdir
+    if (path / folder.CONFIG_FILE).exists() and "num_replicas" in folder.read_config(path)["identity"]:
+        raise ValueError(f"start_from={str(path)!r} is an ensemble. Pass the folder of one of its replicas.")
     if not has_checkpoint(path):
         raise FileNotFoundError(
             f"start_from={str(path)!r} has no checkpoint of a run. Pass the workdir of a fit that has saved one."
         )
-    if "num_replicas" in folder.read_config(path)["identity"]:
-        raise ValueError(f"start_from={str(path)!r} is an ensemble. Pass the workdir of a single fit.")
     return path
 
 

@@ -43,7 +43,6 @@ PROGRAM = """
 
     one = pdae_jax.fit(train, **options)
     found = {"devices": jax.local_device_count()}
-    found["fit"] = distance(pdae_jax.fit(train, devices=8, **options), one)
     folder = pathlib.Path(sys.argv[1])
     try:
         pdae_jax.fit(train, devices=8, workdir=folder, progress=Kills(), **options)
@@ -51,14 +50,11 @@ PROGRAM = """
         pass
     found["resumed"] = distance(pdae_jax.fit(train, devices=2, workdir=folder, **options), one)
     found["loaded"] = distance(pdae_jax.load_run(folder), one)
-    settings = [{"learning_rate": rate} for rate in np.geomspace(1e-4, 1e-2, 12).tolist()]
-    population = pdae_jax.fit_population(train, settings, **options)
-    found["members"] = [distance(member, pdae_jax.fit(train, **{**options, **setting}))
-                        for member, setting in zip(population.members[5:6], settings[5:6])]
+    settings = [{"learning_rate": rate} for rate in np.geomspace(1e-3, 1e-2, 4).tolist()]
 
     def together(**more):
         more |= {"at_once": 8, "workdir": folder.parent / "members", **options}
-        return pdae_jax.fit_population(train, settings[:4], **more)
+        return pdae_jax.fit_population(train, settings, **more)
 
     class KillsLater(Kills):
         calls = 0
@@ -71,7 +67,8 @@ PROGRAM = """
         together(progress=KillsLater())
     except Killed:
         pass
-    found["members"] += [distance(a, b) for a, b in zip(together().members, population.members)]
+    found["members"] = [distance(member, pdae_jax.fit(train, **options, **setting))
+                        for member, setting in list(zip(together().members, settings))[::3]]
     print(json.dumps(found))
 """
 
@@ -88,7 +85,7 @@ def test_eight_devices_give_the_numbers_of_one(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["devices"] == 8
-    for name in ("fit", "resumed", "loaded"):
+    for name in ("resumed", "loaded"):
         assert found[name] < 2e-3, found
     assert max(found["members"]) < 2e-3, found
 
