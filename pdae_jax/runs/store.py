@@ -20,8 +20,10 @@ _SIZES = "size_factors"  # of counts only
 _STRINGS = ("control", "separator")
 
 
-# files of data sets that this process has written: runs of one data set share one, by links
-_written: weakref.WeakKeyDictionary[PerturbationData, pathlib.Path] = weakref.WeakKeyDictionary()
+# files of data sets that this process has written, and how to know them again: runs of one data set share one
+_written: weakref.WeakKeyDictionary[PerturbationData, tuple[pathlib.Path, tuple[int, ...]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def save_data(path: pathlib.Path, data: PerturbationData) -> None:
@@ -30,11 +32,26 @@ def save_data(path: pathlib.Path, data: PerturbationData) -> None:
     A file is never changed afterwards, so a second one of the same data is a link to the first, where the file system
     has links: a population takes the room of one run.
     """
+    if data in _written and _linked(*_written[data], path):
+        return
+    write_arrays(path, data_arrays(data))
+    _written[data] = path, _mark(path)
+
+
+def _linked(file: pathlib.Path, mark: tuple[int, ...], path: pathlib.Path) -> bool:
+    """Make `path` a link to the file, where it is still what it was; else False."""
     try:
-        os.link(_written[data], path)
-    except (KeyError, OSError):  # none is written, it is gone, or it is on another file system
-        write_arrays(path, data_arrays(data))
-        _written[data] = path
+        if _mark(file) == mark:
+            os.link(file, path)
+            return True
+    except OSError:  # it is gone, or on another file system
+        pass
+    return False
+
+
+def _mark(file: pathlib.Path) -> tuple[int, ...]:
+    found = file.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def data_arrays(data: PerturbationData) -> dict[str, np.ndarray]:

@@ -149,6 +149,9 @@ def test_runs_of_one_data_set_take_the_room_of_one(split, tmp_path):
     assert files[0].samefile(files[1])
     files[0].unlink()  # a folder may go, and the others stay whole
     np.testing.assert_array_equal(pdae_jax.load_run(tmp_path / "001").train.x, train.x)
+    files[0].write_bytes(b"of another data set")
+    pdae_jax.fit(train, **options | {"workdir": tmp_path / "other"})
+    np.testing.assert_array_equal(pdae_jax.load_run(tmp_path / "other").train.x, train.x)
 
 
 def test_a_member_that_fails_is_recorded_and_the_others_go_on(split):
