@@ -14,7 +14,10 @@ ARGS ?=
 SCRIPT ?= step_time two_sample
 JOBS ?= 2
 
+EXTRAS ?= dev
+
 BIN := $(VENV)/bin
+comma := ,
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 # a file stays in one process: its fixtures train once
 PARALLEL := -n $(JOBS) --dist loadfile
@@ -23,7 +26,7 @@ REQUIREMENTS := pyproject.toml constraints.txt
 EXECUTE := import sys, nbformat, nbclient; notebook = nbformat.read(sys.argv[1], 4); \
     nbclient.NotebookClient(notebook, record_timing=False).execute(); nbformat.write(notebook, sys.argv[1])
 
-.PHONY: help venv run test test-fast test-faults lint format bench notebooks docs linkcheck package clean
+.PHONY: help venv extras run test test-fast test-faults lint format bench notebooks docs linkcheck package clean
 .DEFAULT_GOAL := help
 
 help:
@@ -74,6 +77,12 @@ package: $(VENV)/package.stamp
 	$(BIN)/python -m build --no-isolation --outdir dist
 
 venv: $(VENV)/dev.stamp
+
+# Several extras at once, make extras EXTRAS=dev,docs: pip looks at everything once, and not once for each.
+extras: $(VENV)/core.stamp
+	@echo "installing the extras $(EXTRAS) into $(VENV)"
+	@$(INSTALL) --editable '.[$(EXTRAS)]'
+	@touch $(foreach extra,$(subst $(comma), ,$(EXTRAS)),$(VENV)/$(extra).stamp)
 
 # One stamp per extra, so that a run does not wait for the tools of a developer.
 $(VENV)/core.stamp: $(REQUIREMENTS)
