@@ -34,13 +34,13 @@ ACCURACY = [
     (70, 90, 1, 0.5, 1e3, "shifted"),
     (70, 90, 3, 1.5, 1e4, "shifted"),
     (70, 90, 10, 1.0, 1e4, "shifted"),
-    (70, 90, 11, 1.9, 1e4, "shifted"),
-    (70, 90, 300, 1.0, 1e4, "shifted"),
-    (40, 30, 20_000, 1.0, 1e4, "shifted"),
+    pytest.param(70, 90, 11, 1.9, 1e4, "shifted", marks=pytest.mark.slow),
+    pytest.param(70, 90, 300, 1.0, 1e4, "shifted", marks=pytest.mark.slow),
+    pytest.param(40, 30, 20_000, 1.0, 1e4, "shifted", marks=pytest.mark.slow),
     pytest.param(1500, 1100, 50, 1.0, 1e3, "hardly shifted", marks=pytest.mark.slow),
     (70, 70, 10, 1.0, 0.0, "near duplicates"),
-    (70, 70, 300, 1.0, 1e3, "near duplicates"),
-    (70, 70, 50, 0.7, 1e4, "identical"),
+    pytest.param(70, 70, 300, 1.0, 1e3, "near duplicates", marks=pytest.mark.slow),
+    pytest.param(70, 70, 50, 0.7, 1e4, "identical", marks=pytest.mark.slow),
     pytest.param(1200, 1200, 12, 1.0, 1e4, "near duplicates", marks=pytest.mark.slow),
 ]
 
