@@ -77,26 +77,31 @@ class PerturbationData:
             ValueError: see `parse_label`.
         """
         name = condition.strip() if isinstance(condition, str) else None
-        if name in self.conditions:
-            return self.conditions.index(name)
         try:
-            label = self.label(condition)
+            row = self._row_of(condition)
         except KeyError:
             if name is None:
                 raise
             raise KeyError(self._no_condition(name)) from None
-        rows = np.flatnonzero((self.labels == label).all(axis=1))
-        if len(rows) == 0:
-            raise KeyError(self._no_condition(name or self.name(label)))
-        return int(rows[0])
+        if row is None:
+            raise KeyError(self._no_condition(name or self.name(self.label(condition))))
+        return row
+
+    def _row_of(self, condition: LabelLike) -> int | None:
+        """The row of a condition; None where a label of known perturbations has none."""
+        name = condition.strip() if isinstance(condition, str) else None
+        if name in self.conditions:
+            return self.conditions.index(name)
+        rows = np.flatnonzero((self.labels == self.label(condition)).all(axis=1))
+        return int(rows[0]) if len(rows) else None
 
     def has(self, condition: LabelLike) -> bool:
         """Whether there is such a condition, however it is written."""
         try:
-            self.index(condition)
+            # not by `index`: of thousands of conditions, the nearest names of each that is missing would take minutes
+            return self._row_of(condition) is not None
         except (KeyError, ValueError):
             return False
-        return True
 
     def name(self, label: Float[np.ndarray, " perturbations"]) -> str:
         """A label as a string, ``"A+B:0.5"``."""

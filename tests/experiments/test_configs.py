@@ -44,8 +44,6 @@ def test_there_are_configs():
 def test_config_builds(name, arg, no_download):
     if (name, arg) in (("anndata", ""), ("norman", "")):
         pytest.skip("the user names the file")
-    if (name, arg) == ("mapk_rnai", ""):
-        pytest.skip("its file is read as a whole in tests/data/test_datasets.py")
     config = config_of(name, *([arg] if arg else []))
     if config.data.name == "simulated":
         config.data.cells_per_condition = 20
