@@ -81,6 +81,8 @@ def fit(
         workdir, start_from, progress = None, None, False
     before = goes_on_from(workdir, start_from)  # has found components already, and after how many steps it ends
     recipe, components = with_components(recipe, train, before)
+    if shared is not None and components is not None:  # the signs of directions are not the same everywhere
+        components = Components(*(np.asarray(part) for part in shared.of_first(components)))
     recipe = with_stop(train, validation, key, recipe, before, progress, components, shared)
     resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
     # a finished run has nothing to compile

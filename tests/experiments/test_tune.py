@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 from ml_collections import ConfigDict
 
+import pdae_jax
 from experiments.sweeps import searches, tune
-from experiments.sweeps.points import earlier_result
+from experiments.sweeps.points import configure, earlier_result, load_config, train_point
+from pdae_jax.runs.folder import read_config
 from tests.experiments.scripts import CONFIG, call
 
 SPACE = {"fit.learning_rate": ("log", 1e-4, 1e-1), "fit.warmup_steps": ("int", 1, 9), "fit.contrast": [0.5, 1.0]}
@@ -84,6 +86,27 @@ def rates(folder):
     start = CONFIG.index("    return {")
     (folder / "rates.py").write_text(CONFIG[:start] + '    return {"fit.learning_rate": ("log", 1e-4, 1.0)}\n')
     return folder / "rates.py"
+
+
+@pytest.mark.slow
+def test_a_member_goes_on_from_the_state_of_another(tmp_path):
+    """What Tune has a poor member do, without Tune, which decides by which process is where at what time."""
+    path = rates(tmp_path)
+    module = load_config(path)
+    config = configure(module.get_config(), {"fit.num_steps": 40})
+    sweep = tune.Population(tmp_path / "runs", module.get_space(), 2, 0, config, str(path), "sweep.py")
+    poor, good = sweep.ask(2)
+    for point in (poor, good):
+        assert train_point(sweep.config, point, str(path), lambda error, step: step == 8).state == "stopped"
+    folder, parent = sweep.next_run(poor.folder, good.folder)
+    assert (folder.name, parent) == ("000-01", good.folder)
+    point = sweep.point(folder, {"fit.learning_rate": 0.002})
+    assert train_point(sweep.config, point, str(path), start_from=parent).state == "finished"
+    identity = read_config(folder)["identity"]
+    assert identity["start"] == {"hash": read_config(good.folder)["hash"], "step": 8}
+    assert identity["recipe"]["learning_rate"] == 0.002 and earlier_result(poor).error.endswith("went on from 001-00")
+    fitted = pdae_jax.load_run(folder)
+    assert [entry["step"] for entry in fitted.history] == list(range(10, 41, 2))
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ SMALL = {
     "hidden": (8,),
     "cells_per_source": 8,
     "cells_per_target": 8,
+    "components": 2,
 }
 PROGRAM = """
     import json, pathlib, sys
