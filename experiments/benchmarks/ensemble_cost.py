@@ -1,4 +1,4 @@
-"""What replicas cost together, in one program, and apart, in as many runs; compilation included.
+"""What replicas cost together, as a population, and apart, in as many runs; compilation included.
 
     make bench SCRIPT=ensemble_cost
     python experiments/benchmarks/ensemble_cost.py --replicas=8 --steps=2000 --hidden=64,64
