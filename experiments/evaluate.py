@@ -18,13 +18,14 @@ from pdae_jax.runs import folder
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run", required=True)
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", None, "cells predicted per condition; default as in the run")
 SOURCE = flags.DEFINE_string("source", None, "control, nearest, all, or a training condition; default as in the run")
+DEVICES = flags.DEFINE_integer("devices", None, "that share the conditions; default one")
 
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
     cache_compilations()
     workdir = pathlib.Path(WORKDIR.value)
-    given = {"num_samples": NUM_SAMPLES.value, "source": SOURCE.value}
+    given = {"num_samples": NUM_SAMPLES.value, "source": SOURCE.value, "devices": DEVICES.value}
     changes = {name: value for name, value in given.items() if value is not None}
     print(results.write_results(workdir, **{**recorded_options(workdir), **changes}))
     print(f"\nRewritten: {workdir / results.EVALUATION_FILE} and {workdir / 'report.md'}")

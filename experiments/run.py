@@ -74,7 +74,8 @@ def main(_):
     results.save_test(workdir, experiment.test)
     if experiment.truth is not None:
         identification.save_truth(workdir / folder.TRUTH_FILE, experiment.truth)
-    print(results.write_results(workdir, command=command, **experiment.evaluation))
+    own = devices and min(devices, jax.local_device_count())  # those of this process share the evaluation too
+    print(results.write_results(workdir, command=command, devices=own, **experiment.evaluation))
     print(f"\nRun folder: {workdir}  (start with {workdir / 'report.md'})")
 
 

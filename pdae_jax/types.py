@@ -151,22 +151,22 @@ class PerturbationData:
         )
 
 
+Owner = TypeVar("Owner")
 T = TypeVar("T")
 
 
-def once_for_data(function: Callable[[PerturbationData], T]) -> Callable[[PerturbationData], T]:
-    """A function of a data set, computed once for each as long as the data set lives.
+def once_for_each(function: Callable[[Owner], T]) -> Callable[[Owner], T]:
+    """A function of a data set or a model, computed once for each as long as that lives.
 
-    It goes by identity: a `PerturbationData` is read-only. The result must not hold the data set, which would then
-    never be freed.
+    It goes by identity: both are read-only. The result must not hold them, or they would never be freed.
     """
-    results: weakref.WeakKeyDictionary[PerturbationData, T] = weakref.WeakKeyDictionary()
+    results: weakref.WeakKeyDictionary[Owner, T] = weakref.WeakKeyDictionary()
 
     @functools.wraps(function)
-    def remembered(data: PerturbationData) -> T:
-        if data not in results:
-            results[data] = function(data)
-        return results[data]
+    def remembered(owner: Owner) -> T:
+        if owner not in results:
+            results[owner] = function(owner)
+        return results[owner]
 
     return remembered
 

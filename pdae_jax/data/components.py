@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.data.units import condition_means
-from pdae_jax.types import AnyArray, PerturbationData, once_for_data
+from pdae_jax.types import AnyArray, PerturbationData, once_for_each
 
 _MOST_CELLS = 2000  # of a condition: more change no component
 
@@ -72,7 +72,7 @@ def find_components(train: PerturbationData, number: int) -> Components:
     return Components(means.mean(axis=0).astype(np.float32), loadings.astype(np.float32))
 
 
-@once_for_data
+@once_for_each
 def spectrum(train: PerturbationData) -> tuple[np.ndarray, np.ndarray]:
     """Eigenvalues, largest first, and eigenvectors of the covariance of the pooled, equally weighted conditions."""
     centre = condition_means(train).mean(axis=0)

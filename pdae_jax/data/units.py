@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from pdae_jax.types import PerturbationData, once_for_data
+from pdae_jax.types import PerturbationData, once_for_each
 
 _BITS = 20  # of a label that count
 MIN_ZEROS = 0.05  # of all values, for data to be counts or their logarithms
@@ -55,7 +55,7 @@ class Moments(NamedTuple):
     zeros: float  # share of all values
 
 
-@once_for_data
+@once_for_each
 def moments(data: PerturbationData) -> Moments:
     """Mean, spread, extremes and zeros of all cells, in float64."""
     number, zeros = data.num_cells, 0
@@ -72,7 +72,7 @@ def moments(data: PerturbationData) -> Moments:
     return Moments(mean + about, std, lowest, highest, zeros / (number * data.num_features))
 
 
-@once_for_data
+@once_for_each
 def condition_means(train: PerturbationData) -> Float[np.ndarray, "conditions features"]:
     """Mean of each condition, in float64."""
     sums = [

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pdae_jax.data.components import spectrum
 from pdae_jax.data.counts import in_whole_counts
@@ -19,7 +19,7 @@ from pdae_jax.data.units import condition_means
 from pdae_jax.labels import LabelLike
 from pdae_jax.model import linear
 from pdae_jax.randomness import make_random
-from pdae_jax.types import PerturbationData, once_for_data
+from pdae_jax.types import PerturbationData, once_for_each
 
 # Share of the variance that the principal components of `latent_additive` hold.
 PCA_VARIANCE = 0.95
@@ -159,45 +159,60 @@ def additive_shift(train: PerturbationData, label: LabelLike) -> Float[np.ndarra
     singles leave of the condition-mean differences: directions of the label that no training condition determines
     contribute nothing.
     """
-    target, labels = _vector(train, label), train.labels.astype(np.float64)
-    means = condition_means(train)
-    differences = means - means[train.index(train.control)]
-    is_single = np.count_nonzero(labels, axis=1) == 1
-    alone = (labels[is_single] != 0).any(axis=0)  # [perturbations]
-
-    def single_effects(vector: np.ndarray) -> np.ndarray:
-        effects = [
-            _single_effect(labels[is_single, j], differences[is_single], vector[j])
-            for j in np.flatnonzero(alone & (vector != 0))
-        ]
-        return np.sum(effects, axis=0) if effects else np.zeros(train.num_features)
-
-    shift = single_effects(target)
-    if np.any(target[~alone]):
-        rest = differences - np.stack([single_effects(row) for row in labels])
-        shift = shift + target[~alone] @ least_squares(labels[:, ~alone], rest)
-    return shift
-
-
-def _single_effect(doses: np.ndarray, differences: np.ndarray, dose: float) -> np.ndarray:
-    exact = np.isclose(doses, dose)
-    if exact.any():
-        return differences[exact].mean(axis=0)
-    return dose * (doses @ differences) / (doses @ doses)  # conditions of other singles have dose 0 here
+    target, singles = _vector(train, label), _singles(train)
+    shift, rest = singles.effect(target), target[~singles.alone]
+    return shift + rest @ _slopes_of_rest(train) if np.any(rest) else shift
 
 
 # An evaluation asks for many labels of one training set; what does not depend on the label is computed once.
-linear_model = once_for_data(linear.fit_means)
+linear_model = once_for_each(linear.fit_means)
 
 
-@once_for_data
+class _Singles(NamedTuple):
+    """The conditions of one perturbation."""
+
+    doses: Float[np.ndarray, "singles perturbations"]
+    effects: Float[np.ndarray, "singles features"]  # differences of their means from the control's
+    alone: Bool[np.ndarray, " perturbations"]  # those that there are
+
+    def effect(self, label: Float[np.ndarray, " perturbations"]) -> Float[np.ndarray, " features"]:
+        """Sum of the effects of the perturbations of a label that were measured alone."""
+        measured = np.flatnonzero(self.alone & (label != 0))
+        return sum((self._at(int(j), float(label[j])) for j in measured), np.zeros(self.effects.shape[1]))
+
+    def _at(self, column: int, dose: float) -> Float[np.ndarray, " features"]:
+        doses = self.doses[:, column].astype(np.float64)
+        exact = np.isclose(doses, dose)
+        if exact.any():
+            return self.effects[exact].mean(axis=0)
+        rows = np.flatnonzero(doses)
+        return dose * (doses[rows] @ self.effects[rows]) / (doses @ doses)
+
+
+@once_for_each
+def _singles(train: PerturbationData) -> _Singles:
+    means = condition_means(train)
+    rows = np.flatnonzero(np.count_nonzero(train.labels, axis=1) == 1)
+    doses = train.labels[rows]
+    return _Singles(doses, means[rows] - means[train.index(train.control)], (doses != 0).any(axis=0))
+
+
+@once_for_each
+def _slopes_of_rest(train: PerturbationData) -> Float[np.ndarray, "others features"]:
+    """Least squares, on the perturbations never measured alone, of what the singles leave."""
+    means, singles, labels = condition_means(train), _singles(train), train.labels.astype(np.float64)
+    left = means - means[train.index(train.control)] - np.stack([singles.effect(row) for row in labels])
+    return least_squares(labels[:, ~singles.alone], left)
+
+
+@once_for_each
 def _slopes(train: PerturbationData) -> Float[np.ndarray, "perturbations features"]:
     """Least squares with intercept of condition means on labels."""
     means = condition_means(train)
     return least_squares(np.column_stack([np.ones(len(means)), train.labels]), means)[1:]
 
 
-@once_for_data
+@once_for_each
 def _effects(train: PerturbationData) -> Float[np.ndarray, "perturbations features"]:
     """Least squares without intercept of the means' differences from the control on labels."""
     means = condition_means(train)

@@ -8,7 +8,7 @@ from pdae_jax.data.units import moments
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.samples import Prediction, reach_of
 from pdae_jax.two_sample.permutation import two_sample_tests
-from pdae_jax.types import PerturbationData, Table, once_for_data
+from pdae_jax.types import PerturbationData, Table, once_for_each
 
 QUANTILES = (0.01, 0.5, 0.99)
 MAX_TESTED_CELLS = 300  # of each law of residuals
@@ -102,7 +102,7 @@ def extremes(prediction: Prediction, train: PerturbationData) -> Table:
     return table.sort_values("reach", ascending=False)
 
 
-@once_for_data
+@once_for_each
 def _some_cells(train: PerturbationData) -> Float[np.ndarray, "cells features"]:
     """At most `_MOST_CELLS` training cells."""
     rows = np.random.default_rng(0).permutation(train.num_cells)[:_MOST_CELLS]

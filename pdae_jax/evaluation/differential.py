@@ -5,6 +5,8 @@ discovery rate of 5 % (Benjamini-Hochberg over features). Everything is computed
 fitted: for log-normalised counts that of :math:`\log(1 + \text{counts per } 10{,}000)`.
 """
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,31 +27,43 @@ class Differential(NamedTuple):
     p_adjusted: Float[np.ndarray, " features"]  # Benjamini-Hochberg over features
 
 
-def differential(x: Float[np.ndarray, "n d"], control: Float[np.ndarray, "m d"]) -> Differential:
+class Summary(NamedTuple):
+    """What Welch's t-test asks of a sample of cells."""
+
+    number: int
+    mean: Float[np.ndarray, " features"]
+    variance: Float[np.ndarray, " features"]  # of a cell
+
+    @classmethod
+    def of(cls, x: Float[np.ndarray, "n d"]) -> "Summary":
+        return cls(len(x), x.mean(axis=0, dtype=np.float64), x.var(axis=0, ddof=1, dtype=np.float64))
+
+
+def differential(x: Summary, control: Summary) -> Differential:
     """Features of cells against those of control cells; ones that are constant in both do not differ."""
     import scipy.stats  # takes as long to import as JAX
 
-    means = [sample.mean(axis=0, dtype=np.float64) for sample in (x, control)]
     # of the means; by hand, where SciPy's test warns of samples that are constant, as of a prediction without a spread
-    own, other = (sample.var(axis=0, ddof=1, dtype=np.float64) / len(sample) for sample in (x, control))
-    change, variance = means[0] - means[1], own + other
+    own, other = (sample.variance / sample.number for sample in (x, control))
+    change, variance = x.mean - control.mean, own + other
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(change == 0, 0.0, np.abs(change) / np.sqrt(variance))
-        freedom = variance**2 / (own**2 / (len(x) - 1) + other**2 / (len(control) - 1))
+        freedom = variance**2 / (own**2 / (x.number - 1) + other**2 / (control.number - 1))
         p = 2 * scipy.stats.t.sf(t, np.nan_to_num(freedom, nan=np.inf))
     adjusted = scipy.stats.false_discovery_control(p)
     return Differential(np.argsort(-t, kind="stable"), adjusted <= LEVEL, change, adjusted)
 
 
-class Samples(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Samples:
     """What the metrics of this module are computed from."""
 
     predicted: Float[np.ndarray, "n d"]
     true: Float[np.ndarray, "m d"]
-    control: Float[np.ndarray, "k d"]
+    control: Summary
     true_change: Differential  # of `true`
 
-    @property
+    @functools.cached_property
     def means(self) -> tuple[np.ndarray, np.ndarray]:
         return self.predicted.mean(axis=0, dtype=np.float64), self.true.mean(axis=0, dtype=np.float64)
 
@@ -75,8 +89,7 @@ def pearson_of_top(number: int) -> Callable[[Samples], float]:
 
     def metric(samples: Samples) -> float:
         rows = samples.true_change.order[:number]
-        control = samples.control.mean(axis=0, dtype=np.float64)
-        predicted, true = ((mean - control)[rows] for mean in samples.means)
+        predicted, true = ((mean - samples.control.mean)[rows] for mean in samples.means)
         if samples.true.shape[1] <= number or min(np.ptp(predicted), np.ptp(true)) == 0:
             return float("nan")
         return float(np.corrcoef(predicted, true)[0, 1])
@@ -89,7 +102,7 @@ def de_overlap(samples: Samples) -> float:
     number = int(samples.true_change.significant.sum())
     if number == 0:
         return float("nan")
-    predicted = differential(samples.predicted, samples.control).order[:number]
+    predicted = differential(Summary.of(samples.predicted), samples.control).order[:number]
     return float(np.mean(samples.true_change.significant[predicted]))
 
 
@@ -98,7 +111,7 @@ def de_direction(samples: Samples) -> float:
     rows = samples.true_change.significant
     if not rows.any():
         return float("nan")
-    change = samples.means[0] - samples.control.mean(axis=0, dtype=np.float64)
+    change = samples.means[0] - samples.control.mean
     return float(np.mean(np.sign(change[rows]) == np.sign(samples.true_change.change[rows])))
 
 

@@ -26,6 +26,7 @@ from pdae_jax.evaluation.scoring import (
     Result,
     ceiling_of,
     known_of,
+    rows_of,
     scaled,
     values_of,
 )
@@ -37,6 +38,7 @@ from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.randomness import make_random
 from pdae_jax.runs.track import Progress, make_progress
 from pdae_jax.spelling import nearest_names
+from pdae_jax.training.devices import local_devices, on_devices
 from pdae_jax.types import PerturbationData, Table
 
 MODEL = "pdae"
@@ -84,6 +86,7 @@ def evaluate(
     most_in_sample: int | None = None,
     methods: Mapping[str, Callable] | None = None,
     progress: bool | Progress | None = None,
+    devices: int | None = None,
 ) -> Table:
     """Compare predicted with true distributions: the model (``pdae``), baselines, and the ceiling ``oracle_half``.
 
@@ -107,6 +110,8 @@ def evaluate(
         methods: further methods by name, each a `baselines.Method` or a function called as one; called and tabled as
             baselines are, with the same keys. ``{"compositional": fit_compositional(train, key=key).samples}``.
         progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.
+        devices: of this process, that share the conditions: each evaluates one at a time, with a thread of its own.
+            The numbers are those of one device to rounding. Default one.
 
     Returns:
         A pandas DataFrame, one row per condition, method and metric: ``condition, split, method, metric, value,
@@ -123,7 +128,7 @@ def evaluate(
     Raises:
         ValueError: test data with other features or perturbations, without a perturbed condition, or with fewer
             than two cells in one; an unknown name of a baseline, metric or split; a method with the name of another;
-            `num_samples` below 2.
+            `num_samples` below 2; more `devices` than there are.
     """
     import pandas as pd
 
@@ -136,6 +141,7 @@ def evaluate(
     splits = _known_names("split", splits, SPLITS)
     if num_samples < 2:
         raise ValueError(f"num_samples={num_samples}, but distances need at least 2 samples.")
+    shared_by = [] if devices is None else local_devices(devices)
     test = aligned(test, fitted.train, "test")
     if key is None:
         key = jax.random.fold_in(jax.random.key(fitted.seed), zlib.crc32(b"evaluate"))
@@ -147,11 +153,15 @@ def evaluate(
         every = [case for split, data in parts.items() if data for case in _cases(split, data)]
         request = request._replace(source=_sources(source, every, fitted.train))
     known = _known_means(parts)
+
+    def rows_of_case(case: Case) -> list[dict[str, Any]]:
+        return _rows(jax.random.fold_in(key, zlib.crc32(case.condition.encode())), fitted, case, known, request)
+
     rows, bar = [], make_progress(progress, "evaluate", "condition")
     bar.update(0, len(cases), math.nan)
-    for number, case in enumerate(cases, 1):
-        case_key = jax.random.fold_in(key, zlib.crc32(case.condition.encode()))
-        rows += _rows(case_key, fitted, case, known, request)
+    found = on_devices(rows_of_case, cases, shared_by) if shared_by else map(rows_of_case, cases)
+    for number, of_case in enumerate(found, 1):
+        rows += of_case
         bar.update(number, len(cases), math.nan)
     bar.close()
     return pd.DataFrame(rows)
@@ -234,7 +244,7 @@ def _rows(
     about = {
         "seed": fitted.seed,
         "order": int(np.count_nonzero(case.label)),
-        "in_training": bool(np.isclose(fitted.train.labels, case.label).all(axis=1).any()),
+        "in_training": len(rows_of(fitted.train.labels, case.label)) > 0,
         "source": source,
         "reach": prediction.reach,
         **_verdict_columns(prediction.verdict),

@@ -21,7 +21,7 @@ from pdae_jax.prediction.source import Source, resolve_source
 from pdae_jax.prediction.span import control_label, identification_of, identified_part
 from pdae_jax.prediction.support import outside_share
 from pdae_jax.prediction.verdict import MAX_OUTSIDE, Verdict
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, once_for_each
 
 RANK_TOLERANCE = 0.05  # singular values of the latent shifts below this share of the largest count as zero
 
@@ -88,6 +88,7 @@ def _tested(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float, float]:
     return tested, max(distance, 0.0), control  # U forms can be slightly negative
 
 
+@once_for_each
 def _latent_rank(fitted: Fitted) -> int:
     shifts = fitted.shift(control_label(fitted.train).astype(np.float32), fitted.train.labels)
     singular = np.linalg.svd(shifts, compute_uv=False)

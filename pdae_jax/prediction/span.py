@@ -5,7 +5,7 @@ from jaxtyping import Float
 
 from pdae_jax.data.span import SPAN_TOLERANCE, Span, label_span
 from pdae_jax.prediction.verdict import Verdict
-from pdae_jax.types import PerturbationData, once_for_data
+from pdae_jax.types import PerturbationData, once_for_each
 
 
 def identified_part(train: PerturbationData, label: Float[np.ndarray, " perturbations"]) -> np.ndarray:
@@ -42,7 +42,7 @@ def control_label(train: PerturbationData) -> Float[np.ndarray, " perturbations"
     return train.labels[train.index(train.control)].astype(np.float64)
 
 
-@once_for_data  # thousands of labels may be asked of one training set
+@once_for_each  # thousands of labels may be asked of one training set
 def _span(train: PerturbationData) -> tuple[Span, np.ndarray]:
     """Span of the training differences, and the weights of targets ``[conditions, perturbations]``."""
     span = label_span(train.labels - control_label(train))

@@ -1,6 +1,5 @@
 """Whether translated latents lie among the training latents."""
 
-import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +8,7 @@ from scipy.spatial import KDTree
 
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.source import Source
+from pdae_jax.types import once_for_each
 
 _NEIGHBOURS = 5
 _MAX_REFERENCE = 4000  # training latents compared with
@@ -24,22 +24,17 @@ class Support(NamedTuple):
     usual: float  # 95th percentile of the distance to the fifth nearest other training latent
 
 
-# one per fitted model, gone with it: predictions of many labels share the same training latents
-_supports: "weakref.WeakKeyDictionary[Fitted, Support]" = weakref.WeakKeyDictionary()
-
-
+@once_for_each  # predictions of many labels share the same training latents
 def _support(fitted: Fitted) -> Support:
-    if fitted not in _supports:
-        train, rng = fitted.train, np.random.default_rng(fitted.seed)
-        # equally many of each condition, so that a large control does not stand for the whole support
-        each = max(1, _MAX_REFERENCE // train.num_conditions)
-        rows = np.concatenate([rng.permutation(rows)[:each] for rows in train.rows])
-        rows = rows if len(rows) <= _MAX_REFERENCE else rng.permutation(rows)[:_MAX_REFERENCE]
-        latents = fitted.encode(train.x[rows])
-        # the nearest neighbour of a training latent is itself
-        distance = neighbour_distance(latents, latents, _NEIGHBOURS + 1)
-        _supports[fitted] = Support(latents, float(np.quantile(distance, 0.95)))
-    return _supports[fitted]
+    train, rng = fitted.train, np.random.default_rng(fitted.seed)
+    # equally many of each condition, so that a large control does not stand for the whole support
+    each = max(1, _MAX_REFERENCE // train.num_conditions)
+    rows = np.concatenate([rng.permutation(rows)[:each] for rows in train.rows])
+    rows = rows if len(rows) <= _MAX_REFERENCE else rng.permutation(rows)[:_MAX_REFERENCE]
+    latents = fitted.encode(train.x[rows])
+    # the nearest neighbour of a training latent is itself
+    distance = neighbour_distance(latents, latents, _NEIGHBOURS + 1)
+    return Support(latents, float(np.quantile(distance, 0.95)))
 
 
 def outside_share(fitted: Fitted, label: Float[np.ndarray, " perturbations"], source: Source) -> float:

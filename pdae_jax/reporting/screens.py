@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pdae_jax.evaluation.differential import Differential, differential
+from pdae_jax.evaluation.differential import Differential, Summary, differential
 from pdae_jax.reporting.panels import BLACK, BLUE, GREY, VERMILION, clean, label_points, limits_of, plane
 
 _EMBEDDED = 1500  # cells of each sample
@@ -88,7 +88,9 @@ def violins(
         KeyError: a feature that is not there.
     """
     if shown is None:
-        shown = [str(features[int(column)]) for column in differential(measured, control).order[:6]]
+        shown = [
+            str(features[int(column)]) for column in differential(Summary.of(measured), Summary.of(control)).order[:6]
+        ]
     position = {name: column for column, name in enumerate(features)}
     for name in shown:
         if name not in position:
@@ -133,7 +135,8 @@ def volcano(
         title: of the figure.
     """
     number = min(len(measured), len(predicted))
-    found = [differential(x[_some(len(x), number)], control) for x in (measured, predicted)]
+    against = Summary.of(control)
+    found = [differential(Summary.of(x[_some(len(x), number)]), against) for x in (measured, predicted)]
     chosen = found[0].order[:labelled]
     figure = Figure(figsize=(10.8, 3.6), layout="constrained")
     panels = figure.subplots(1, 3)

@@ -12,7 +12,7 @@ import numpy as np
 
 from pdae_jax.cells import StoredCells
 from pdae_jax.runs.files import read_arrays, write_arrays
-from pdae_jax.types import PerturbationData, once_for_data
+from pdae_jax.types import PerturbationData, once_for_each
 
 _ARRAYS = ("condition_index", "labels")
 _NAMES = ("conditions", "perturbations", "features")
@@ -107,7 +107,7 @@ def fingerprint(data: PerturbationData | None) -> str | None:
     return None if data is None else _fingerprint(data)
 
 
-@once_for_data
+@once_for_each
 def _fingerprint(data: PerturbationData) -> str:
     digest = hashlib.sha256()
     cells = _cells_arrays(data.x)

@@ -5,7 +5,10 @@ The devices of a fit may be those of several processes, each of which calls `fit
 """
 
 import functools
-from typing import Any, NamedTuple
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -15,6 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from pdae_jax.randomness import is_key
 
 AXIS = "devices"
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Devices(NamedTuple):
@@ -106,6 +111,40 @@ def make_devices(number: int) -> Devices:
 def own_devices() -> Devices:
     """All devices of this process."""
     return Devices(Mesh(np.array(jax.local_devices()), (AXIS,)))
+
+
+def local_devices(number: int) -> list[jax.Device]:
+    """So many devices of this process.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    found = jax.local_devices()
+    if not 1 <= number <= len(found):
+        raise ValueError(f"devices={number}, but this process has {len(found)} of kind {found[0].device_kind!r}.")
+    return found[:number]
+
+
+def on_devices(function: Callable[[T], R], items: Sequence[T], devices: Sequence[jax.Device]) -> Iterator[R]:
+    """The function of each item, in their order; every device has one at a time, in a thread of its own.
+
+    The first item comes before all others: what is computed once for all is then there.
+    """
+    free: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
+    for device in devices:
+        free.put(device)
+
+    def on_a_device(item: T) -> R:
+        device = free.get()
+        try:
+            with jax.default_device(device):
+                return function(item)
+        finally:
+            free.put(device)
+
+    yield from map(on_a_device, items[:1])
+    with ThreadPoolExecutor(len(devices)) as pool:
+        yield from pool.map(on_a_device, items[1:])
 
 
 def shared_by(devices: int | None, num_targets: int, in_files: bool) -> Devices | None:

@@ -61,6 +61,17 @@ def test_counts_are_sparse_over_dispersed_and_non_negative():
     assert np.mean(counts.var(axis=0) > counts.mean(axis=0)) > 0.9
 
 
+def test_counts_have_the_moments_of_their_law():
+    """Poisson with a gamma factor of variance d and a log-normal depth s, seen as log(1 + counts / s)."""
+    _, world, _ = simulate(KEY, observed_dim=6, noise="counts", noise_scale=0.5, cells_per_condition=10)
+    one = world.sample_latent(KEY, "control", 1)
+    over_depth = np.expm1(np.asarray(world.observe(KEY, jnp.repeat(one, 200_000, axis=0)), np.float64))
+    rate = np.asarray(jax.nn.softplus(2.0 * world.mixing(one)), np.float64)[0]
+    variance = rate * np.exp(0.3**2 / 2) + 0.5 * rate**2  # E[1 / s] = exp(0.3^2 / 2)
+    np.testing.assert_allclose(over_depth.mean(axis=0), rate, atol=5 * np.sqrt(variance.max() / 200_000))
+    np.testing.assert_allclose(over_depth.var(axis=0), variance, rtol=0.05)
+
+
 def test_designs():
     assert design(["a", "b"], singles=1.0, doubles=1.0, doses=[0.5]) == [
         {"a": 1},

@@ -7,12 +7,18 @@ import scipy.stats
 from pdae_jax.evaluation.differential import (
     FIELD_METRICS,
     Samples,
+    Summary,
     differential,
     wasserstein_by_feature,
 )
 
 RANDOM = np.random.default_rng(0)
 D = 130
+
+
+def samples_of(predicted, true, control):
+    against = Summary.of(control)
+    return Samples(predicted, true, against, differential(Summary.of(true), against))
 
 
 @pytest.fixture(scope="module")
@@ -22,58 +28,56 @@ def planted():
     shift[:10], shift[10:20] = 2.0, -2.0
     predicted = shift.copy()
     predicted[:5] *= -1
-    control = RANDOM.normal(size=(300, D))
-    return Samples(
-        predicted=RANDOM.normal(size=(250, D)) + predicted,
-        true=(true := RANDOM.normal(size=(200, D)) + shift),
-        control=control,
-        true_change=differential(true, control),
-    )
+    sizes = {"predicted": (250, predicted), "true": (200, shift), "control": (300, 0.0)}
+    return {name: RANDOM.normal(size=(n, D)) + moved for name, (n, moved) in sizes.items()}
 
 
 def test_differential_features_are_those_of_welchs_test(planted):
-    found = planted.true_change
-    t, p = scipy.stats.ttest_ind(planted.true, planted.control, equal_var=False)
+    true, control = planted["true"], planted["control"]
+    found = samples_of(**planted).true_change
+    t, p = scipy.stats.ttest_ind(true, control, equal_var=False)
     np.testing.assert_array_equal(np.sort(np.abs(t))[::-1], np.abs(t)[found.order])
     np.testing.assert_array_equal(found.significant, scipy.stats.false_discovery_control(p) <= 0.05)
     assert found.significant[:20].all() and found.significant.sum() < 30
     assert set(found.order[:20]) == set(range(20))
-    np.testing.assert_allclose(found.change, planted.true.mean(0) - planted.control.mean(0))
+    np.testing.assert_allclose(found.change, true.mean(0) - control.mean(0))
 
 
 def test_constant_features_differ_where_their_values_do():
     x, control = RANDOM.normal(size=(20, 3)), RANDOM.normal(size=(30, 3))
     x[:, 0] = control[:, 0] = 1.0
     x[:, 1], control[:, 1] = 1.0, 2.0
-    found = differential(x, control)
+    found = differential(Summary.of(x), Summary.of(control))
     assert found.order[0] == 1 and list(found.significant[:2]) == [False, True]
 
 
 def test_values_of_a_planted_truth(planted):
-    values = {name: metric(planted) for name, metric in FIELD_METRICS.items()}
-    p, t, c = (x.mean(0) for x in (planted.predicted, planted.true, planted.control))
-    top = planted.true_change.order
+    samples = samples_of(**planted)
+    values = {name: metric(samples) for name, metric in FIELD_METRICS.items()}
+    p, t, c = (planted[name].mean(0) for name in ("predicted", "true", "control"))
+    change = samples.true_change
+    top = change.order
     assert values["mse"] == pytest.approx(np.mean((p - t) ** 2))
     for number in (20, 100):
         rows = top[:number]
         assert values[f"mse_top{number}"] == pytest.approx(np.mean((p - t)[rows] ** 2))
         expected = scipy.stats.pearsonr((p - c)[rows], (t - c)[rows]).statistic
         assert values[f"pearson_delta_top{number}"] == pytest.approx(expected)
-    number = planted.true_change.significant.sum()
+    number = change.significant.sum()
     assert values["de_direction"] == pytest.approx(
-        np.mean(np.sign(p - c)[planted.true_change.significant] == np.sign(t - c)[planted.true_change.significant])
+        np.mean(np.sign(p - c)[change.significant] == np.sign(t - c)[change.significant])
     )
     assert 15 / number <= values["de_direction"] < 1 - 4 / number
     assert 20 / number <= values["de_overlap"] <= 1  # the size of a change counts here, and not its direction
 
 
 def test_an_exact_prediction_is_best(planted):
-    exact = planted._replace(predicted=planted.true)
+    exact = samples_of(planted["true"], planted["true"], planted["control"])
     best = dict.fromkeys(FIELD_METRICS, 0.0)
     best |= dict.fromkeys(("pearson_delta_top20", "pearson_delta_top100", "de_overlap", "de_direction"), 1.0)
     for name, value in best.items():
         assert FIELD_METRICS[name](exact) == pytest.approx(value, abs=1e-12), name
-    assert all(type(metric(planted)) is float for metric in FIELD_METRICS.values())
+    assert all(type(metric(exact)) is float for metric in FIELD_METRICS.values())
 
 
 @pytest.mark.parametrize("sizes", [(30, 30), (7, 12), (1, 40)])
@@ -88,13 +92,13 @@ def test_dependence_is_seen_where_marginals_agree():
     mixing = np.linalg.cholesky(0.2 * np.eye(5) + 0.8)
     true = RANDOM.normal(size=(4000, 5)) @ mixing.T
     control = RANDOM.normal(size=(50, 5))
-    samples = Samples(RANDOM.normal(size=(4000, 5)), true, control, differential(true, control))
+    samples = samples_of(RANDOM.normal(size=(4000, 5)), true, control)
     assert FIELD_METRICS["correlation_error"](samples) == pytest.approx(0.8, abs=0.03)
     assert FIELD_METRICS["wasserstein"](samples) < 0.06
 
 
 def test_undefined_is_nan():
     x = RANDOM.normal(size=(40, 1))
-    samples = Samples(x, x + 0.0, x[:20], differential(x, x[:20]))
+    samples = samples_of(x, x + 0.0, x[:20])
     for name in ("mse_top20", "mse_top100", "pearson_delta_top20", "correlation_error", "de_overlap", "de_direction"):
         assert np.isnan(FIELD_METRICS[name](samples)), name

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import pdae_jax
-from pdae_jax.evaluation.differential import Samples, differential, mse
+from pdae_jax.evaluation.differential import Samples, Summary, differential, mse
 from pdae_jax.evaluation.metrics import Context, pearson_delta
 from pdae_jax.prediction.samples import Prediction
 
@@ -70,10 +70,11 @@ def ours(pair):
     """Means of the field as `evaluate` computes them."""
     train, test, predictions = pair
     control, found = train.cells("ctrl"), {}
+    against = Summary.of(control)
     for each in predictions:
         true = test.cells(each.condition)
         context = Context(control.mean(0, dtype=np.float64), control.mean(0), control[:0], 1.0)
-        samples = Samples(each.samples, true, control, differential(true, control))
+        samples = Samples(each.samples, true, against, differential(Summary.of(true), against))
         found[each.condition] = {"mse": mse(samples), "pearson": pearson_delta(each.samples, true, context)}
     return pd.DataFrame(found).T
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pdae_jax.evaluation.differential import differential
+from pdae_jax.evaluation.differential import Summary, differential
 from pdae_jax.reporting import screens
 
 FEATURES = tuple(f"g{i}" for i in range(30))
@@ -26,7 +26,7 @@ def points_of(axes):
 def test_volcano_shows_the_test_of_both_samples(samples):
     figure = screens.volcano(**samples, labelled=2, title="A+B")
     measured, predicted, changes = figure.axes
-    found = differential(samples["measured"], samples["control"])
+    found = differential(*(Summary.of(samples[name]) for name in ("measured", "control")))
     drawn = points_of(measured)[1]  # the significant ones
     assert len(drawn) == found.significant.sum() >= 2
     np.testing.assert_allclose(drawn[:, 0], found.change[found.significant])

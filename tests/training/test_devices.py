@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from pdae_jax.training.devices import make_devices, shared_by
+from pdae_jax.training.devices import local_devices, make_devices, shared_by
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +50,17 @@ PROGRAM = """
         pass
     found["resumed"] = distance(pdae_jax.fit(train, devices=2, workdir=folder, **options), one)
     found["loaded"] = distance(pdae_jax.load_run(folder), one)
+    table, shared = (
+        pdae_jax.evaluate(
+            one, validation, splits=["test", "train"], baselines=["additive", "ridge"], devices=number, progress=False,
+            metrics=["energy_distance", "mean_l2", "p_value"], num_samples=50,
+        )
+        for number in (None, 3)
+    )
+    found["evaluated"] = bool((table.drop(columns=table.select_dtypes("number").columns)
+                               == shared.drop(columns=shared.select_dtypes("number").columns)).all(axis=None))
+    values = [each.select_dtypes("number").to_numpy(float) for each in (table, shared)]
+    found["evaluated"] = bool(found["evaluated"] and np.allclose(*values, rtol=1e-4, atol=1e-6, equal_nan=True))
     settings = [{"learning_rate": rate} for rate in np.geomspace(1e-3, 1e-2, 4).tolist()]
 
     def together(**more):
@@ -84,7 +95,7 @@ def test_eight_devices_give_the_numbers_of_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["devices"] == 8
+    assert found["devices"] == 8 and found["evaluated"]
     for name in ("resumed", "loaded"):
         assert found[name] < 2e-3, found
     assert max(found["members"]) < 2e-3, found
@@ -99,3 +110,5 @@ def test_devices_that_cannot_share_a_batch_are_refused():
         make_devices(4096)
     assert shared_by(1, 7, True) is None
     assert make_devices(1).number == 1
+    with pytest.raises(ValueError, match="devices=4096, but this process has"):
+        local_devices(4096)

@@ -6,13 +6,13 @@ import weakref
 import numpy as np
 
 import pdae_jax
-from pdae_jax.types import once_for_data
+from pdae_jax.types import once_for_each
 
 
 def test_a_result_is_kept_as_long_as_its_data():
     calls = []
 
-    @once_for_data
+    @once_for_each
     def spread(data):
         calls.append(data.num_cells)
         return np.array([data.x.std()])
