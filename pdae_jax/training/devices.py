@@ -113,7 +113,7 @@ def own_devices() -> Devices:
     return Devices(Mesh(np.array(jax.local_devices()), (AXIS,)))
 
 
-def local_devices(number: int) -> list[jax.Device]:
+def local_devices(number: int) -> list[Any]:
     """So many devices of this process.
 
     Raises:
@@ -125,12 +125,12 @@ def local_devices(number: int) -> list[jax.Device]:
     return found[:number]
 
 
-def on_devices(function: Callable[[T], R], items: Sequence[T], devices: Sequence[jax.Device]) -> Iterator[R]:
+def on_devices(function: Callable[[T], R], items: Sequence[T], devices: Sequence[Any]) -> Iterator[R]:
     """The function of each item, in their order; every device has one at a time, in a thread of its own.
 
     The first item comes before all others: what is computed once for all is then there.
     """
-    free: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
+    free: queue.SimpleQueue[Any] = queue.SimpleQueue()
     for device in devices:
         free.put(device)
 
