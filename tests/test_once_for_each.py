@@ -1,4 +1,4 @@
-"""What is computed once for a data set, and let go with it."""
+"""What is computed once for a data set or a model, and let go with it."""
 
 import gc
 import weakref

@@ -67,7 +67,7 @@ class World:
             x = x + self.noise_scale * jax.random.normal(key, x.shape)
         if self.noise == "counts":
             # negative binomial counts with log-normal library size, then log1p: the pipeline of scRNA data
-            # drawn by NumPy: JAX's gamma and Poisson take six times as long on a CPU
+            # drawn by NumPy: JAX's gamma and Poisson take several times as long on a CPU
             random = make_random(key)
             depth = np.exp(0.3 * random.normal(size=(x.shape[0], 1)))
             rate = depth * np.asarray(jax.nn.softplus(2.0 * x))

@@ -151,7 +151,7 @@ def padded_pair(
 ) -> tuple[Float[Array, "n2 d"], Float[Array, "m2 d"], Float[Array, " n2"], Float[Array, " m2"]]:
     """Both samples centred at the mean of `y` and padded to fixed sizes, with weight 0 on the padding.
 
-    Of a sample whose cells are all one profile two are kept: a U form of Euclidean distances is the same with any
+    Of a sample whose cells are all one profile two are kept: a U form of any of the kernels is the same with any
     number of them, and without a product of matrices to tell zero distances apart each of them costs a lot.
 
     Raises:
