@@ -82,8 +82,15 @@ def start_ray() -> tuple[Any, int]:
     """Ray, here or on the cluster of ``RAY_ADDRESS``, and how many GPUs a point has."""
     import ray as library  # pyright: ignore[reportMissingImports]
 
+    address = os.environ.get("RAY_ADDRESS")
     if not library.is_initialized():
-        library.init(address=os.environ.get("RAY_ADDRESS"), include_dashboard=False, log_to_driver=False)
+        try:
+            library.init(address=address, include_dashboard=False, log_to_driver=False)
+        except ConnectionError as error:
+            raise ConnectionError(
+                f"No Ray cluster answers at RAY_ADDRESS={address}. Look whether `ray status` finds it there. A cluster "
+                f"with a token (the default of new versions of Ray) needs RAY_AUTH_MODE=token here too."
+            ) from error
     return library, 1 if library.cluster_resources().get("GPU") else 0
 
 

@@ -191,17 +191,16 @@ class _Singles(NamedTuple):
 
 @once_for_each
 def _singles(train: PerturbationData) -> _Singles:
-    means = condition_means(train)
     rows = np.flatnonzero(np.count_nonzero(train.labels, axis=1) == 1)
     doses = train.labels[rows]
-    return _Singles(doses, means[rows] - means[train.index(train.control)], (doses != 0).any(axis=0))
+    return _Singles(doses, _differences(train)[rows], (doses != 0).any(axis=0))
 
 
 @once_for_each
 def _slopes_of_rest(train: PerturbationData) -> Float[np.ndarray, "others features"]:
     """Least squares, on the perturbations never measured alone, of what the singles leave."""
-    means, singles, labels = condition_means(train), _singles(train), train.labels.astype(np.float64)
-    left = means - means[train.index(train.control)] - np.stack([singles.effect(row) for row in labels])
+    singles, labels = _singles(train), train.labels.astype(np.float64)
+    left = _differences(train) - np.stack([singles.effect(row) for row in labels])
     return least_squares(labels[:, ~singles.alone], left)
 
 
@@ -215,9 +214,13 @@ def _slopes(train: PerturbationData) -> Float[np.ndarray, "perturbations feature
 @once_for_each
 def _effects(train: PerturbationData) -> Float[np.ndarray, "perturbations features"]:
     """Least squares without intercept of the means' differences from the control on labels."""
+    return least_squares(train.labels, _differences(train))
+
+
+def _differences(train: PerturbationData) -> Float[np.ndarray, "conditions features"]:
+    """Of the condition means from the control's."""
     means = condition_means(train)
-    differences = means - means[train.index(train.control)]
-    return least_squares(train.labels, differences)
+    return means - means[train.index(train.control)]
 
 
 def principal_components(

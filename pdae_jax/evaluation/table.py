@@ -141,7 +141,7 @@ def evaluate(
     splits = _known_names("split", splits, SPLITS)
     if num_samples < 2:
         raise ValueError(f"num_samples={num_samples}, but distances need at least 2 samples.")
-    shared_by = [] if devices is None else local_devices(devices)
+    sharing = [] if devices is None else local_devices(devices)
     test = aligned(test, fitted.train, "test")
     if key is None:
         key = jax.random.fold_in(jax.random.key(fitted.seed), zlib.crc32(b"evaluate"))
@@ -159,7 +159,7 @@ def evaluate(
 
     rows, bar = [], make_progress(progress, "evaluate", "condition")
     bar.update(0, len(cases), math.nan)
-    found = on_devices(rows_of_case, cases, shared_by) if shared_by else map(rows_of_case, cases)
+    found = on_devices(rows_of_case, cases, sharing) if sharing else map(rows_of_case, cases)
     for number, of_case in enumerate(found, 1):
         rows += of_case
         bar.update(number, len(cases), math.nan)

@@ -329,9 +329,11 @@ def fitted_of(
             condition: {"pdae": float(kept), "start": float(start), "control": float(control)}
             for condition, start, kept, control in of_conditions
         }
+    # by way of the host: bound to no device, so that it predicts where it is asked to, and together with other models
+    params = jnp.asarray(jax.device_get(state.kept if frame.validator else state.train.average))
     return Fitted(
         model=frame.model,
-        params=frame.unravel(state.kept if frame.validator else state.train.average),
+        params=frame.unravel(params),
         standardizer=frame.standardizer,
         train=train,
         validation=validation,

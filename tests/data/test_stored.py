@@ -232,3 +232,15 @@ def test_a_selection_shares_what_is_open_and_travels_without_it(written, tmp_pat
     np.testing.assert_array_equal(again[:], stored.x[:5])
     np.testing.assert_array_equal(stored.x[3], stored.x[:5][3])
     assert (tmp_path / "cells").stat().st_mode & 0o077 == tmp_path.stat().st_mode & 0o077
+
+
+@pytest.mark.slow
+def test_a_population_trains_on_cells_in_files(written, tmp_path):
+    data = from_anndata(written / "sparse.h5ad", store=tmp_path / "cells", control="ctrl", normalize=True)
+    train, test = pdae_jax.hold_out(data, ["A+B"])
+    settings, options = [{"learning_rate": rate} for rate in (1e-3, 3e-3)], {"key": jax.random.key(1), **RECIPE}
+    found = pdae_jax.fit_population(train, settings, validation=test, at_once=2, **options)
+    for setting, member in zip(settings, found.members, strict=True):
+        fitted = pdae_jax.fit(train, validation=test, **options, **setting)
+        for left, right in zip(jax.tree.leaves(member.params), jax.tree.leaves(fitted.params), strict=True):
+            np.testing.assert_allclose(left, right, atol=2e-3)

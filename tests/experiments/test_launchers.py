@@ -3,10 +3,13 @@
 import json
 import os
 import subprocess
+import sys
+import types
 
 import pandas as pd
 import pytest
 
+from experiments.sweeps import launchers
 from tests.experiments.scripts import CONFIG, call
 
 pytestmark = pytest.mark.slow
@@ -63,8 +66,18 @@ def test_jobs_of_slurm_are_written_and_run(tmp_path):
 def test_points_run_as_tasks_of_ray(tmp_path):
     pytest.importorskip("ray")
     arguments = [f"--config={tiny(tmp_path)}", f"--workdir={tmp_path}", "--nowinner"]
-    call("sweep.py", *arguments, "--launcher=ray", "--search=optuna", "--points=1")
-    assert pd.read_csv(tmp_path / "sweep.csv")["state"].tolist() == ["finished"]
+    call("sweep.py", *arguments, "--launcher=ray", "--search=optuna", "--points=2", "--at_once=2")
+    assert pd.read_csv(tmp_path / "sweep.csv")["state"].tolist() == ["finished"] * 2
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
+    def init(**_):
+        raise ConnectionError("Failed to connect")
+
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(init=init, is_initialized=lambda: False))
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    with pytest.raises(ConnectionError, match=r"at RAY_ADDRESS=head:6379\..*`ray status`.*RAY_AUTH_MODE"):
+        launchers.start_ray()
 
 
 def test_killed_runs_end_as_unbroken_ones(tmp_path):

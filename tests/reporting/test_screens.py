@@ -81,3 +81,11 @@ def test_umap_is_of_the_first_components(samples, monkeypatch):
     (x,) = seen
     assert x.shape == (600, 30) and np.all(np.diff(x.var(axis=0)) < 1e-9)  # components, from the longest on
     np.testing.assert_allclose(points_of(axes[1])[1], x[400:, 2:4], rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_umap_draws_where_it_is_installed(samples):
+    pytest.importorskip("umap")
+    figure = screens.embedding(**samples, method="umap")
+    assert figure.axes[0].get_xlabel() == "UMAP 1"
+    assert len(points_of(figure.axes[1])[1]) == 200

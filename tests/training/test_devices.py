@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = """
     import json, pathlib, sys
-    import jax, numpy as np
+    import jax, jax.numpy as jnp, numpy as np
     from jax.flatten_util import ravel_pytree
     import pdae_jax
 
@@ -48,19 +48,28 @@ PROGRAM = """
         pdae_jax.fit(train, devices=8, workdir=folder, progress=Kills(), **options)
     except Killed:
         pass
-    found["resumed"] = distance(pdae_jax.fit(train, devices=2, workdir=folder, **options), one)
+    resumed = pdae_jax.fit(train, devices=2, workdir=folder, **options)
+    found["resumed"] = distance(resumed, one)
     found["loaded"] = distance(pdae_jax.load_run(folder), one)
-    table, shared = (
-        pdae_jax.evaluate(
-            one, validation, splits=["test", "train"], baselines=["additive", "ridge"], devices=number, progress=False,
-            metrics=["energy_distance", "mean_l2", "p_value"], num_samples=50,
+    used = {}
+
+    def evaluated(number):
+        used[number] = set()
+
+        def probe(key, train, label, num_samples, **_):  # a method that predicts control cells, and says where it is
+            used[number] |= {device.id for device in jnp.zeros(()).devices()}
+            return train.cells(train.control)[:num_samples]
+
+        return pdae_jax.evaluate(
+            resumed, validation, splits=["test", "train"], baselines=["additive", "ridge"], methods={"probe": probe},
+            metrics=["energy_distance", "mean_l2", "p_value"], num_samples=50, devices=number, progress=False,
         )
-        for number in (None, 3)
-    )
-    found["evaluated"] = bool((table.drop(columns=table.select_dtypes("number").columns)
-                               == shared.drop(columns=shared.select_dtypes("number").columns)).all(axis=None))
-    values = [each.select_dtypes("number").to_numpy(float) for each in (table, shared)]
-    found["evaluated"] = bool(found["evaluated"] and np.allclose(*values, rtol=1e-4, atol=1e-6, equal_nan=True))
+
+    tables = evaluated(None), evaluated(3)
+    words, numbers = ([table.select_dtypes(**{how: "number"}) for table in tables] for how in ("exclude", "include"))
+    close = np.allclose(*numbers, rtol=1e-4, atol=1e-6, equal_nan=True)
+    found["same table"] = bool(words[0].equals(words[1]) and close)
+    found["used"] = {str(number): len(devices) for number, devices in used.items()}
     settings = [{"learning_rate": rate} for rate in np.geomspace(1e-3, 1e-2, 4).tolist()]
 
     def together(**more):
@@ -78,6 +87,10 @@ PROGRAM = """
         together(progress=KillsLater())
     except Killed:
         pass
+    # models are bound to none of the devices that trained them
+    elsewhere = jax.device_put(np.float32(1.0), jax.devices()[5])
+    for model in (resumed, together().members[-1]):
+        jax.tree.map(lambda leaf: leaf + elsewhere, model.params)
     found["members"] = [distance(member, pdae_jax.fit(train, **options, **setting))
                         for member, setting in list(zip(together().members, settings))[::3]]
     print(json.dumps(found))
@@ -95,7 +108,8 @@ def test_eight_devices_give_the_numbers_of_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["devices"] == 8 and found["evaluated"]
+    assert found["devices"] == 8 and found["same table"]
+    assert found["used"]["None"] == 1 and found["used"]["3"] > 1
     for name in ("resumed", "loaded"):
         assert found[name] < 2e-3, found
     assert max(found["members"]) < 2e-3, found
