@@ -97,14 +97,13 @@ def make_devices(number: int) -> Devices:
         ValueError: there are not so many, or some processes would have none of them.
     """
     found = jax.devices()
-    if not 1 <= number <= len(found):
-        raise ValueError(f"devices={number}, but JAX has {len(found)} of kind {found[0].device_kind!r} here.")
+    chosen = _first(number, found, "JAX")
     if jax.process_count() > 1 and number < len(found):
         raise ValueError(
             f"devices={number}, but the {jax.process_count()} processes have {len(found)} together. Pass {len(found)}: "
             f"they share a fit with all their devices, or None: each has a fit of its own."
         )
-    return Devices(Mesh(np.array(found[:number]), (AXIS,)))
+    return Devices(Mesh(np.array(chosen), (AXIS,)))
 
 
 @functools.lru_cache(maxsize=1)
@@ -119,9 +118,15 @@ def local_devices(number: int) -> list[Any]:
     Raises:
         ValueError: there are not so many.
     """
-    found = jax.local_devices()
+    return _first(number, jax.local_devices(), "this process")
+
+
+def _first(number: int, found: list[Any], owner: str) -> list[Any]:
     if not 1 <= number <= len(found):
-        raise ValueError(f"devices={number}, but this process has {len(found)} of kind {found[0].device_kind!r}.")
+        kind = found[0].device_kind
+        raise ValueError(
+            f"devices={number}, but {owner} has {len(found)} of kind {kind!r} here. Pass 1 to {len(found)}."
+        )
     return found[:number]
 
 

@@ -120,9 +120,9 @@ def test_devices_that_cannot_share_a_batch_are_refused():
         shared_by(3, 8, False)
     with pytest.raises(ValueError, match="in files"):
         shared_by(2, 8, True)
-    with pytest.raises(ValueError, match="but JAX has"):
+    with pytest.raises(ValueError, match=r"devices=4096, but JAX has \d+ of kind .* Pass 1 to \d+\."):
         make_devices(4096)
     assert shared_by(1, 7, True) is None
     assert make_devices(1).number == 1
-    with pytest.raises(ValueError, match="devices=4096, but this process has"):
+    with pytest.raises(ValueError, match=r"devices=4096, but this process has \d+ of kind .* Pass 1 to \d+\."):
         local_devices(4096)
