@@ -36,6 +36,7 @@ class Summary(NamedTuple):
 
     @classmethod
     def of(cls, x: Float[np.ndarray, "n d"]) -> "Summary":
+        """Of cells, at least two; the variance is the unbiased one."""
         return cls(len(x), x.mean(axis=0, dtype=np.float64), x.var(axis=0, ddof=1, dtype=np.float64))
 
 

@@ -160,3 +160,20 @@ def test_samples_that_do_not_fit():
 def test_no_jax_arrays_leak():
     x = np.asarray(jax.random.normal(jax.random.key(0), (10, 3)))
     assert all(type(function(x, x + 1, make_context(3))) is float for function in METRICS.values())
+
+
+def test_a_prediction_of_one_profile_is_at_its_mean_distance():
+    """Of whatever number of copies: they are at distance zero from each other."""
+    random = np.random.default_rng(3)
+    true, profile = random.normal(size=(90, 5)), random.normal(size=5)
+    within = scipy.spatial.distance.pdist(true)
+    to_profile = np.linalg.norm(true - profile, axis=1)
+    context = make_context(5, bandwidth=1.7)
+    widths = 1.7 * np.array([0.5, 1.0, 2.0])[:, None]
+    gaussian = [np.exp(-(r**2) / (2 * widths**2)).mean() for r in (within, to_profile)]
+    for copies in (2, 300):
+        predicted = np.tile(profile, (copies, 1))
+        assert METRICS["energy_distance"](predicted, true, context) == pytest.approx(
+            2 * to_profile.mean() - within.mean(), rel=1e-5
+        )
+        assert METRICS["mmd"](predicted, true, context) == pytest.approx(1 + gaussian[0] - 2 * gaussian[1], rel=1e-4)
