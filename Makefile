@@ -57,8 +57,9 @@ format: $(VENV)/dev.stamp
 bench: $(VENV)/bench.stamp
 	set -e; for script in $(SCRIPT); do $(BIN)/python experiments/benchmarks/$$script.py $(ARGS); done
 
+# In the order that leaves no long one for last.
 notebooks: $(VENV)/notebooks.stamp
-	printf '%s\n' notebooks/*.py | sed 's/\.py$$//' | xargs -P $(JOBS) -I{} sh -ec '\
+	printf '%s\n' notebooks/*.py | sort -r | sed 's/\.py$$//' | xargs -P $(JOBS) -I{} sh -ec '\
 	    $(BIN)/jupytext --quiet --to ipynb --update --set-kernel python3 {}.py; \
 	    $(BIN)/python -c "$(EXECUTE)" {}.ipynb'
 

@@ -69,8 +69,7 @@ def get_config(arg: str = "default"):
     if arg == "smoke":
         config.data.update(path=str(Path(_scratch().name, "smoke.h5ad")), condition="perturbation", control="ctrl")
         write_example(config.data.path)
-        config.fit.update(num_steps=20, log_every=10, eval_every=10, checkpoint_every=10, hidden=(16, 16))
-        config.evaluation.num_samples = 200
+        base.shorten(config)
     return config
 
 

@@ -20,3 +20,9 @@ def get_config(**recipe) -> ConfigDict:
     config.evaluation.source = "control"  # whose cells are translated; or condition -> source
     config.evaluation.comparators = ()  # trained for the comparison: "compositional", "compositional_with_source_label"
     return config
+
+
+def shorten(config: ConfigDict) -> None:
+    """A few steps of a small model and a short evaluation, for ``:smoke``: to see that everything runs."""
+    config.fit.update(num_steps=20, log_every=10, eval_every=10, checkpoint_every=10, hidden=(16, 16))
+    config.evaluation.update(num_samples=200, most_in_sample=2)

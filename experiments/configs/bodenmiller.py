@@ -80,8 +80,7 @@ def get_config(arg: str = "default"):
     with config.evaluation.ignore_type():
         config.evaluation.source = sources
     if arg == "smoke":
-        config.fit.update(num_steps=20, log_every=10, eval_every=10, checkpoint_every=10, hidden=(16, 16))
-        config.evaluation.num_samples = 200
+        base.shorten(config)
     elif arg == "stratum":
         config.split.update(test=(), validation=(), protocol="stratum", strata=STRATA, seed=0)
     elif arg != "default":

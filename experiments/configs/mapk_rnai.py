@@ -61,7 +61,7 @@ def get_config(arg: str = "default"):
     if arg == "smoke":
         config.data.genes = 10
         config.split.test, config.split.validation = held_out_pairs(genes=10)
-        config.fit.update(num_steps=20, log_every=10, eval_every=10, checkpoint_every=10)
+        base.shorten(config)
     # The control has two wells, a gene alone eight: every method moves the wells of the pair's first gene. Distances
     # only: a mean of eight moved wells has their noise, which additive and linear_regression, made of means, have not
     sources = {pair: pair.split("+")[0] for pair in (*config.split.test, *config.split.validation)}

@@ -37,8 +37,7 @@ def get_config(arg: str = "doubles"):
         config.split.test, config.split.validation = DEVEL_PAIRS[:3], DEVEL_PAIRS[3:]
     if arg == "smoke":
         config.data.features = "expressed"
-        config.fit.update(num_steps=20, log_every=10, eval_every=10, checkpoint_every=10, hidden=(16, 16))
-        config.evaluation.num_samples = 200
+        base.shorten(config)
     return config
 
 

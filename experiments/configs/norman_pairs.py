@@ -21,6 +21,5 @@ def get_config(arg: str = "1"):
     config.evaluation.splits = ("test", "validation")
     if arg == "smoke":
         config.data.update(genes=40, cells_per_condition=20, control_cells=100)
-        config.fit.update(num_steps=20, log_every=10, eval_every=10, checkpoint_every=10, hidden=(16, 16))
-        config.evaluation.num_samples = 200
+        base.shorten(config)
     return config

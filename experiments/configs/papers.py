@@ -40,6 +40,5 @@ def get_config(arg: str = "clean"):
     config.evaluation.comparators = tuple(COMPARATORS)
     if smoke:
         config.data.cells_per_condition = 200
-        config.fit.update(num_steps=20, log_every=10, eval_every=10, checkpoint_every=10, hidden=(16, 16))
-        config.evaluation.num_samples = 200
+        base.shorten(config)
     return config

@@ -32,8 +32,7 @@ def get_config(arg: str = "norman"):
     config.split.seed = 0
     if arg == "smoke":
         config.data.observed_dim = 30
-        config.fit.update(num_steps=20, log_every=10, eval_every=10, checkpoint_every=10, hidden=(16, 16))
-        config.evaluation.update(num_samples=200, splits=("test",))
+        base.shorten(config)
     return config
 
 

@@ -34,8 +34,7 @@ def get_config(arg: str = "default"):
     config.data.shift_scale = 1.75
     if arg == "smoke":
         config.data.cells_per_condition = 200
-        config.fit.update(num_steps=20, log_every=10, eval_every=10, checkpoint_every=10, hidden=(16, 16))
-        config.evaluation.num_samples = 200
+        base.shorten(config)
     elif arg not in ("default", "chain"):
         raise ValueError(f"Unknown argument {arg!r}; pass simulated.py, or simulated.py:chain, :plane or :smoke.")
     return config
