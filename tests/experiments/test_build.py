@@ -60,6 +60,7 @@ def test_the_config_decides_data_split_and_recipe(config):
     )
     assert experiment.evaluation == {
         "num_samples": 200,
+        "most_in_sample": 2,
         "source": "control",
         "comparators": (),
     } and experiment.source == {"p1+p4": "control"}
