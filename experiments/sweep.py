@@ -9,8 +9,9 @@ python experiments/sweep.py --config=experiments/configs/simulated.py --launcher
 The points are what get_sweep() beside get_config() gives, flat dicts such as {"fit.latent_dim": 4, "seed": 1}; or, with
 any other --search than grid, --points of the space that get_space() gives: {"fit.learning_rate": ("log", 1e-4, 1e-2)}.
 Each has a run folder of its own under --workdir. The same command again goes on where it was broken off. A point that
-fails is recorded with its error. The best settings are then trained once more, from another start, and evaluated on
-the test conditions, once: <workdir>/winner. Watch a sweep from another terminal with experiments/watch.py.
+fails is recorded with its error. The best settings are then trained once more, from another start (as an ensemble of
+config.replicas, where these are more than one), and evaluated on the test conditions, once: <workdir>/winner. Watch a
+sweep from another terminal with experiments/watch.py.
 
 Launchers: inline, one point after the other; population, together in one program, the fastest on one machine; ray, a
 task for each point, on this machine or the cluster of RAY_ADDRESS; slurm, an array of jobs (--slurm_cluster=local runs
@@ -52,10 +53,11 @@ from experiments.sweeps.points import (
     settings_in,
     train_point,
 )
-from pdae_jax import build, fit
+from pdae_jax import build, fit, fit_ensemble
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.reporting import results, sweeps
 from pdae_jax.reporting.sweeps import SCORE
+from pdae_jax.runs.folder import Lock
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "what to vary: path[:arg]")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the sweep; default runs/<name of the config>-sweep")
@@ -76,6 +78,8 @@ WINNER = flags.DEFINE_bool("winner", True, "train the best settings once more an
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "of slurm: write the scripts, submit nothing")
 PARTITION = flags.DEFINE_string("slurm_partition", None, "partition of Slurm jobs")
 MINUTES = flags.DEFINE_integer("slurm_minutes", 60, "time of a Slurm job", lower_bound=1)
+CPUS = flags.DEFINE_integer("slurm_cpus", 4, "cores of a Slurm job", lower_bound=1)
+GPUS = flags.DEFINE_integer("slurm_gpus", 1, "GPUs of a Slurm job", lower_bound=0)
 CLUSTER = flags.DEFINE_enum("slurm_cluster", "slurm", ["slurm", "local"], "where Slurm jobs run; local: here")
 POINT = flags.DEFINE_string("point", None, "of a launcher: train this point only, JSON")
 flags.mark_flag_as_required("config")
@@ -102,13 +106,21 @@ def main(_):
     if POINT.value:
         _train_alone(source, json.loads(POINT.value), workdir)
         return
-    if DRY_RUN.value and (LAUNCHER.value != "slurm" or SEARCH.value == "optuna"):
-        raise ValueError("--dry_run writes the scripts of --launcher=slurm, for a grid or a random search.")
+    if DRY_RUN.value and (LAUNCHER.value != "slurm" or SEARCH.value == "optuna" or CLUSTER.value == "local"):
+        raise ValueError("--dry_run writes the scripts of --launcher=slurm for a cluster, of a grid or random search.")
     if LAUNCHER.value == "population" and "seconds" in OBJECTIVES.value:
         raise ValueError("Members of a population have no time of their own. Pass --objectives=error.")
     _check_tune()
     if not _has_validation():
         raise ValueError("The config has no validation conditions to rank points by; name some in config.split.")
+    workdir.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:  # a second sweep there would train and judge the same points
+        stack.callback(Lock(workdir).release)
+        _sweep(path, source, workdir)
+
+
+def _sweep(path: pathlib.Path, source: str, workdir: pathlib.Path) -> None:
+    """Train and judge the points, and then the winner."""
     search = _search(path, source, workdir)
     rows = [_row(point, result) for point in search.earlier() if (result := earlier_result(point))]
 
@@ -125,7 +137,7 @@ def main(_):
     table = sweeps.read_sweep(workdir)
     print(f"\n{report.show(sweeps.leaderboard(table))}\n\n{SCORE}: energy distance on the validation conditions, as a ")
     print(f"fraction of the control's.\nEvery point, with its command: {workdir / report.TABLE_FILE}")
-    report.write_report(workdir, table, _NOTES[isinstance(search, tune.Population)])
+    report.write_report(workdir, table, _NOTES[isinstance(search, tune.Population)], "seconds" in OBJECTIVES.value)
     if WINNER.value and (table["state"] == "finished").any():
         if isinstance(search, tune.Population):
             _evaluate_best_run(search.config, table, workdir)
@@ -154,6 +166,11 @@ def _row(point: Point, result: Result) -> dict[str, Any]:
     return {**point.settings, **result._asdict(), "folder": point.folder.name, "command": point.command}
 
 
+def _config() -> Any:
+    """What points change: each trains one fit, and the winner as many replicas as the config says."""
+    return configure(CONFIG.value, {"replicas": 1})
+
+
 def _has_validation() -> bool:
     split = CONFIG.value.split
     return bool(split.validation or split.get("validation_fraction") or split.get("protocol"))
@@ -162,8 +179,9 @@ def _has_validation() -> bool:
 def _point(source: str, workdir: pathlib.Path, settings: dict[str, Any], number: int, numbered: bool) -> Point:
     folder = workdir / (f"{number:03d}" if numbered else folder_name(settings))
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    overrides |= {"replicas": 1} if CONFIG.value.replicas > 1 else {}
     with contextlib.suppress(KeyError, TypeError, ValueError):  # of settings that the config does not have: said later
-        digest = digest_of(configure(CONFIG.value, settings))
+        digest = digest_of(configure(_config(), settings))
         return Point(settings, folder, command_of(source, {**overrides, **settings}, folder), digest)
     return Point(settings, folder, command_of(source, {**overrides, **settings}, folder))
 
@@ -178,7 +196,7 @@ def _search(path: pathlib.Path, source: str, workdir: pathlib.Path) -> searches.
         )
     if SEARCH.value == "pbt":
         command = shlex.join(["python", *sys.argv])
-        return tune.Population(workdir, module.get_space(), POINTS.value, SEED.value, CONFIG.value, source, command)
+        return tune.Population(workdir, module.get_space(), POINTS.value, SEED.value, _config(), source, command)
     if SEARCH.value in ("random", "asha"):
         drawn = searches.random_settings(module.get_space(), POINTS.value, SEED.value)
         return searches.Listed([point(each, number, True) for number, each in enumerate(drawn)])
@@ -212,7 +230,7 @@ def _run(
         search.train(waiting, ended)
     elif waiting and SEARCH.value == "asha":
         earlier = [point for point in points if point not in waiting]
-        tune.asha(waiting, earlier, CONFIG.value, source, workdir, AT_ONCE.value, ended)
+        tune.asha(waiting, earlier, _config(), source, workdir, AT_ONCE.value, ended)
     elif waiting:
         for point, result in _launched(waiting, source, workdir):
             ended(point, result)
@@ -221,15 +239,16 @@ def _run(
 def _launched(points: list[Point], source: str, workdir: pathlib.Path) -> Iterator[tuple[Point, Result]]:
     """Points as they end."""
     if LAUNCHER.value == "inline":
-        yield from launchers.inline(points, CONFIG.value, source, _report_of(workdir))
+        yield from launchers.inline(points, _config(), source, _report_of(workdir))
     elif LAUNCHER.value == "population":
-        yield from launchers.population(points, CONFIG.value, source)
+        yield from launchers.population(points, _config(), source)
     elif LAUNCHER.value == "ray":
         yield from launchers.ray(points, functools.partial(_alone, source, workdir))
     else:
         parameters = {"timeout_min": MINUTES.value}
         if CLUSTER.value == "slurm":
-            parameters = {"slurm_time": MINUTES.value, "slurm_cpus_per_task": 4, "slurm_gpus_per_task": 1}
+            parameters = {"slurm_time": MINUTES.value, "slurm_cpus_per_task": CPUS.value}
+            parameters |= {"slurm_gpus_per_task": GPUS.value} if GPUS.value else {}
             parameters |= {"slurm_partition": PARTITION.value} if PARTITION.value else {}
         alone = functools.partial(_alone, source, workdir)
         yield from launchers.slurm(points, alone, workdir / "slurm", CLUSTER.value, DRY_RUN.value, **parameters)
@@ -268,7 +287,7 @@ def _resolved(source: str) -> str:
 
 def _train_alone(source: str, asked: dict[str, Any], workdir: pathlib.Path) -> None:
     point = Point(**{**asked, "folder": pathlib.Path(asked["folder"])})
-    train_point(CONFIG.value, point, source, _report_of(workdir)(point))
+    train_point(_config(), point, source, _report_of(workdir)(point))
 
 
 def _evaluate_winner(source: str, table: Any, workdir: pathlib.Path) -> None:
@@ -290,8 +309,9 @@ def _evaluate_winner(source: str, table: Any, workdir: pathlib.Path) -> None:
     if (folder / "config.json").exists():  # of a sweep that had fewer points
         earlier = json.loads((folder / "config.json").read_text())["config"].get("point")
         folder = folder if earlier == best_point else workdir / f"{WINNER_FOLDER}-{best_point}"
-    experiment = build.experiment(config)
-    fit(
+    experiment, replicas = build.experiment(config), CONFIG.value.replicas
+    train = functools.partial(fit_ensemble, num_replicas=replicas) if replicas > 1 else fit
+    train(
         experiment.train,
         key=jax.random.fold_in(experiment.key, _WINNER),
         validation=experiment.validation,

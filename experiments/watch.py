@@ -50,11 +50,15 @@ def main(_):
 
 
 def look(workdir: pathlib.Path) -> list[Seen]:
-    """All runs in a folder."""
-    return [_look(path) for path in sorted(workdir.iterdir()) if (path / CONFIG_FILE).exists()]
+    """All runs in a folder, and the points of a sweep that failed before they began one."""
+    paths = sorted(workdir.iterdir())
+    return [_look(path) for path in paths if (path / CONFIG_FILE).exists() or (path / RESULT_FILE).exists()]
 
 
 def _look(path: pathlib.Path) -> Seen:
+    if not (path / CONFIG_FILE).exists():
+        result = read_json(path / RESULT_FILE)
+        return Seen(path.name, result["state"], 0, 0, float("nan"), result["score"], result["error"])
     recipe = read_json(path / CONFIG_FILE)["identity"]["recipe"]
     num_steps = recipe["num_steps"] if recipe.get("stop_step") is None else recipe["stop_step"]
     step, loss, error, file = 0, float("nan"), float("nan"), path / METRICS_FILE

@@ -8,13 +8,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from experiments.sweeps.points import Point, Result, configure, earlier_result, save_result, score_of, train_point
+from experiments.sweeps.points import (
+    Point,
+    Result,
+    await_others,
+    configure,
+    earlier_result,
+    save_result,
+    score_of,
+    train_point,
+)
 from pdae_jax import build
 from pdae_jax.training.population import Request, train_requests
 
 # (point) -> command line of a process that trains it and keeps its result
 Alone = Callable[[Point], list[str]]
-_REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 def inline(
@@ -31,6 +39,9 @@ def population(points: Sequence[Point], config: Any, source: str) -> Iterator[tu
     requests, asked = [], []
     start = time.perf_counter()
     for point in points:
+        if (found := await_others(point)) is not None:
+            yield point, found
+            continue
         try:
             own = configure(config, point.settings)
             which = repr((own.seed, own.data.to_dict(), own.split.to_dict(), own.evaluation.to_dict()))
@@ -71,7 +82,7 @@ def ray(points: Sequence[Point], alone: Alone) -> Iterator[tuple[Point, Result]]
     """A task of Ray for each: on this machine, or on the cluster of ``RAY_ADDRESS``, which shares the folder."""
     library, gpus = start_ray()
     run = library.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_call)
-    waiting = {run.remote(alone(point), str(_REPOSITORY)): point for point in points}
+    waiting = {run.remote(alone(point), str(pathlib.Path.cwd())): point for point in points}
     while waiting:
         (done,), _ = library.wait(list(waiting))
         point = waiting.pop(done)
@@ -104,7 +115,7 @@ def slurm(
     import submitit  # pyright: ignore[reportMissingImports]
     from submitit.helpers import CommandFunction  # pyright: ignore[reportMissingImports]
 
-    commands = [CommandFunction(alone(point), cwd=str(_REPOSITORY), verbose=False) for point in points]
+    commands = [CommandFunction(alone(point), cwd=str(pathlib.Path.cwd()), verbose=False) for point in points]
     if dry_run:
         _write_scripts(folder, points, alone, parameters)
         return
@@ -114,6 +125,8 @@ def slurm(
         jobs = [executor.submit(command) for command in commands]
     for point, job in zip(points, jobs, strict=True):
         error = job.exception()  # waits
+        for file in (job.paths.submitted_pickle, job.paths.result_pickle):
+            file.unlink(missing_ok=True)  # a point keeps its result itself
         yield point, result_of(point, "" if error is None else str(error))
 
 
@@ -127,10 +140,12 @@ def _write_scripts(
     script = [
         "#!/bin/bash",
         "#SBATCH --job-name=pdae-sweep",
+        "#SBATCH --nodes=1",
+        "#SBATCH --ntasks-per-node=1",
         f"#SBATCH --array=1-{len(points)}",
         f"#SBATCH --output={folder.resolve()}/%a.out",
         *lines,
-        f"cd {shlex.quote(str(_REPOSITORY))}",
+        f"cd {shlex.quote(str(pathlib.Path.cwd()))}",
         f'eval "$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {shlex.quote(str((folder / "points.txt").resolve()))})"',
     ]
     file = folder / "sweep.sbatch"

@@ -1,5 +1,6 @@
 """Points of a sweep: what they change, where they are trained, what came of them."""
 
+import contextlib
 import copy
 import hashlib
 import importlib.util
@@ -16,9 +17,12 @@ import numpy as np
 from pdae_jax import build, fit
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.runs.files import read_json, write_text
+from pdae_jax.runs.folder import METRICS_FILE, FolderInUse, Lock
+from pdae_jax.runs.track import read_metrics
 from pdae_jax.training.population import share_of_control
 
 RESULT_FILE = "sweep_point.json"  # in the folder of a point that ended
+_WAIT = 5.0  # seconds between two looks at a folder that another process works in
 _MOST_LETTERS = 200  # of the name of a folder; file systems have 255
 
 
@@ -36,7 +40,7 @@ class Result(NamedTuple):
     """What came of a point."""
 
     score: float
-    seconds: float  # of this call, where it went on from an earlier one
+    seconds: float  # where it went on from earlier calls with those of their steps
     steps: int
     state: str  # finished, failed or stopped (early, by the search)
     error: str = ""
@@ -58,10 +62,19 @@ def grid_of(module: ModuleType, path: pathlib.Path) -> list[dict[str, Any]]:
     points = [{name: _plain(value) for name, value in point.items()} for point in module.get_sweep()]
     if not points:
         raise ValueError(f"get_sweep() of {path} yields no points.")
+    check_names(name for point in points for name in point)
     for number, point in enumerate(points):
         if point in points[:number]:
             raise ValueError(f"get_sweep() of {path} yields {point} twice. Yield each point once.")
     return points
+
+
+def check_names(names: Iterable[str]) -> None:
+    """``ValueError`` for what cannot be varied."""
+    if "replicas" in set(names):
+        raise ValueError(
+            "'replicas' cannot be varied: a point is one fit. Vary 'seed', or give replicas in the config."
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -162,6 +175,27 @@ class Told:
         pass
 
 
+def await_others(point: Point) -> Result | None:
+    """Wait while another process trains a point, one that outlived its sweep, say; its result, if it ended well."""
+    while point.folder.exists():
+        try:
+            Lock(point.folder).release()
+            break
+        except FolderInUse:
+            time.sleep(_WAIT)
+    found = earlier_result(point)
+    return None if found is not None and found.state == "failed" else found
+
+
+def earlier_seconds(folder: pathlib.Path) -> float:
+    """What the steps took that earlier calls have taken in a folder."""
+    seconds, before = 0.0, 0
+    for entry in read_metrics(folder / METRICS_FILE):
+        seconds += (entry["step"] - before) / entry["steps_per_second"]
+        before = entry["step"]
+    return seconds
+
+
 def train_point(
     config: Any,
     point: Point,
@@ -171,6 +205,8 @@ def train_point(
 ) -> Result:
     """Train a point, or go on with it; what goes wrong is its result, so that the others go on.
 
+    Where another process trains it already, which outlived a sweep that was killed, this one waits for it.
+
     Args:
         config: that the point changes.
         point: where it is trained.
@@ -178,10 +214,23 @@ def train_point(
         report: told of (error on validation conditions, step); whether to stop.
         start_from: folder of a run whose state it goes on from.
     """
-    start = time.perf_counter()
+    while (found := await_others(point)) is None:
+        with contextlib.suppress(FolderInUse):  # it began in between
+            return save_result(point, _trained(config, point, source, report, start_from))
+    return found
+
+
+def _trained(
+    config: Any,
+    point: Point,
+    source: str,
+    report: Callable[[float, int], bool] | None,
+    start_from: pathlib.Path | None,
+) -> Result:
+    start = time.perf_counter() - earlier_seconds(point.folder)
     try:
-        config = configure(config, point.settings)
-        experiment = build.experiment(config)
+        own = configure(config, point.settings)
+        experiment = build.experiment(own)
         fitted = fit(
             experiment.train,
             key=experiment.key,
@@ -191,12 +240,13 @@ def train_point(
             workdir=point.folder,
             start_from=start_from,
             progress=True if report is None else Told(point.folder, report),
-            config={"file": source, "command": point.command, **config.to_dict()},
+            config={"file": source, "command": point.command, **own.to_dict()},
         )
         steps = fitted.history[-1]["step"] if fitted.history else 0
-        result = Result(score_of(fitted), time.perf_counter() - start, steps, "finished")
+        return Result(score_of(fitted), time.perf_counter() - start, steps, "finished")
+    except FolderInUse:
+        raise
     except StoppedEarly as error:
-        result = Result(float("nan"), time.perf_counter() - start, 0, "stopped", str(error))
+        return Result(float("nan"), time.perf_counter() - start, 0, "stopped", str(error))
     except Exception as error:  # whatever is wrong with this point
-        result = Result(float("nan"), time.perf_counter() - start, 0, "failed", f"{type(error).__name__}: {error}")
-    return save_result(point, result)
+        return Result(float("nan"), time.perf_counter() - start, 0, "failed", f"{type(error).__name__}: {error}")

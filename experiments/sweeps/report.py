@@ -20,8 +20,15 @@ def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     write_text(workdir / TABLE_FILE, table[[*settings, *sweeps.RESULTS]].to_csv(index=False))
 
 
-def write_report(workdir: pathlib.Path, table: Any, note: str) -> None:
-    """``sweep.md``: the leaderboard, what mattered, and the figures; `note` says what its rows and its winner are."""
+def write_report(workdir: pathlib.Path, table: Any, note: str, timed: bool) -> None:
+    """``sweep.md``: the leaderboard, what mattered, and the figures.
+
+    Args:
+        workdir: of the sweep.
+        table: of its points.
+        note: what its rows and its winner are.
+        timed: whether the time of a point was an objective, too.
+    """
     figures = {"parallel": sweeps.parallel_coordinates(table), "effects": sweeps.setting_effects(table)}
     (workdir / "figures").mkdir(exist_ok=True)
     for name, figure in figures.items():
@@ -36,6 +43,11 @@ def write_report(workdir: pathlib.Path, table: Any, note: str) -> None:
         f"{len(table)} points, {len(failed)} of them failed. Ranked by {SCORE}: energy distance on validation "
         f"conditions, as a fraction of the control's. Test conditions chose nothing. {note}\n",
         f"```\n{show(sweeps.leaderboard(table))}\n```\n",
+        *(
+            [f"Points that none beats in both error and time:\n\n```\n{show(sweeps.trade_offs(table))}\n```\n"]
+            if timed
+            else []
+        ),
         "What mattered, as a share of the variance of the logarithm (fANOVA):\n",
         f"```\n{mattered}\n```\n",
         "![Points through their settings](figures/parallel.png)\n\n![Each setting by itself](figures/effects.png)\n",

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from experiments.sweeps.points import Point, Result
+from experiments.sweeps.points import Point, Result, check_names
 from pdae_jax.recipe import LossWeights
 from pdae_jax.training.values import VALUES
 
@@ -55,6 +55,7 @@ class Listed:
 
 def check_space(space: Mapping[str, Any]) -> None:
     """``ValueError`` that names what is not understood."""
+    check_names(space)
     for name, values in space.items():
         if isinstance(values, list) and values:
             continue
@@ -117,18 +118,19 @@ class Optuna:
         check_space(space)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.total, self._objectives, self._point_of = number, tuple(objectives), point_of
+        self._space = space
         self._distributions = {name: _distribution(values) for name, values in space.items()}
         self.study = open_study(folder, seed, len(objectives))
         # of a process that was killed: they go on in their folders
         running = self.study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
-        self._broken_off = [point_of(dict(trial.params), trial.number) for trial in running]
+        self._broken_off = [self._proposed(trial) for trial in running]
 
     def ask(self, number: int) -> list[Point]:
         found, self._broken_off = self._broken_off[:number], self._broken_off[number:]
         asked = len(self.study.get_trials(deepcopy=False))
         for _ in range(min(number - len(found), self.total - asked)):
             trial = self.study.ask(self._distributions)
-            found.append(self._point_of(dict(trial.params), trial.number))
+            found.append(self._proposed(trial))
         return found
 
     def earlier(self) -> list[Point]:
@@ -136,7 +138,23 @@ class Optuna:
 
         states = optuna.trial.TrialState
         ended = (states.COMPLETE, states.PRUNED, states.FAIL)
-        return [self._point_of(dict(trial.params), trial.number) for trial in self.study.get_trials(states=ended)]
+        return [self._proposed(trial) for trial in self.study.get_trials(states=ended)]
+
+    def _proposed(self, trial: Any) -> Point:
+        """The point of a trial."""
+        settings = {}
+        for name, value in trial.params.items():
+            values = self._space.get(name)
+            if isinstance(values, list):
+                known = {repr(each): each for each in values}
+                if value not in known:
+                    raise ValueError(
+                        f"The study has tried {name!r} with {value}, which get_space() does not list any more. Put it "
+                        f"back, or pass another workdir."
+                    )
+                value = known[value]
+            settings[name] = value
+        return self._point_of(settings, trial.number)
 
     def tell(self, point: Point, result: Result) -> None:
         import optuna
@@ -170,7 +188,9 @@ def open_study(folder: pathlib.Path, seed: int, num_objectives: int) -> Any:
             f"objectives it was begun with, or another workdir."
         )
     # another seed when it goes on, or the sampler would propose what it has proposed
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.get_trials(deepcopy=False)))
+    # points that are asked for together are kept apart by taking those that run for poor ones
+    seed += len(study.get_trials(deepcopy=False))
+    study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
     return study
 
 
@@ -193,7 +213,7 @@ def _distribution(values: Any) -> Any:
     from optuna import distributions
 
     if isinstance(values, list):
-        return distributions.CategoricalDistribution(values)
+        return distributions.CategoricalDistribution([repr(value) for value in values])  # of any kind, widths too
     kind, low, high = values
     if kind == "int":
         return distributions.IntDistribution(low, high)

@@ -25,7 +25,7 @@ from pdae_jax.reporting import plots, screens
 from pdae_jax.reporting.published import format_published
 from pdae_jax.reporting.report import write_report
 from pdae_jax.runs import folder
-from pdae_jax.runs.files import write_text
+from pdae_jax.runs.files import write_text, written
 from pdae_jax.runs.store import fingerprint, load_data, save_data
 from pdae_jax.training.restore import load_model
 from pdae_jax.types import PerturbationData, Table
@@ -166,9 +166,8 @@ def write_evaluation(
         progress=options["progress"],
     )
     table = evaluate(fitted, test, methods=further, **options)
-    temporary = path / f".{EVALUATION_FILE}.partial"
-    table.to_csv(temporary, index=False)
-    temporary.replace(path / EVALUATION_FILE)
+    with written(path / EVALUATION_FILE) as file:
+        table.to_csv(file, index=False)
     return table
 
 

@@ -42,6 +42,13 @@ def leaderboard(table: Any, number: int = 20) -> Table:
     return found.sort_values(SCORE).reset_index().head(number)
 
 
+def trade_offs(table: Any) -> Table:
+    """Points that no other beats in both error and time, the most accurate first."""
+    done = table[table["state"] == "finished"].sort_values([SCORE, "seconds"], kind="stable")
+    fastest = done["seconds"].cummin().shift(fill_value=np.inf)  # of the more accurate ones
+    return done.loc[done["seconds"] < fastest, [*settings_of(table), SCORE, "seconds"]].reset_index(drop=True)
+
+
 def importance(table: Any, seed: int = 0) -> Table:
     """Share of the variance of the score that each setting explains: fANOVA of a random forest, by optuna.
 
@@ -79,12 +86,22 @@ def importance(table: Any, seed: int = 0) -> Table:
 
 
 def _as_numbers(column: Any) -> np.ndarray:
-    """Values of a setting on the scale they were chosen on; ranks of names."""
-    if column.dtype.kind not in "fiu":
-        return np.unique(column.astype(str), return_inverse=True)[1].astype(float)
+    """Values of a setting on the scale they were chosen on; ranks of names, and where some are None."""
+    if column.dtype.kind not in "fiu" or column.isna().any():
+        ranks = {value: float(rank) for rank, value in enumerate(_levels(column))}
+        return np.array([ranks[None if value != value or value is None else value] for value in column])
     values = column.to_numpy(float)
-    values = np.where(np.isnan(values), np.nanmin(values), values)
     return np.log(values) if _is_logarithmic(values) else values
+
+
+def _levels(column: Any) -> list[Any]:
+    """The different values of a setting in order, None first."""
+    levels = sorted(column.dropna().unique(), key=lambda value: (isinstance(value, str), value))
+    return [*([None] if column.isna().any() else []), *levels]
+
+
+def _name(value: Any) -> str:
+    return value if isinstance(value, str) else "None" if value is None else f"{value:g}"
 
 
 def _is_logarithmic(values: np.ndarray) -> bool:
@@ -129,14 +146,12 @@ def setting_effects(table: Any) -> Figure:
             if _is_logarithmic(column.to_numpy(float)):
                 axis.set_xscale("log")
         else:
-            groups = sorted(column.dropna().unique(), key=lambda value: (isinstance(value, str), value))
+            groups = _levels(column)
             for place, value in enumerate(groups):
-                scores = done.loc[column == value, SCORE]
+                scores = done.loc[column.isna() if value is None else column == value, SCORE]
                 axis.scatter(np.full(len(scores), place), scores, s=14)
                 axis.hlines(scores.median(), place - 0.3, place + 0.3, color="k")
-            axis.set_xticks(
-                range(len(groups)), [f"{value:g}" if not isinstance(value, str) else value for value in groups]
-            )
+            axis.set_xticks(range(len(groups)), [_name(value) for value in groups])
         axis.set_xlabel(name.removeprefix("fit."))
         if done[SCORE].min() > 0:
             axis.set_yscale("log")
@@ -151,7 +166,7 @@ def _height(column: Any) -> np.ndarray:
 
 
 def _ends(column: Any) -> tuple[str, str]:
-    if column.dtype.kind not in "fiu":
-        names = sorted(column.astype(str).unique())
-        return names[0], names[-1]
+    if column.dtype.kind not in "fiu" or column.isna().any():
+        levels = _levels(column)
+        return _name(levels[0]), _name(levels[-1])
     return f"{column.min():.3g}", f"{column.max():.3g}"

@@ -13,16 +13,20 @@ from pdae_jax.randomness import is_key
 class Checkpoints:
     """The checkpoints of one run: saved by step, the latest restored bit for bit, optimizer state included."""
 
-    def __init__(self, folder: pathlib.Path, *, keep: int = 2):
+    def __init__(self, folder: pathlib.Path, *, keep: int = 2, read_only: bool = False):
         # imported here: `import pdae_jax` must not pull in a checkpoint library
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
-        folder.mkdir(exist_ok=True)
+        if not read_only:
+            folder.mkdir(exist_ok=True)
+        elif not folder.exists():
+            raise FileNotFoundError(f"No checkpoint in {folder}. Run the fit with this folder first.")
         process = jax.process_index()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             create=False,
+            read_only=read_only,
             enable_async_checkpointing=False,
             # of several processes each writes for itself: the others may have other runs, or none
             multiprocessing_options=ocp.options.MultiprocessingOptions(

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -29,10 +30,11 @@ VALIDATION_FILE = "data/validation.npz"
 TEST_FILE = "data/test.npz"
 COMPONENTS_FILE = "data/components.npz"  # of fits on scores
 TRUTH_FILE = "data/truth.npz"  # of simulated worlds
+CHOICE_FOLDER = "choice"  # of fits that choose the last step, until the run begins
 FORMAT = 2  # of a run folder; another number where a checkpoint has other parts
 
 # what a process that was killed may leave before there is a config
-_BEFORE_CONFIG = (ENVIRONMENT_FILE, f".{ENVIRONMENT_FILE}.partial", f".{CONFIG_FILE}.partial")
+_BEFORE_CONFIG = (CHOICE_FOLDER, ENVIRONMENT_FILE, f".{ENVIRONMENT_FILE}.partial", f".{CONFIG_FILE}.partial")
 
 _PACKAGES = ("pdae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas", "anndata")
 
@@ -59,7 +61,7 @@ class RunFolder:
 
         Raises:
             ValueError: the folder holds another run, one of another version, or files that are not a run's.
-            RuntimeError: another process works in the folder.
+            FolderInUse: another process works in the folder.
             OSError: the folder cannot be written to.
         """
         self.path = path
@@ -70,6 +72,7 @@ class RunFolder:
         try:
             self._open(identity | {"data": {name: fingerprint(part) for name, part in data.items()}}, config)
             self._save_data(data)
+            shutil.rmtree(path / CHOICE_FOLDER, ignore_errors=True)  # what it chose is in the config
         except BaseException:
             self._lock.release()
             raise
@@ -136,13 +139,17 @@ def _check_free(path: pathlib.Path) -> None:
         )
 
 
+class FolderInUse(RuntimeError):
+    """Another process, or another fit of this one, works in a folder."""
+
+
 class Lock:
     """A folder for this process alone; the system frees it when the process ends, however it does.
 
     The folder itself is locked, so that nothing is left in it.
 
     Raises:
-        RuntimeError: another process, or another fit of this one, works there.
+        FolderInUse: another process, or another fit of this one, works there.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -156,7 +163,7 @@ class Lock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             os.close(descriptor)
-            raise RuntimeError(
+            raise FolderInUse(
                 f"Another process works in the folder {str(path)!r}. Wait for it, or pass another workdir."
             ) from None
         except OSError as error:  # of some network file systems

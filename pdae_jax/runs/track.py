@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any, Protocol, runtime_checkable
 
-from pdae_jax.runs.files import damaged, write_text
+from pdae_jax.runs.files import append_line, damaged, write_text
 
 
 @runtime_checkable
@@ -79,8 +79,7 @@ class History:
     def append(self, entry: dict[str, Any]) -> None:
         self.entries.append(entry)
         if self._path is not None:
-            with self._path.open("a") as file:
-                file.write(json.dumps(entry) + "\n")
+            append_line(self._path, json.dumps(entry))
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ def fit_ensemble(
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
     recipe, components = with_components(recipe, train, workdir)
-    recipe = with_stop(train, validation, key, recipe, workdir, progress, components)  # once for all replicas
+    recipe = with_stop(train, validation, key, recipe, workdir, workdir, progress, components)  # once for all replicas
     identity = identity_of(recipe, key, source) | {"num_replicas": num_replicas, "bootstrap": bootstrap}
     path = None if workdir is None else pathlib.Path(workdir)
     with contextlib.ExitStack() as stack:

@@ -1,41 +1,83 @@
-"""After how many steps a fit ends, where no validation conditions say it: chosen by combinations that are left out."""
+"""After how many steps a fit ends, where no validation conditions say it: chosen by combinations that are left out.
+
+Fits without some of the combinations, in turn (folds), say after how many steps these were predicted best, and whether
+training helped them at all. The fit proper then takes all conditions, and as many steps.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
 from pdae_jax.data.span import determined_by_others, label_span
+from pdae_jax.data.split import hold_out
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import make_random
+from pdae_jax.runs.folder import CHOICE_FOLDER
 from pdae_jax.types import PerturbationData
 
 MIN_COMBINATIONS = 5  # that the other training conditions determine: with fewer nothing is left out to choose the end
-_LEFT_OUT = 0.2  # of them
+_LEFT_OUT = 0.2  # of them, in a fold
 _MOST_LEFT_OUT = 40
+_ENOUGH = 10  # combinations judge, where there are so many: a single one would say little
 _CHOICE = 7  # folded into the key of the fit
 
 
-def combinations_to_leave_out(train: PerturbationData, key: Array) -> list[str]:
-    """Names of a fifth of the training combinations whose labels the rest determines; none where they are few."""
+class Fold(NamedTuple):
+    """One fit that chooses."""
+
+    train: PerturbationData
+    validation: PerturbationData
+    key: Array
+    workdir: pathlib.Path | None  # until the fit proper has begun
+
+
+def folds_to_leave_out(train: PerturbationData, key: Array) -> list[list[str]]:
+    """Names of combinations whose labels the rest determines, a fifth of them in each fold; none where they are few."""
     order = np.count_nonzero(train.labels, axis=1)
     determined = np.flatnonzero((order > 1) & determined_by_others(train.labels))
     if len(determined) < MIN_COMBINATIONS:
         return []
-    number = min(max(1, round(_LEFT_OUT * len(determined))), _MOST_LEFT_OUT)
-    chosen = np.sort(make_random(key).permutation(determined)[:number])
-    # those that only others among them determine go back
-    inside = label_span(np.delete(train.labels, chosen, axis=0)).contains(train.labels[chosen])
-    return [train.conditions[row] for row in chosen[inside]]
+    size = min(max(1, round(_LEFT_OUT * len(determined))), _MOST_LEFT_OUT)
+    shuffled, folds = make_random(key).permutation(determined), []
+    for start in range(0, min(len(determined), _ENOUGH), size):
+        chosen = np.sort(shuffled[start : start + size])
+        # those that only others among them determine go back
+        inside = label_span(np.delete(train.labels, chosen, axis=0)).contains(train.labels[chosen])
+        if inside.any():
+            folds.append([train.conditions[row] for row in chosen[inside]])
+    return folds
 
 
-def choice_key(key: Array) -> Array:
-    """The key of the fit that chooses for a fit with this one."""
-    return jax.random.fold_in(key, _CHOICE)
+def folds_of(train: PerturbationData, key: Array, workdir: str | pathlib.Path | None) -> list[Fold]:
+    """The fits that choose the last step of the one with this key and folder."""
+    folds = []
+    for number, names in enumerate(folds_to_leave_out(train, key)):
+        own = jax.random.fold_in(jax.random.fold_in(key, _CHOICE), number)
+        path = None if workdir is None else choice_folder(workdir, number)
+        folds.append(Fold(*hold_out(train, names), own, path))
+    return folds
 
 
-def best_step(chosen: Fitted) -> int:
-    """After how many steps the left-out combinations were predicted best; 0 where the start was no worse."""
-    start = np.mean([errors["start"] for errors in chosen.validation_errors.values()])
-    found = {e["step"]: e["validation_energy_distance"] for e in chosen.history if "validation_energy_distance" in e}
-    best = min(found, key=lambda step: found[step])
-    return best if found[best] < start else 0
+def choice_folder(workdir: str | pathlib.Path, number: int) -> pathlib.Path:
+    """Of one of the fits that choose for the run in a folder."""
+    return pathlib.Path(workdir) / CHOICE_FOLDER / str(number)
+
+
+def errors_by_step(fitted: Fitted) -> dict[int, float]:
+    """Step -> the sum of the errors on the conditions that a fold left out; 0 is the start."""
+    number, history = len(fitted.validation_errors), fitted.history
+    start = sum(errors["start"] for errors in fitted.validation_errors.values())
+    name = "validation_energy_distance"
+    return {0: start} | {entry["step"]: number * entry[name] for entry in history if name in entry}
+
+
+def best_step(folds: Sequence[dict[int, float]]) -> int:
+    """After how many steps the conditions of all folds were predicted best, by their `errors_by_step`."""
+    steps = sorted({step for errors in folds for step in errors})
+    # one that ended early, by its patience, stays where it was
+    total = {step: sum(errors[max(s for s in errors if s <= step)] for errors in folds) for step in steps}
+    return min(steps, key=lambda step: total[step])

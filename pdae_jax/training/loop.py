@@ -15,7 +15,6 @@ from jaxtyping import Array
 from pdae_jax.cells import StoredCells
 from pdae_jax.data.checks import check_training_data
 from pdae_jax.data.components import Components
-from pdae_jax.data.split import hold_out
 from pdae_jax.data.stream import pieces
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
@@ -23,7 +22,7 @@ from pdae_jax.runs import folder
 from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.devices import Devices, shared_by
-from pdae_jax.training.last_step import best_step, choice_key, combinations_to_leave_out
+from pdae_jax.training.last_step import best_step, errors_by_step, folds_of
 from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, prepare, step_of
 from pdae_jax.training.recovery import STOPPED, identity_of, open_run, stop_of_folder, told_to_stop
 from pdae_jax.training.reduction import seen_by_model, with_components
@@ -83,7 +82,7 @@ def fit(
     recipe, components = with_components(recipe, train, before)
     if shared is not None and components is not None:  # the signs of directions are not the same everywhere
         components = Components(*(np.asarray(part) for part in shared.of_first(components)))
-    recipe = with_stop(train, validation, key, recipe, before, progress, components, shared)
+    recipe = with_stop(train, validation, key, recipe, before, workdir, progress, components, shared)
     resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
     # a finished run has nothing to compile
     chunk = 0 if resuming else recipe.log_every
@@ -118,6 +117,7 @@ def with_stop(
     validation: PerturbationData | None,
     key: Array,
     recipe: Recipe,
+    before: str | pathlib.Path | None,
     workdir: str | pathlib.Path | None,
     progress: bool | Progress | None,
     components: Components | None = None,
@@ -125,27 +125,35 @@ def with_stop(
 ) -> Recipe:
     """The recipe with its `stop_step`, where there are no validation conditions and enough combinations to choose it.
 
-    A fit without a fifth of the combinations that the others determine says after how many steps these were predicted
-    best, and whether training helped them at all; then the fit proper takes all conditions, and as many steps.
+    Args:
+        train: training conditions, of which some are left out to choose (`last_step`).
+        validation: with them nothing is to be chosen.
+        key: of the fit.
+        recipe: as it was given.
+        before: folder of the run that the fit goes on from, which has chosen already.
+        workdir: of the fit; what chooses is there until it has begun.
+        progress: as in `fit`.
+        components: what the model sees of the features.
+        devices: those that share the steps.
     """
     if validation is not None or recipe.stop_step is not None:
         return recipe
-    left_out = combinations_to_leave_out(train, key)
-    if not left_out:
-        return recipe
-    found = stop_of_folder(workdir)
+    found = stop_of_folder(before)
     if devices is not None:
         found = int(devices.of_first(np.array(-1 if found is None else found)))
         found = None if found < 0 else found
     if found is not None:  # a run that goes on has chosen already
         return recipe.override(stop_step=found)
-    # the fit that chooses has the schedule of the fit proper
-    recipe = resolve_recipe(recipe, seen_by_model(train, components))
-    rest, judged = hold_out(train, left_out)
-    targets = min(recipe.num_targets, rest.num_conditions)  # of fewer conditions, which devices may not share
-    number = devices.number if devices and targets % devices.number == 0 else None
-    options: dict[str, Any] = {"recipe": recipe, "progress": progress, "devices": number}
-    found = best_step(fit(rest, key=choice_key(key), validation=judged, **options))
+    folds = folds_of(train, key, workdir)
+    if not folds:
+        return recipe
+    # the fits that choose have the schedule of the fit proper
+    recipe, chosen = resolve_recipe(recipe, seen_by_model(train, components)), []
+    for fold in folds:
+        targets = min(recipe.num_targets, fold.train.num_conditions)  # of fewer conditions, which devices may not share
+        options: dict[str, Any] = {**fold._asdict(), "recipe": recipe, "progress": progress}
+        chosen.append(fit(**options, devices=devices.number if devices and targets % devices.number == 0 else None))
+    found = best_step([errors_by_step(fitted) for fitted in chosen])
     return recipe.override(stop_step=found if devices is None else int(devices.of_first(np.array(found))))
 
 

@@ -209,11 +209,10 @@ class _Pool:
         return self._compiled[self._places, length]
 
     def shrink(self) -> None:
-        """Go on with half of the places, or fewer, where the others are empty and that saves time."""
-        fewer, devices = self._places, jax.local_device_count()
-        while fewer % (2 * devices) == 0 and fewer // 2 >= len(self.taken):
-            fewer //= 2
-        if not self.taken or fewer == self._places or not self._saves_time(fewer / self._places):
+        """Go on with the places that are taken, where half or more are empty and that saves time."""
+        devices = jax.local_device_count()
+        fewer = -(-len(self.taken) // devices) * devices
+        if not self.taken or 2 * fewer > self._places or not self._saves_time(fewer / self._places):
             return
         members = [self._with_state(place, member) for place, member in self.taken.items()]
         self._places, self._slowest, self._seconds = fewer, 0.0, float("inf")

@@ -3,8 +3,10 @@
 What a member trains with (`step.Settings`) is a value of the compiled step, so members that differ in nothing else
 share a program, and on an accelerator they run side by side in it. They take places in a pool: when a member ends, by
 its last step, its patience or an error, the next one takes its place, and when no more wait and half of the places are
-empty the pool goes on with half as many, where that saves more time than compiling costs. So a member that stops early
-costs nothing afterwards, and memory is bounded by the number of places, whatever the size of the population.
+empty the pool goes on with those that are taken, where that saves more time than compiling costs. So a member that
+stops early costs nothing afterwards. Memory for training is bounded by the number of places, and what the host keeps of
+members that train or wait by `MOST_OPEN`, whatever the size of the population; members with other conditions left out
+have cells of their own.
 
 Every member ends as its own `fit` does, to rounding: same key, same start, same batches.
 """
@@ -26,7 +28,7 @@ from pdae_jax.data.split import hold_out
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs.track import Progress, make_progress
-from pdae_jax.training.last_step import best_step, choice_key, combinations_to_leave_out
+from pdae_jax.training.last_step import best_step, choice_folder, errors_by_step, folds_of
 from pdae_jax.training.loop import check_request, fitted_of
 from pdae_jax.training.pool import Member, places_for, run_pool, step_key
 from pdae_jax.training.prepare import Parts, step_of
@@ -36,8 +38,12 @@ from pdae_jax.training.requests import Outcome, Request
 from pdae_jax.training.starts import Starts
 from pdae_jax.types import PerturbationData, Table
 
+MOST_OPEN = 128  # members that are prepared, and have their folders open, at a time
 LEAVE_OUT = "leave_out"  # in a setting: names of training conditions that validate its members
 BOOTSTRAP = "bootstrap"  # in a setting: its members see resampled cells
+
+
+_NOT_VALIDATED = "No member has validation conditions that differ from the control. Pass some as validation=."
 
 
 class Population(NamedTuple):
@@ -45,15 +51,35 @@ class Population(NamedTuple):
 
     table: Table  # one row a member: settings, replica, validation error, kept step, steps taken, error
     members: tuple[Fitted | None, ...]  # in the order of the table; None where one failed, and the table says why
+    settings: tuple[Mapping[str, Any], ...]  # of each member, as they were given
+
+    @property
+    def best_setting(self) -> Mapping[str, Any]:
+        """The setting with the smallest error on validation conditions, as a fraction of the control's.
+
+        A mean over replicas, and over the conditions that were left out in turn (`leave_out`), where there are some:
+        this is cross-validation. Settings with fewer members that did not fail come after the others.
+        """
+        rests = [{name: value for name, value in each.items() if name != LEAVE_OUT} for each in self.settings]
+        groups = np.array([repr(sorted(rest.items())) for rest in rests])
+        shares = self.table.groupby(groups, sort=False)["validation_share"]
+        means: Any = shares.mean()
+        found = means[shares.count() == max(shares.count().max(), 1)]
+        if found.empty:
+            raise ValueError(_NOT_VALIDATED)
+        return rests[int(np.argmax(groups == found.idxmin()))]
 
     @property
     def best(self) -> Fitted:
         """The member with the smallest error on its validation conditions, as a fraction of the control's."""
+        if len({_names(each[LEAVE_OUT]) if LEAVE_OUT in each else None for each in self.settings}) > 1:
+            raise ValueError(
+                "Members were validated on different conditions, so their errors do not compare. Pass best_setting to "
+                "fit, with all conditions."
+            )
         shares = self.table["validation_share"].to_numpy(float)
         if np.all(np.isnan(shares)):
-            raise ValueError(
-                "No member has validation conditions that differ from the control. Pass some as validation=."
-            )
+            raise ValueError(_NOT_VALIDATED)
         found = self.members[int(np.nanargmin(shares))]
         assert found is not None
         return found
@@ -136,7 +162,11 @@ def fit_population(
     outcomes = train_requests(requests, at_once=at_once, progress=progress)
     if all(outcome.fitted is None for outcome in outcomes):
         raise FloatingPointError(f"Every member failed. The first: {outcomes[0].error}")
-    return Population(_table(settings, num_replicas, outcomes), tuple(outcome.fitted for outcome in outcomes))
+    return Population(
+        _table(settings, num_replicas, outcomes),
+        tuple(outcome.fitted for outcome in outcomes),
+        tuple(settings[number // num_replicas] for number in range(len(outcomes))),
+    )
 
 
 def _names(left_out: str | Sequence[str]) -> tuple[str, ...]:
@@ -185,7 +215,7 @@ def train_requests(
         at_once: see `fit_population`.
         progress: as there; a population that first chooses how long to train has two bars.
         name: of the bar.
-        tolerant: a request that cannot be started is recorded as failed, too, and does not end the others.
+        tolerant: requests that cannot be started, or break down, are recorded as failed and do not end the others.
     """
     asked, failed = list(requests), {}
     components: list[Components | None] = [None] * len(requests)
@@ -208,23 +238,32 @@ def train_requests(
             asked[row] = request._replace(source=source, recipe=recipe)
     good = [row for row in range(len(asked)) if row not in failed]
     chosen = _chosen_stops([asked[row] for row in good], [components[row] for row in good], at_once, progress)
-    starts, members = Starts(), {}
-    with contextlib.ExitStack() as folders:  # they are free again however this ends
-        stop = folders.enter_context(told_to_stop(any(request.workdir is not None for request in requests)))
-        for row, last in zip(good, chosen, strict=True):
-            if isinstance(last, str):
-                failed[row] = last
-                continue
-            with of_request(row):
-                request = asked[row]._replace(recipe=asked[row].recipe.override(stop_step=last))
-                members[row] = _member(starts.parts(request, components[row]), request)
-                folders.callback(members[row].close)
-        _pad(list(members.values()))
-        _run(list(members.values()), at_once, progress, name, stop)
-    return [
-        Outcome(None, error=failed[row]) if row in failed else _outcome(request, members[row])
-        for row, request in enumerate(asked)
-    ]
+    failed |= {row: last for row, last in zip(good, chosen, strict=True) if isinstance(last, str)}
+    stops = dict(zip(good, chosen, strict=True))
+    outcomes, batches = {}, _batches(asked, [row for row in good if row not in failed])
+    for number, batch in enumerate(batches):
+        starts, members = Starts(), {}
+        with contextlib.ExitStack() as folders:  # they are free again however this ends
+            stop = folders.enter_context(told_to_stop(any(asked[row].workdir is not None for row in batch)))
+            for row in batch:
+                with of_request(row):
+                    request = asked[row]._replace(recipe=asked[row].recipe.override(stop_step=stops[row]))
+                    members[row] = _member(starts.parts(request, components[row]), request)
+                    folders.callback(members[row].close)
+            _pad(list(members.values()))
+            of_bar = name if len(batches) == 1 else f"{name} {number + 1}/{len(batches)}"
+            _run(list(members.values()), at_once, progress, of_bar, stop, tolerant)
+        outcomes |= {row: _outcome(asked[row], member) for row, member in members.items()}
+    return [Outcome(None, error=failed[row]) if row in failed else outcomes[row] for row in range(len(asked))]
+
+
+def _batches(requests: Sequence[Request], rows: Sequence[int]) -> list[list[int]]:
+    """Rows that are prepared together, those of the same data beside each other."""
+    first: dict[int, int] = {}
+    for row in rows:
+        first.setdefault(id(requests[row].train), row)
+    ordered = sorted(rows, key=lambda row: (first[id(requests[row].train)], row))
+    return [ordered[start : start + MOST_OPEN] for start in range(0, len(ordered), MOST_OPEN)]
 
 
 def _member(parts: Parts, request: Request) -> Member:
@@ -258,6 +297,7 @@ def _run(
     progress: bool | Progress | None,
     name: str,
     stop: threading.Event,
+    tolerant: bool,
 ) -> None:
     pools: dict[tuple[Any, ...], list[Member]] = {}
     for member in members:
@@ -272,7 +312,14 @@ def _run(
 
     told()
     for pool in pools.values():
-        run_pool(pool, places_for(pool, at_once), told, stop)
+        try:
+            run_pool(pool, places_for(pool, at_once), told, stop)
+        except Exception as error:  # the memory of the device is full, say: other pools may be smaller
+            if not tolerant:
+                raise
+            for member in pool:
+                if not member.finished:
+                    member.error = f"{type(error).__name__}: {error}"
     bar.close()
 
 
@@ -295,8 +342,8 @@ def _chosen_stops(
 ) -> list[int | str | None]:
     """The last step of each fit, found as `loop.with_stop` does, all choices in one population; or why it failed."""
     stops: list[int | str | None] = [request.recipe.stop_step for request in requests]
-    splits: dict[Any, Any] = {}
-    choices = []
+    asked, rows = [], []
+    starts, folds = Starts(), {}
     for row, request in enumerate(requests):
         if request.validation is not None or stops[row] is not None:
             continue
@@ -304,20 +351,19 @@ def _chosen_stops(
         if stops[row] is not None:
             continue
         which = (id(request.train), tuple(np.ravel(key_data(request.key))))
-        if which not in splits:
-            left_out = combinations_to_leave_out(request.train, request.key)
-            splits[which] = hold_out(request.train, left_out) if left_out else None
-        if splits[which] is not None:
-            rest, judged = splits[which]
-            choices.append((row, rest, judged))
-    if not choices:
-        return stops
-    starts = Starts()  # a fit that chooses has the schedule of the fit proper
-    asked = [
-        Request(rest, choice_key(requests[row].key), starts.resolved(requests[row], components[row]), judged)
-        for row, rest, judged in choices
-    ]
-    outcomes = train_requests(asked, at_once=at_once, progress=progress, name="choice")
-    for (row, _, _), outcome in zip(choices, outcomes, strict=True):
-        stops[row] = best_step(outcome.fitted) if outcome.fitted else outcome.error
+        if which not in folds:  # members with the same split share its data
+            folds[which] = folds_of(request.train, request.key, None)
+        for number, fold in enumerate(folds[which]):
+            path = None if request.workdir is None else choice_folder(request.workdir, number)
+            # a fit that chooses has the schedule of the fit proper
+            recipe = starts.resolved(request, components[row])
+            asked.append(Request(fold.train, fold.key, recipe, fold.validation, workdir=path))
+            rows.append(row)
+    outcomes = train_requests(asked, at_once=at_once, progress=progress, name="choice") if asked else []
+    for row in sorted(set(rows)):
+        own = [outcome for of_row, outcome in zip(rows, outcomes, strict=True) if of_row == row]
+        failed = [outcome.error for outcome in own if outcome.fitted is None]
+        stops[row] = (
+            failed[0] if failed else best_step([errors_by_step(outcome.fitted) for outcome in own if outcome.fitted])
+        )
     return stops

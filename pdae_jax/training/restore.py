@@ -75,7 +75,7 @@ def _validation(path: pathlib.Path, identity: dict[str, Any]) -> PerturbationDat
 
 def read_state(path: pathlib.Path, shapes: LoopState) -> tuple[LoopState, list[dict[str, Any]]]:
     """The newest checkpoint, and the history up to it."""
-    checkpoints = folder.Checkpoints(path / folder.CHECKPOINT_FOLDER)
+    checkpoints = folder.Checkpoints(path / folder.CHECKPOINT_FOLDER, read_only=True)
     state = checkpoints.restore(shapes)
     checkpoints.close()
     return state, [e for e in read_metrics(path / folder.METRICS_FILE) if e["step"] <= step_of(state)]

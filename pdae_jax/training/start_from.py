@@ -65,7 +65,7 @@ def started(
         return parts, {**start, "hash": folder.read_config(path)["hash"]} if there else start
     record = folder.read_config(path)
     _check_same(path, record["identity"], parts.frame.recipe, source, train, validation)
-    checkpoints = folder.Checkpoints(path / folder.CHECKPOINT_FOLDER)
+    checkpoints = folder.Checkpoints(path / folder.CHECKPOINT_FOLDER, read_only=True)
     state = checkpoints.restore(parts.state)
     checkpoints.close()
     new = parts.state.train

@@ -133,7 +133,7 @@ def make_validator(
 
     noise = exact_noise(cells, [min(int(n), MAX_CELLS) for n in counts], sources)
     control_cells = jnp.asarray(_choose(key_source, train, train.control))
-    control = jax.lax.map(lambda case: _distance(control_cells, None, case[0], case[1]), (cases.x, cases.weight))
+    control = _distances(control_cells, cases.x, cases.weight)
     if devices is None:
         return Validator(
             lambda params: _errors(model, params, cases, units, wide), np.asarray(control), validation.conditions, noise
@@ -151,6 +151,12 @@ def make_validator(
 
 def _distance(predicted: Array, weight_predicted: Array | None, y: Array, weight: Array) -> Array:
     return two_sample_statistic(predicted, y, kernels.energy(1.0), weights_x=weight_predicted, weights_y=weight)
+
+
+@jax.jit
+def _distances(predicted: Array, x: Array, weight: Array) -> Array:
+    """From the same cells to those of each case."""
+    return jax.lax.map(lambda case: _distance(predicted, None, *case), (x, weight))
 
 
 # of the model and not of the data, so that fits of one shape, as in a sweep, compile it once

@@ -9,7 +9,9 @@ import types
 import pandas as pd
 import pytest
 
-from experiments.sweeps import launchers
+from experiments.sweeps import launchers, points
+from experiments.sweeps.points import Point, Result, load_config, save_result, train_point
+from pdae_jax.runs.folder import Lock
 from tests.experiments.scripts import CONFIG, call
 
 pytestmark = pytest.mark.slow
@@ -31,6 +33,29 @@ def test_a_point_that_fails_is_recorded_and_the_others_go_on(tmp_path):
         assert table["state"].tolist() == ["finished", "failed", "failed"]
         assert sum("learning_rate" in text for text in table["error"][1:]) == 1
         assert sum("beta=2.5" in text for text in table["error"][1:]) == 1
+
+
+def test_a_point_that_another_process_trains_is_waited_for(tmp_path, monkeypatch):
+    config = load_config(tiny(tmp_path)).get_config()
+    point = Point({}, tmp_path / "000", "run")
+    point.folder.mkdir()
+    other, waited = Lock(point.folder), []
+
+    def ends(seconds):
+        waited.append(seconds)
+        save_result(point, Result(0.5, 1.0, 2, "finished"))
+        other.release()
+
+    monkeypatch.setattr(points.time, "sleep", ends)
+    assert train_point(config, point, "tiny.py").score == 0.5 and len(waited) == 1
+    assert list(launchers.population([point], config, "tiny.py")) == [(point, Result(0.5, 1.0, 2, "finished"))]
+
+
+def test_a_second_sweep_in_a_folder_is_refused(tmp_path):
+    lock = Lock(tmp_path)
+    printed = call("sweep.py", f"--config={tiny(tmp_path)}", f"--workdir={tmp_path}", status=1)
+    assert "Another process works in the folder" in printed
+    lock.release()
 
 
 def test_a_search_of_a_space_goes_on_where_it_was_broken_off(tmp_path):

@@ -144,6 +144,11 @@ def test_a_run_is_reproduced_from_its_folder(sweep, tmp_path):
     printed = call("reproduce.py", run)
     assert "parameters: the same bits" in printed and printed.endswith("\nreproduced\n")
     assert "largest difference 0 of the control's" in printed
+    table = pd.read_csv(run / "evaluation.csv")
+    table["value"] *= 1.01
+    table.to_csv(run / "evaluation.csv", index=False)
+    printed = call("reproduce.py", run, status=1)  # a model of the same bits that is judged otherwise
+    assert "parameters: the same bits" in printed and "\nNOT reproduced\n" in printed
     record = json.loads((run / "config.json").read_text())
     record["identity"]["data"]["train"] = "0" * 64
     (run / "config.json").write_text(json.dumps(record))

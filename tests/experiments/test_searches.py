@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.collections import PathCollection
 
 from experiments.sweeps import searches
 from experiments.sweeps.points import Point, Result, grid_of
@@ -61,6 +62,35 @@ def test_a_poor_point_is_stopped_and_a_good_one_is_not(tmp_path):
         searches.Optuna(tmp_path, SPACE, 6, 0, ["error", "seconds"], point_of)
 
 
+@pytest.mark.slow
+def test_values_of_any_kind_can_be_searched(tmp_path):
+    """Widths are tuples, None a default: a study goes on with them, and by more than its random first points."""
+    pytest.importorskip("optuna")
+    space = {"fit.hidden": [(32, 32), (64, 64, 64)], "fit.components": [None, 50]}
+
+    def point_of(settings, number):
+        return Point(settings, tmp_path / str(number), "", trial=number)
+
+    for number in (11, 14):
+        search = searches.Optuna(tmp_path, space, number, 0, ["error", "seconds"], point_of)
+        while points := search.ask(3):
+            for point in points:
+                assert point.settings["fit.hidden"] in space["fit.hidden"]
+                assert point.settings["fit.components"] in space["fit.components"]
+                wide = point.settings["fit.hidden"] == (64, 64, 64)
+                search.tell(point, Result(0.1 if wide else 0.2, 2.0 if wide else 1.0, 1, "finished"))
+    assert len(search.earlier()) == 14
+    best = {trial.params["fit.hidden"]: trial.values for trial in search.study.best_trials}
+    assert best == {"(32, 32)": [0.2, 1.0], "(64, 64, 64)": [0.1, 2.0]}
+    with pytest.raises(ValueError, match=r"'fit.hidden' with .*does not list any more"):
+        searches.Optuna(tmp_path, {**space, "fit.hidden": [(8,)]}, 14, 0, ["error", "seconds"], point_of).earlier()
+
+
+def test_replicas_are_no_setting(tmp_path):
+    with pytest.raises(ValueError, match="'replicas' cannot be varied"):
+        searches.random_settings({"replicas": [1, 3]}, 1, seed=0)
+
+
 def test_a_point_that_stands_twice_is_named():
     class Module:
         def get_sweep():
@@ -105,6 +135,27 @@ def test_the_leaderboard_is_over_seeds():
     found = sweeps.leaderboard(table)
     assert found["fit.latent_dim"].tolist() == [2, 1] and found["seconds"].tolist() == [2.0, 2.0]
     assert found["validation_share"].tolist() == pytest.approx([0.2, 0.3]) and found["count"].tolist() == [2, 2]
+
+
+def test_what_no_point_beats_in_error_and_time():
+    pd = pytest.importorskip("pandas")
+    rows = [(0.1, 9.0), (0.2, 4.0), (0.2, 5.0), (0.3, 4.0), (0.4, 1.0), (0.5, 2.0)]
+    table = pd.DataFrame(rows, columns=["validation_share", "seconds"]).assign(state="finished")
+    table = table.assign(width=range(6)).sample(frac=1, random_state=0)
+    found = sweeps.trade_offs(table)
+    assert found["width"].tolist() == [0, 1, 4] and found["seconds"].tolist() == [9.0, 4.0, 1.0]
+
+
+def test_none_is_a_value_like_others():
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame({"fit.components": [None, 50, 100, None], "validation_share": [0.1, 0.2, 0.3, 0.4]})
+    table = table.assign(state="finished", seconds=1.0)
+    (axis,) = sweeps.setting_effects(table).axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["None", "50", "100"]
+    points = [each.get_offsets() for each in axis.collections if isinstance(each, PathCollection)]
+    assert [sorted(np.asarray(each)[:, 1]) for each in points] == [[0.1, 0.4], [0.2], [0.3]]
+    heights = [line.get_ydata()[0] for line in sweeps.parallel_coordinates(table).axes[0].lines[:4]]
+    assert heights == [0.0, 1.0, 0.5, 0.0]  # the worst point first
 
 
 def test_figures_of_a_sweep_show_every_point():

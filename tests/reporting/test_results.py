@@ -34,7 +34,7 @@ def run(workdir):
     config.data.labels = ("p0", "p1", "p2", "p0+p1", "p1+p2", "p0+p2")
     config.split.validation, config.split.test = ("p1+p2",), ("p0+p2",)
     config.fit.update(num_steps=4, log_every=2, eval_every=2, checkpoint_every=2, hidden=(8,), latent_dim=2)
-    config.evaluation.num_samples = 50
+    config.evaluation.update(num_samples=50, most_in_sample=20)
     with config.evaluation.ignore_type():
         config.evaluation.source = {"p0+p2": "p0", "p1+p2": "p1"}
     experiment = build.experiment(config)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import pytest
 
 import pdae_jax
 from pdae_jax.runs import folder
+from pdae_jax.runs.files import append_line, read_arrays, write_arrays, write_text
 from pdae_jax.runs.folder import RunFolder
+from pdae_jax.runs.track import read_metrics
 from pdae_jax.training.recovery import STOPPED
 
 KEY = jax.random.key(0)
@@ -108,6 +111,37 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"file/run' cannot be written to"):
         run_folder(tmp_path / "file" / "run", {})
+
+
+def test_a_file_that_cannot_be_written_stays_as_it_is(tmp_path):
+    """The system refuses more than a thousand bytes, as it does where a disk or a quota is full."""
+    file, arrays, lines = (tmp_path / name for name in ("config.json", "train.npz", "metrics.jsonl"))
+    write_text(file, "before")
+    write_arrays(arrays, {"x": np.zeros(3)})
+    append_line(lines, "{}")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        for write, path in (
+            (lambda: write_text(file, "a" * 2000), file),
+            (lambda: write_arrays(arrays, {"x": np.zeros(500)}), arrays),
+            (lambda: append_line(lines, "a" * 2000), lines),
+        ):
+            with pytest.raises(OSError, match=rf"{path.name} could not be written: File too large\. Make room"):
+                write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(tmp_path.iterdir()) == sorted([file, arrays, lines])
+    assert file.read_text() == "before" and len(read_arrays(arrays)["x"]) == 3
+    assert read_metrics(lines) == [{}]  # what was cut off is left out
+
+
+def test_reading_a_run_leaves_its_folder_as_it_is(train, tmp_path):
+    run_folder(tmp_path / "run", {"key": [0, 0], "recipe": {}}).close()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(FileNotFoundError, match="No checkpoint in"):
+        folder.Checkpoints(tmp_path / "run" / folder.CHECKPOINT_FOLDER, read_only=True)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 import gc
 import importlib
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -313,8 +314,9 @@ def with_all_pairs(**world):
 
 @pytest.mark.slow
 def test_without_validation_left_out_combinations_choose_the_last_step(many_pairs, tmp_path):
-    left_out = last_step.combinations_to_leave_out(many_pairs, KEY)
-    assert len(left_out) == 2 and all("+" in name for name in left_out)
+    folds = last_step.folds_to_leave_out(many_pairs, KEY)
+    pairs = [name for name in many_pairs.conditions if "+" in name]
+    assert [len(fold) for fold in folds] == [2] * 5 and sorted(name for fold in folds for name in fold) == sorted(pairs)
     fitted = pdae_jax.fit(many_pairs, key=KEY, workdir=tmp_path / "run", **SMALL)
     assert fitted.recipe.stop_step in (0, 20, 40, 60) and fitted.validation_errors == {}
     again = pdae_jax.fit(many_pairs, key=KEY, workdir=tmp_path / "run", **SMALL)
@@ -326,34 +328,52 @@ def test_without_validation_left_out_combinations_choose_the_last_step(many_pair
 def test_a_fit_that_chose_its_last_step_resumes_to_the_same_bits(tmp_path, monkeypatch):
     """The choice is made once, and read from the folder by the run that goes on."""
     data, options = with_all_pairs(), {**SMALL, "learning_rate": 1e-2, "latent_dim": 2}
+    monkeypatch.setattr(last_step, "_ENOUGH", 4)  # two folds do
     whole = pdae_jax.fit(data, key=KEY, **options)
     # a world where training helps, or nothing would be interrupted
     assert isinstance(whole.recipe.stop_step, int) and whole.recipe.stop_step > 20
     save = folder.Checkpoints.save
 
-    def interrupt(self, step, state):
-        save(self, step, state)
-        if step == 20:
-            raise KeyboardInterrupt
+    def interrupted_in(part):
+        def interrupt(self, step, state):
+            save(self, step, state)
+            own = str(pathlib.Path(self._manager.directory).relative_to(tmp_path / "run"))
+            saved.append((own, step))
+            if (own, step) == (part, 20):
+                raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(folder.Checkpoints, "save", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            pdae_jax.fit(data, key=KEY, workdir=tmp_path / "run", **options)
-    monkeypatch.setattr(loop, "hold_out", lambda *_: pytest.fail("the last step was chosen again"))
+        saved = []
+        with monkeypatch.context() as patch:
+            patch.setattr(folder.Checkpoints, "save", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                pdae_jax.fit(data, key=KEY, workdir=tmp_path / "run", **options)
+        return saved
+
+    first, second = interrupted_in("choice/1/checkpoints"), interrupted_in("checkpoints")
+    assert first[-1] == ("choice/1/checkpoints", 20) and second[0] == ("choice/1/checkpoints", 40)
+    assert not (tmp_path / "run" / "choice").exists()
+    monkeypatch.setattr(loop, "folds_of", lambda *_: pytest.fail("the last step was chosen again"))
     resumed = pdae_jax.fit(data, key=KEY, workdir=tmp_path / "run", **options)
     assert resumed.recipe == whole.recipe and same(resumed.params, whole.params)
 
 
+def test_the_last_step_is_the_best_over_all_folds():
+    one, two = {0: 1.0, 20: 0.5, 40: 0.9}, {0: 0.4, 20: 0.8, 40: 0.2}
+    assert last_step.best_step([one]) == 20 and last_step.best_step([two]) == 40
+    assert last_step.best_step([one, two]) == 40  # 1.4, 1.3, 1.1
+    assert last_step.best_step([one, {0: 0.4, 20: 0.8}]) == 20  # 1.4, 1.3, and 1.7 of one that ended
+    assert last_step.best_step([{0: 0.1, 20: 0.1}] * 2) == 0  # no better than the start
+
+
 def test_only_combinations_that_the_rest_determines_are_left_out(split, many_pairs):
-    assert last_step.combinations_to_leave_out(split[0], KEY) == []  # too few
+    assert last_step.folds_to_leave_out(split[0], KEY) == []  # too few
     # without the singles, six pairs of four perturbations determine each other, and not when many are gone
     names = [c for c in many_pairs.conditions if "+" in c and "p4" not in c]
     few = many_pairs.select(["control", *names])
     for seed in range(5):
-        left_out = last_step.combinations_to_leave_out(few, jax.random.key(seed))
-        kept = few.select([c for c in few.conditions if c not in left_out])
-        assert all(pdae_jax.check_guarantee(kept, name).identified for name in left_out)
+        for left_out in last_step.folds_to_leave_out(few, jax.random.key(seed)):
+            kept = few.select([c for c in few.conditions if c not in left_out])
+            assert all(pdae_jax.check_guarantee(kept, name).identified for name in left_out)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from jax.flatten_util import ravel_pytree
 
 import pdae_jax
-from pdae_jax.training import pool
+from pdae_jax.runs.track import SilentProgress
+from pdae_jax.training import last_step, pool, population
+from pdae_jax.training.requests import Request
 
 pytestmark = pytest.mark.slow  # they train
 
@@ -119,8 +122,9 @@ def test_left_out_conditions_are_an_axis(data):
         is_close(member, pdae_jax.fit(train, key=KEY, validation=validation, **SMALL))
 
 
-def test_the_last_step_is_chosen_for_each_member(data):
-    settings = [{"learning_rate": 1e-3}, {"learning_rate": 0.1}]
+def test_the_last_step_is_chosen_for_each_member(data, monkeypatch):
+    monkeypatch.setattr(last_step, "_ENOUGH", 2)  # two folds do
+    settings = [{"learning_rate": 1e-3}, {"learning_rate": 0.01}]
     found = pdae_jax.fit_population(data, settings, key=KEY, at_once=2, **SMALL)
     for setting, member in zip(settings, found.members, strict=True):
         fitted = pdae_jax.fit(data, key=KEY, **SMALL, **setting)
@@ -166,17 +170,59 @@ def test_a_member_that_fails_is_recorded_and_the_others_go_on(split):
 
 def test_half_of_the_places_do_for_half_of_the_members(split, monkeypatch):
     train, validation = split
-    settings = [{"num_steps": steps} for steps in (5, 10, 10, 20)]
+    settings = [{"num_steps": steps} for steps in (5, 10, 20)]
     seen = []
     monkeypatch.setattr(pool._Pool, "_saves_time", lambda self, share: True)
     step_of_chunk = pool._Pool.advance
     monkeypatch.setattr(
         pool._Pool, "advance", lambda self, told: (seen.append(self._places), step_of_chunk(self, told))
     )
-    found = pdae_jax.fit_population(train, settings, key=KEY, validation=validation, at_once=4, **SMALL)
-    assert seen == [4, 4, 1, 1]
+    found = pdae_jax.fit_population(train, settings, key=KEY, validation=validation, at_once=3, **SMALL)
+    assert seen == [3, 3, 1, 1]
     for setting, member in zip(settings, found.members, strict=True):
         is_close(member, pdae_jax.fit(train, key=KEY, validation=validation, **{**SMALL, **setting}))
+
+
+def test_members_that_wait_are_not_prepared(split, monkeypatch):
+    train, validation = split
+    monkeypatch.setattr(population, "MOST_OPEN", 2)
+    settings = [{"learning_rate": rate} for rate in (1e-3, 3e-3, 1e-2)]
+    bars = []
+    monkeypatch.setattr(population, "make_progress", lambda show, name: bars.append(name) or SilentProgress())
+    found = pdae_jax.fit_population(train, settings, key=KEY, validation=validation, **SMALL)
+    assert bars == ["population 1/2", "population 2/2"]
+    assert found.table["learning_rate"].tolist() == [1e-3, 3e-3, 1e-2]
+    is_close(found.members[2], pdae_jax.fit(train, key=KEY, validation=validation, **{**SMALL, **settings[2]}))
+
+
+def test_a_program_that_breaks_down_does_not_end_the_others(split, monkeypatch):
+    train, validation = split
+    real = pool.run_pool
+
+    def full(members, *rest):
+        if members[0].parts.frame.recipe.latent_dim == 1:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        real(members, *rest)
+
+    monkeypatch.setattr(population, "run_pool", full)
+    recipes = [pdae_jax.Recipe(**{**SMALL, "latent_dim": latent_dim}) for latent_dim in (1, 2)]
+    asked = [Request(train, KEY, recipe, validation) for recipe in recipes]
+    small, good = population.train_requests(asked, tolerant=True)
+    assert small.error == "RuntimeError: RESOURCE_EXHAUSTED: Out of memory" and good.fitted is not None
+    with pytest.raises(RuntimeError, match="Out of memory"):
+        population.train_requests(asked)
+
+
+def test_settings_are_cross_validated():
+    rows = [("a", 0.1, 0.2), ("b", 0.1, 0.6), ("a", 0.2, 0.3), ("b", 0.2, 0.4), ("a", 0.3, 0.1), ("b", 0.3, np.nan)]
+    table = pd.DataFrame({"validation_share": [share for _, _, share in rows]})
+    settings = tuple({"leave_out": name, "learning_rate": rate} for name, rate, _ in rows)
+    found = population.Population(table, (None,) * 6, settings)
+    assert found.best_setting == {"learning_rate": 0.2}  # of mean 0.35; 0.4 that of 0.1, and 0.3 has failed once
+    with pytest.raises(ValueError, match="validated on different conditions"):
+        _ = found.best
+    with pytest.raises(ValueError, match="No member has validation"):
+        _ = found._replace(table=table.assign(validation_share=np.nan)).best_setting
 
 
 class Killed(BaseException):
