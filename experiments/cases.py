@@ -1,5 +1,6 @@
 """The cases of `never_worse.py`: simulated worlds of six kinds, and every real data set."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ class Case(NamedTuple):
     kind: str
     name: str  # which of its kind: a seed, or the held-out condition
     train: PerturbationData
-    validation: PerturbationData
+    validation: PerturbationData | None  # None: the fit chooses by itself
     test: PerturbationData
     source: dict[str, str]  # held-out condition -> training condition whose cells are translated; else the control
 
@@ -64,6 +65,28 @@ def _wide(seed: int) -> studies.Variant:
     }
     test = dict.fromkeys(pairs[11:19], "in span")
     return studies.Variant("", world, (*names, *pairs[:8]), test, tuple(pairs[8:11]), {})
+
+
+def without_validation(case: Case) -> Case:
+    """The same case with its validation conditions given back to training."""
+    train, more = case.train, case.validation
+    assert more is not None and isinstance(train.x, np.ndarray)
+    if case.source:
+        raise ValueError(
+            f"Conditions of {case.kind} have sources of their own, which a fit that chooses does not know."
+        )
+    sizes = None
+    if train.size_factors is not None and more.size_factors is not None:
+        sizes = np.concatenate([train.size_factors, more.size_factors])
+    joined = dataclasses.replace(
+        train,
+        x=np.concatenate([train.x, more.x]),
+        condition_index=np.concatenate([train.condition_index, more.condition_index + train.num_conditions]),
+        labels=np.concatenate([train.labels, more.labels]),
+        conditions=(*train.conditions, *more.conditions),
+        size_factors=sizes,
+    )
+    return case._replace(train=joined, validation=None)
 
 
 VARIANTS: dict[str, Callable[[int], studies.Variant]] = {

@@ -3,6 +3,7 @@
 python experiments/never_worse.py                                 24 worlds, 4 data sets; one to two hours on 2 cores
 python experiments/never_worse.py --kinds=counts,wide --number=2  some kinds, two worlds of each
 python experiments/never_worse.py --sweep --table=runs/sweep.csv  Norman pairs: fewer pairs, other numbers of cells
+python experiments/never_worse.py --novalidation --kinds=wide     the fit chooses its last step by itself
 python experiments/never_worse.py --short                         a minute: two small worlds, few steps
 
 Nothing is told: number of latents, steps, rates and weights are found from the data. A fit is worse where its
@@ -23,7 +24,7 @@ import pandas as pd
 from absl import app, flags, logging
 from matplotlib.figure import Figure
 
-from experiments.cases import KINDS, Case, all_cases, norman, norman_name
+from experiments.cases import KINDS, Case, all_cases, norman, norman_name, without_validation
 from pdae_jax import evaluate, fit
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.evaluation.summary import COMPARED, ratio_interval
@@ -37,6 +38,7 @@ CASE_KINDS = flags.DEFINE_list("kinds", list(KINDS), "kinds of cases")
 FIRST_SEED = flags.DEFINE_integer("first_seed", 3000, "seed of the first world of each kind")
 NUMBER = flags.DEFINE_integer("number", 4, "worlds of each kind")
 SWEEP = flags.DEFINE_boolean("sweep", False, "norman_pairs with other numbers of cells and of training pairs instead")
+VALIDATION = flags.DEFINE_boolean("validation", True, "conditions that choose the step kept; else they are trained on")
 SHORT = flags.DEFINE_boolean("short", False, "two small worlds, few steps: to see that everything runs")
 
 TOLERANCE = 1.05
@@ -61,7 +63,7 @@ def main(_):
     bar = make_progress(None, "never worse", "fit")
     for number, (_, _, make) in enumerate(missing):
         bar.update(number, len(missing), float("nan"))
-        table = run_case(make(), **options)
+        table = run_case(make() if VALIDATION.value else without_validation(make()), **options)
         table.to_csv(path, mode="a", header=not path.exists(), index=False, float_format="%.6g")
     bar.close()
     table = pd.read_csv(path, dtype={"name": str})
@@ -118,7 +120,8 @@ def plot_sweep(table: Any) -> Figure:
 def run_case(case: Case, **options: Any) -> Any:
     """Fit with the default recipe, evaluate, and say how long it took."""
     start = time.perf_counter()
-    source = {c: s for c, s in case.source.items() if c in case.validation.conditions}
+    judged = () if case.validation is None else case.validation.conditions
+    source = {c: s for c, s in case.source.items() if c in judged}
     fitted = fit(
         case.train, key=jax.random.key(0), validation=case.validation, source=source, progress=False, **options
     )
@@ -134,7 +137,8 @@ def run_case(case: Case, **options: Any) -> Any:
     columns = ["condition", "method", "metric", "value", "n_true", "n_pred", "verdict", "reach"]
     about = {"kind": case.kind, "name": case.name, "latent_dim": fitted.recipe.latent_dim, "seconds": round(seconds, 1)}
     errors = list(fitted.validation_errors.values())
-    about |= {f"validation_{name}": np.mean([e[name] for e in errors]) for name in ("start", "pdae")}
+    means = {name: np.mean([e[name] for e in errors]) if errors else np.nan for name in ("start", "pdae")}
+    about |= {f"validation_{name}": mean for name, mean in means.items()}
     about |= {"steps": fitted.history[-1]["step"] if fitted.history else 0, "noise": noise_of(case)}
     return table[columns].assign(**about)
 

@@ -51,6 +51,7 @@ def get_space():
     """For ``--search=random`` and ``optuna``."""
     return {
         "fit.latent_dim": [2, 3, 4, 5],
+        "fit.hidden": [(64, 64, 64), (128, 128, 128)],
         "fit.learning_rate": ("log", 1e-4, 2e-2),
         "fit.contrast": ("uniform", 0.0, 2.0),
         "fit.reconstruction": ("uniform", 0.05, 1.0),

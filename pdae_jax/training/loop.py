@@ -149,9 +149,10 @@ def with_stop(
         return recipe
     # the fits that choose have the schedule of the fit proper
     recipe, chosen = resolve_recipe(recipe, seen_by_model(train, components)), []
-    for fold in folds:
+    for number, fold in enumerate(folds):
+        bar = make_progress(progress, f"choice {number + 1}/{len(folds)}")
         targets = min(recipe.num_targets, fold.train.num_conditions)  # of fewer conditions, which devices may not share
-        options: dict[str, Any] = {**fold._asdict(), "recipe": recipe, "progress": progress}
+        options: dict[str, Any] = {**fold._asdict(), "recipe": recipe, "progress": bar}
         chosen.append(fit(**options, devices=devices.number if devices and targets % devices.number == 0 else None))
     found = best_step([errors_by_step(fitted) for fitted in chosen])
     return recipe.override(stop_step=found if devices is None else int(devices.of_first(np.array(found))))

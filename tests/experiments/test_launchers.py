@@ -109,4 +109,4 @@ def test_killed_runs_end_as_unbroken_ones(tmp_path):
     """A short form of ``make test-faults``: a kill in set-up and one in training."""
     printed = call("faults.py", "--kills=2", f"--table={tmp_path / 'faults.csv'}")
     table = pd.read_csv(tmp_path / "faults.csv")
-    assert table["moment"].tolist() == ["set-up", "steps"] and table["same"].all(), printed
+    assert table["moment"].tolist() == ["set-up", "steps"] and table["same"].all() and table["kills"].all(), printed
