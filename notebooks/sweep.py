@@ -34,7 +34,7 @@ from pdae_jax.reporting import results, sweeps
 # %% [markdown]
 # ## The sweep
 #
-# Sixteen random points of the space in `experiments/configs/simulated.py`: the number of latents, the learning rate and
+# Sixteen random points of the space in `experiments/configs/simulated.py`: number of latents, widths, learning rate and
 # two weights of the loss. `--launcher=population` trains those that share a compiled program in one. The same command
 # again would go on where this one was broken off. A sweep of your own takes minutes to hours; here each point has a
 # tenth of the usual steps.

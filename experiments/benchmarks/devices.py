@@ -3,7 +3,7 @@
     make bench SCRIPT=devices
     python experiments/benchmarks/devices.py --numbers=1,2,4,8
 
-Each device has 16 targets of a batch, so that work grows with devices. Times on the host devices of one machine say
+Each device has 8 targets of a batch, so that work grows with devices. Times on the host devices of one machine say
 how much is lost by sharing, up to its number of cores, and nothing beyond. Bytes are those of the results of all
 collectives of one step; they do not depend on the machine, and a ring moves up to twice as many over each link.
 """

@@ -52,14 +52,16 @@ def folds_to_leave_out(train: PerturbationData, key: Array) -> list[list[str]]:
     return folds
 
 
-def folds_of(train: PerturbationData, key: Array, workdir: str | pathlib.Path | None) -> list[Fold]:
-    """The fits that choose the last step of the one with this key and folder."""
-    folds = []
-    for number, names in enumerate(folds_to_leave_out(train, key)):
-        own = jax.random.fold_in(jax.random.fold_in(key, _CHOICE), number)
-        path = None if workdir is None else choice_folder(workdir, number)
-        folds.append(Fold(*hold_out(train, names), own, path))
-    return folds
+def fold_of(
+    train: PerturbationData,
+    key: Array,
+    left_out: Sequence[str],
+    number: int,
+    workdir: str | pathlib.Path | None,
+) -> Fold:
+    """One of the fits that choose the last step of the one with this key and folder."""
+    path = None if workdir is None else choice_folder(workdir, number)
+    return Fold(*hold_out(train, left_out), jax.random.fold_in(jax.random.fold_in(key, _CHOICE), number), path)
 
 
 def choice_folder(workdir: str | pathlib.Path, number: int) -> pathlib.Path:

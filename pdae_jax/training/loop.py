@@ -22,7 +22,7 @@ from pdae_jax.runs import folder
 from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.devices import Devices, shared_by
-from pdae_jax.training.last_step import best_step, errors_by_step, folds_of
+from pdae_jax.training.last_step import best_step, errors_by_step, fold_of, folds_to_leave_out
 from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, prepare, step_of
 from pdae_jax.training.recovery import STOPPED, identity_of, open_run, stop_of_folder, told_to_stop
 from pdae_jax.training.reduction import seen_by_model, with_components
@@ -144,17 +144,19 @@ def with_stop(
         found = None if found < 0 else found
     if found is not None:  # a run that goes on has chosen already
         return recipe.override(stop_step=found)
-    folds = folds_of(train, key, workdir)
+    folds = folds_to_leave_out(train, key)
     if not folds:
         return recipe
     # the fits that choose have the schedule of the fit proper
     recipe, chosen = resolve_recipe(recipe, seen_by_model(train, components)), []
-    for number, fold in enumerate(folds):
+    for number, left_out in enumerate(folds):
+        fold = fold_of(train, key, left_out, number, workdir)  # one at a time: each has its own copy of the cells
         bar = make_progress(progress, f"choice {number + 1}/{len(folds)}")
         targets = min(recipe.num_targets, fold.train.num_conditions)  # of fewer conditions, which devices may not share
         options: dict[str, Any] = {**fold._asdict(), "recipe": recipe, "progress": bar}
-        chosen.append(fit(**options, devices=devices.number if devices and targets % devices.number == 0 else None))
-    found = best_step([errors_by_step(fitted) for fitted in chosen])
+        fitted = fit(**options, devices=devices.number if devices and targets % devices.number == 0 else None)
+        chosen.append(errors_by_step(fitted))
+    found = best_step(chosen)
     return recipe.override(stop_step=found if devices is None else int(devices.of_first(np.array(found))))
 
 

@@ -28,7 +28,7 @@ from pdae_jax.data.split import hold_out
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs.track import Progress, make_progress
-from pdae_jax.training.last_step import best_step, choice_folder, errors_by_step, folds_of
+from pdae_jax.training.last_step import best_step, choice_folder, errors_by_step, fold_of, folds_to_leave_out
 from pdae_jax.training.loop import check_request, fitted_of
 from pdae_jax.training.pool import Member, places_for, run_pool, step_key
 from pdae_jax.training.prepare import Parts, step_of
@@ -237,7 +237,7 @@ def train_requests(
                 recipe, components[row] = with_components(recipe, request.train, request.workdir)
             asked[row] = request._replace(source=source, recipe=recipe)
     good = [row for row in range(len(asked)) if row not in failed]
-    chosen = _chosen_stops([asked[row] for row in good], [components[row] for row in good], at_once, progress)
+    chosen = _chosen_stops([asked[row] for row in good], [components[row] for row in good], at_once, progress, tolerant)
     failed |= {row: last for row, last in zip(good, chosen, strict=True) if isinstance(last, str)}
     stops = dict(zip(good, chosen, strict=True))
     outcomes, batches = {}, _batches(asked, [row for row in good if row not in failed])
@@ -339,8 +339,9 @@ def _chosen_stops(
     components: Sequence[Components | None],
     at_once: int | None,
     progress: bool | Progress | None,
+    tolerant: bool,
 ) -> list[int | str | None]:
-    """The last step of each fit, found as `loop.with_stop` does, all choices in one population; or why it failed."""
+    """The last step of each fit, found as `loop.with_stop` does, all folds in one population; or why it failed."""
     stops: list[int | str | None] = [request.recipe.stop_step for request in requests]
     asked, rows = [], []
     starts, folds = Starts(), {}
@@ -352,18 +353,20 @@ def _chosen_stops(
             continue
         which = (id(request.train), tuple(np.ravel(key_data(request.key))))
         if which not in folds:  # members with the same split share its data
-            folds[which] = folds_of(request.train, request.key, None)
+            left_out = folds_to_leave_out(request.train, request.key)
+            folds[which] = [fold_of(request.train, request.key, each, n, None) for n, each in enumerate(left_out)]
         for number, fold in enumerate(folds[which]):
             path = None if request.workdir is None else choice_folder(request.workdir, number)
             # a fit that chooses has the schedule of the fit proper
             recipe = starts.resolved(request, components[row])
             asked.append(Request(fold.train, fold.key, recipe, fold.validation, workdir=path))
             rows.append(row)
-    outcomes = train_requests(asked, at_once=at_once, progress=progress, name="choice") if asked else []
+    if not asked:
+        return stops
+    outcomes = train_requests(asked, at_once=at_once, progress=progress, name="choice", tolerant=tolerant)
     for row in sorted(set(rows)):
         own = [outcome for of_row, outcome in zip(rows, outcomes, strict=True) if of_row == row]
         failed = [outcome.error for outcome in own if outcome.fitted is None]
-        stops[row] = (
-            failed[0] if failed else best_step([errors_by_step(outcome.fitted) for outcome in own if outcome.fitted])
-        )
+        curves = [errors_by_step(outcome.fitted) for outcome in own if outcome.fitted]
+        stops[row] = failed[0] if failed else best_step(curves)
     return stops

@@ -45,7 +45,7 @@ def test_config_builds(name, arg, no_download):
     if (name, arg) in (("anndata", ""), ("norman", "")):
         pytest.skip("the user names the file")
     config = config_of(name, *([arg] if arg else []))
-    if config.data.name == "simulated":
+    if "cells_per_condition" in config.data:
         config.data.cells_per_condition = 20
     experiment = build.experiment(config)
     parts = [experiment.train, experiment.test, *([experiment.validation] if experiment.validation else [])]

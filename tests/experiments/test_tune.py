@@ -129,7 +129,7 @@ def test_asha_stops_poor_points_and_remembers_good_ones(tmp_path):
 def test_a_population_trains_and_its_best_run_is_the_winner(tmp_path):
     pytest.importorskip("ray")
     arguments = ["--launcher=ray", "--search=pbt", "--points=2"]
-    arguments += ["--config.fit.num_steps=120", "--config.fit.log_every=10", "--config.fit.eval_every=10"]
+    arguments += ["--config.fit.num_steps=80", "--config.fit.log_every=10", "--config.fit.eval_every=10"]
     printed = call("sweep.py", f"--config={rates(tmp_path)}", f"--workdir={tmp_path / 'runs'}", *arguments)
     table = pd.read_csv(tmp_path / "runs" / "sweep.csv")
     assert table["state"].tolist() == ["finished"] * 2 and table["validation_share"].is_monotonic_increasing

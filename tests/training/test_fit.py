@@ -352,7 +352,7 @@ def test_a_fit_that_chose_its_last_step_resumes_to_the_same_bits(tmp_path, monke
     first, second = interrupted_in("choice/1/checkpoints"), interrupted_in("checkpoints")
     assert first[-1] == ("choice/1/checkpoints", 20) and second[0] == ("choice/1/checkpoints", 40)
     assert not (tmp_path / "run" / "choice").exists()
-    monkeypatch.setattr(loop, "folds_of", lambda *_: pytest.fail("the last step was chosen again"))
+    monkeypatch.setattr(loop, "folds_to_leave_out", lambda *_: pytest.fail("the last step was chosen again"))
     resumed = pdae_jax.fit(data, key=KEY, workdir=tmp_path / "run", **options)
     assert resumed.recipe == whole.recipe and same(resumed.params, whole.params)
 
