@@ -26,7 +26,6 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             create=False,
-            read_only=read_only,
             enable_async_checkpointing=False,
             # of several processes each writes for itself: the others may have other runs, or none
             multiprocessing_options=ocp.options.MultiprocessingOptions(
