@@ -97,11 +97,20 @@ def test_fit_without_control_or_with_seen_validation():
         pdae_jax.fit(data, key=KEY, validation=data.select(["A"]))
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path):
-    (tmp_path / "thesis.txt").write_text("all of it")
-    with pytest.raises(ValueError, match=r"thesis.txt.*new folder"):
-        pdae_jax.fit(arrays(), key=KEY, workdir=tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+def test_a_folder_with_something_else_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path / "000").mkdir()
+    (tmp_path / "000" / "thesis.txt").write_text("all of it")
+    for module in ("loop", "ensemble", "population"):  # the first that computes
+        monkeypatch.setattr(f"pdae_jax.training.{module}.with_components", lambda *_: pytest.fail("refused too late"))
+    options = {"key": KEY, "workdir": tmp_path / "000"}
+    for fit in (
+        lambda: pdae_jax.fit(arrays(), **options),
+        lambda: pdae_jax.fit_ensemble(arrays(), **options),
+        lambda: pdae_jax.fit_population(arrays(), [{}], key=KEY, workdir=tmp_path),
+    ):
+        with pytest.raises(ValueError, match=r"thesis.txt.*new folder"):
+            fit()
+    assert [p.name for p in (tmp_path / "000").iterdir()] == ["thesis.txt"]
 
 
 AT_PREDICTION = {

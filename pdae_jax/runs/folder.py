@@ -65,7 +65,7 @@ class RunFolder:
             OSError: the folder cannot be written to.
         """
         self.path = path
-        _check_free(path)
+        check_free(path)
         _make(path)
         self._lock = Lock(path)
         data = {"train": train, "validation": validation}
@@ -127,8 +127,9 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     return record
 
 
-def _check_free(path: pathlib.Path) -> None:
+def check_free(path: str | pathlib.Path) -> None:
     """``ValueError`` for a folder of something else."""
+    path = pathlib.Path(path)
     if (path / CONFIG_FILE).exists() or not path.exists():
         return
     found = [p.name for p in sorted(path.iterdir()) if p.name not in _BEFORE_CONFIG]

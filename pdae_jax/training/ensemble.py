@@ -19,7 +19,7 @@ from jaxtyping import Array
 from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
-from pdae_jax.runs.folder import RunFolder
+from pdae_jax.runs.folder import RunFolder, check_free
 from pdae_jax.runs.track import Progress
 from pdae_jax.training.loop import check_request, with_stop
 from pdae_jax.training.population import share_of_control, train_requests
@@ -76,6 +76,8 @@ def fit_ensemble(
         raise ValueError(f"num_replicas={num_replicas}, but an ensemble needs at least 2. For one model call fit.")
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
+    if workdir is not None:
+        check_free(workdir)
     recipe, components = with_components(recipe, train, workdir)
     recipe = with_stop(train, validation, key, recipe, workdir, workdir, progress, components)  # once for all replicas
     identity = identity_of(recipe, key, source) | {"num_replicas": num_replicas, "bootstrap": bootstrap}

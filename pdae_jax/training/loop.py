@@ -78,6 +78,8 @@ def fit(
     shared = shared_by(devices, min(recipe.num_targets, train.num_conditions), isinstance(train.x, StoredCells))
     if shared is not None and not shared.writes:
         workdir, start_from, progress = None, None, False
+    if workdir is not None:
+        folder.check_free(workdir)
     before = goes_on_from(workdir, start_from)  # has found components already, and after how many steps it ends
     recipe, components = with_components(recipe, train, before)
     if shared is not None and components is not None:  # the signs of directions are not the same everywhere

@@ -27,6 +27,7 @@ from pdae_jax.data.sample import DeviceData, padded_to
 from pdae_jax.data.split import hold_out
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
+from pdae_jax.runs.folder import check_free
 from pdae_jax.runs.track import Progress, make_progress
 from pdae_jax.training.last_step import best_step, choice_folder, errors_by_step, fold_of, folds_to_leave_out
 from pdae_jax.training.loop import check_request, fitted_of
@@ -232,6 +233,8 @@ def train_requests(
     for row, request in enumerate(requests):
         with of_request(row):
             source = check_request(request.train, request.validation, request.source, request.recipe)
+            if request.workdir is not None:
+                check_free(request.workdir)
             recipe, components[row] = request.recipe, request.components
             if request.components is None:
                 recipe, components[row] = with_components(recipe, request.train, request.workdir)
