@@ -2,14 +2,15 @@
 
 python experiments/never_worse.py                                 24 worlds, 4 data sets; one to two hours on 2 cores
 python experiments/never_worse.py --kinds=counts,wide --number=2  some kinds, two worlds of each
-python experiments/never_worse.py --sweep --table=runs/sweep.csv  Norman pairs: fewer pairs, other numbers of cells
+python experiments/never_worse.py --sweep                         Norman pairs: fewer pairs, other numbers of cells
 python experiments/never_worse.py --novalidation --kinds=wide     the fit chooses its last step by itself
 python experiments/never_worse.py --short                         a minute: two small worlds, few steps
 
 Nothing is told: number of latents, steps, rates and weights are found from the data. A fit is worse where its
 mean energy distance over the held-out conditions is above 1.05 times that of the best baseline plus the noise of the
 evaluation (the standard deviation of that mean for an exact prediction). Rows go to --table as each case is finished;
-the same command goes on where it was broken off. The summary lies beside them, as markdown.
+the same command goes on where it was broken off. The summary lies beside them, as markdown. The last three forms have
+tables of their own, in runs.
 """
 
 import functools
@@ -24,7 +25,7 @@ import pandas as pd
 from absl import app, flags, logging
 from matplotlib.figure import Figure
 
-from experiments.cases import KINDS, Case, all_cases, norman, norman_name, without_validation
+from experiments.cases import CHOOSING, KINDS, Case, all_cases, norman, norman_name, without_validation
 from pdae_jax import evaluate, fit
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.evaluation.summary import COMPARED, ratio_interval
@@ -33,7 +34,7 @@ from pdae_jax.runs.files import write_text
 from pdae_jax.runs.track import make_progress
 from pdae_jax.training.validate import null_variance
 
-OUT = flags.DEFINE_string("table", "experiments/results/never_worse.csv", "where rows go")
+OUT = flags.DEFINE_string("table", None, "where rows go; default experiments/results/never_worse.csv, else in runs")
 CASE_KINDS = flags.DEFINE_list("kinds", list(KINDS), "kinds of cases")
 FIRST_SEED = flags.DEFINE_integer("first_seed", 3000, "seed of the first world of each kind")
 NUMBER = flags.DEFINE_integer("number", 4, "worlds of each kind")
@@ -48,7 +49,7 @@ METRICS = ("energy_distance", "mean_l2", "r2_mean", "pearson_delta")
 def main(_):
     logging.set_verbosity(logging.WARNING)
     cache_compilations()
-    path = pathlib.Path(OUT.value)
+    path = pathlib.Path(OUT.value or default_table())
     path.parent.mkdir(parents=True, exist_ok=True)
     done = pd.read_csv(path, keep_default_na=False, dtype={"name": str}) if path.exists() else None
     finished = set() if done is None else set(done[["kind", "name"]].itertuples(index=False, name=None))
@@ -59,11 +60,13 @@ def main(_):
     else:
         cases = list(all_cases(CASE_KINDS.value, first_seed=FIRST_SEED.value, number=NUMBER.value))
         options = {}
+    if not VALIDATION.value:
+        cases = [(kind, name, functools.partial(_chooses, make)) for kind, name, make in cases if kind in CHOOSING]
     missing = [case for case in cases if case[:2] not in finished]
     bar = make_progress(None, "never worse", "fit")
     for number, (_, _, make) in enumerate(missing):
         bar.update(number, len(missing), float("nan"))
-        table = run_case(make() if VALIDATION.value else without_validation(make()), **options)
+        table = run_case(make(), **options)
         table.to_csv(path, mode="a", header=not path.exists(), index=False, float_format="%.6g")
     bar.close()
     table = pd.read_csv(path, dtype={"name": str})
@@ -72,6 +75,18 @@ def main(_):
     if SWEEP.value:
         plot_sweep(table).savefig(path.with_suffix(".png"), dpi=200)
     print(text)
+
+
+def default_table() -> str:
+    """Rows of other questions do not go among those of the first."""
+    for asked, name in ((SHORT.value, "short"), (SWEEP.value, "sweep"), (not VALIDATION.value, "novalidation")):
+        if asked:
+            return f"runs/never_worse-{name}.csv"
+    return "experiments/results/never_worse.csv"
+
+
+def _chooses(make: Callable[[], Case]) -> Case:
+    return without_validation(make())
 
 
 SWEEP_SPLITS = (1, 2, 3)

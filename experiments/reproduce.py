@@ -9,6 +9,7 @@ that went on from another (`fit(..., start_from=)`) is refused: its folder alone
 """
 
 import json
+import math
 import pathlib
 import sys
 import tempfile
@@ -26,9 +27,9 @@ from pdae_jax.reporting import results
 from pdae_jax.runs import folder
 from pdae_jax.runs.files import read_json
 from pdae_jax.runs.store import fingerprint, load_data
-from pdae_jax.training.population import train_requests
 from pdae_jax.training.requests import Request
 from pdae_jax.training.restore import Record, read_record
+from pdae_jax.training.together import train_requests
 
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the repeated run; default a temporary one")
 _CLOSE = 0.05  # of the control's energy distance, on another machine
@@ -74,9 +75,15 @@ def reproduce(path: pathlib.Path, workdir: pathlib.Path) -> bool:
     same = worst == 0 and scores_of_training(first) == scores_of_training(again)
     print(f"losses and errors while training: {'the same' if same else 'not the same bits'}")
     if (path / folder.TEST_FILE).exists() and (path / results.EVALUATION_FILE).exists():
+        judged, share = "test", difference_on_test(path, again)
         limit = _CLOSE if other else _ROUNDING
-        return compare_evaluations(path, again, limit) and (same or bool(other))
-    return same or (bool(other) and close_on_validation(first, again))
+    else:
+        judged, share = "validation", difference_on_validation(first, again)
+        limit = _CLOSE
+    if math.isnan(share):  # nothing was judged
+        return same
+    print(f"errors on {judged} conditions: largest difference {share:.2g} of the control's")
+    return share < limit and (same or bool(other))
 
 
 def check_data(record: Record) -> list[str]:
@@ -126,21 +133,18 @@ def scores_of_training(fitted: Fitted | Ensemble) -> str:
     return json.dumps([{k: v for k, v in entry.items() if k != "steps_per_second"} for entry in history])
 
 
-def close_on_validation(first: Fitted | Ensemble, again: Fitted | Ensemble) -> bool:
-    """Whether errors on validation conditions are as close as rounding leaves them; without any nothing can be said."""
+def difference_on_validation(first: Fitted | Ensemble, again: Fitted | Ensemble) -> float:
+    """Largest difference of errors on validation conditions, as a fraction of the control's; NaN without any."""
     pairs = [
         (then, member.validation_errors[name])
         for before, member in zip(first.members, again.members, strict=True)
         for name, then in before.validation_errors.items()
     ]
-    shares = [abs(then["pdae"] - now["pdae"]) / then["control"] for then, now in pairs]
-    if shares:
-        print(f"energy distance on validation conditions: largest difference {max(shares):.2g} of the control's")
-    return bool(shares) and max(shares) < _CLOSE
+    return max((abs(then["pdae"] - now["pdae"]) / then["control"] for then, now in pairs), default=math.nan)
 
 
-def compare_evaluations(path: pathlib.Path, again: Fitted | Ensemble, limit: float) -> bool:
-    """Whether errors on the test conditions, then and now, differ by less than a fraction of the control's."""
+def difference_on_test(path: pathlib.Path, again: Fitted | Ensemble) -> float:
+    """Largest difference of errors on the test conditions, as a fraction of the control's; NaN without any."""
     before, test = results.read_evaluation(path), load_data(path / folder.TEST_FILE)
     options = read_json(path / folder.CONFIG_FILE)["config"].get("evaluation", {})
     options = {name: options[name] for name in ("num_samples", "source") if name in options}
@@ -151,10 +155,7 @@ def compare_evaluations(path: pathlib.Path, again: Fitted | Ensemble, limit: flo
         return own.set_index("condition")["value"]
 
     then, found, control = values(before, MODEL), values(now, MODEL), values(now, "control")
-    shares = ((found - then).abs() / control).fillna(np.inf)
-    print(f"energy distance on {len(then)} test conditions: {then.mean():.6g} then, {found.mean():.6g} now;")
-    print(f"largest difference {shares.max():.2g} of the control's")
-    return bool(shares.max() < limit)
+    return float(((found - then).abs() / control).fillna(np.inf).max()) if len(then) else math.nan
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -21,12 +21,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments import dry_run
-from pdae_jax import build
+from pdae_jax import build, fit, fit_ensemble
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.evaluation import identification
 from pdae_jax.reporting import results
 from pdae_jax.runs import folder
-from pdae_jax.training import ensemble, loop
 
 CONFIG = config_flags.DEFINE_config_file("config", "experiments/configs/simulated.py", "what to run: path[:arg]")
 WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; default runs/<name of the config>")
@@ -51,11 +50,11 @@ def main(_):
     if first:
         print(f"{experiment.train}\n{experiment.test.num_conditions} held-out conditions, run folder {workdir}")
     command = shlex.join(["python", *sys.argv])
-    train = functools.partial(loop.fit, devices=devices)
+    train = functools.partial(fit, devices=devices)
     if CONFIG.value.replicas > 1:
         if devices is not None:
             raise app.UsageError("config.replicas above 1 share no devices. Leave out --devices and --coordinator.")
-        train = functools.partial(ensemble.fit_ensemble, num_replicas=CONFIG.value.replicas)
+        train = functools.partial(fit_ensemble, num_replicas=CONFIG.value.replicas)
     train(
         experiment.train,
         key=experiment.key,

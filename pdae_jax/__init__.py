@@ -13,7 +13,7 @@ from pdae_jax.prediction.guarantee import check_guarantee
 from pdae_jax.prediction.samples import predict, predict_batches
 from pdae_jax.recipe import Recipe
 from pdae_jax.training.ensemble import fit_ensemble
-from pdae_jax.training.loop import fit
+from pdae_jax.training.fit import fit
 from pdae_jax.training.population import Population, fit_population
 from pdae_jax.training.restore import load_ensemble, load_run
 from pdae_jax.two_sample.aggregated import aggregated_test

@@ -48,7 +48,7 @@ class Recipe:
 
     # optimisation
     num_steps: int | None = None  # None: 4,000, or 50 passes over the cells where they are few, `default_steps`
-    stop_step: int | None = None  # of the schedule of num_steps; None: the last, or chosen by `loop.with_stop`
+    stop_step: int | None = None  # of the schedule of num_steps; None: the last, or chosen by `fit.with_stop`
     learning_rate: float | None = None  # as the weights
     warmup_steps: int = 100
     clip_norm: float = 1.0

@@ -10,8 +10,8 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
 
-# Tests compile thousands of small programs and run each once or twice: without LLVM's optimisations they take a third
-# less time. With PDAE_TEST_OPTIMIZED=1 they are compiled as users compile.
+# Tests compile thousands of small programs and run each once or twice: without LLVM's optimisations the fast ones take
+# a quarter less time. With PDAE_TEST_OPTIMIZED=1 they are compiled as users compile.
 if not os.environ.get("PDAE_TEST_OPTIMIZED"):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
 

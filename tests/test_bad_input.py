@@ -100,7 +100,7 @@ def test_fit_without_control_or_with_seen_validation():
 def test_a_folder_with_something_else_is_left_alone(tmp_path, monkeypatch):
     (tmp_path / "000").mkdir()
     (tmp_path / "000" / "thesis.txt").write_text("all of it")
-    for module in ("loop", "ensemble", "population"):  # the first that computes
+    for module in ("fit", "ensemble", "together"):  # the first that computes
         monkeypatch.setattr(f"pdae_jax.training.{module}.with_components", lambda *_: pytest.fail("refused too late"))
     options = {"key": KEY, "workdir": tmp_path / "000"}
     for fit in (
@@ -111,6 +111,8 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=r"thesis.txt.*new folder"):
             fit()
     assert [p.name for p in (tmp_path / "000").iterdir()] == ["thesis.txt"]
+    with pytest.raises(NotADirectoryError, match=r"thesis.txt' is a file. Pass the name of a folder"):
+        pdae_jax.fit(arrays(), key=KEY, workdir=tmp_path / "000" / "thesis.txt")
 
 
 AT_PREDICTION = {

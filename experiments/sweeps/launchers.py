@@ -19,7 +19,8 @@ from experiments.sweeps.points import (
     train_point,
 )
 from pdae_jax import build
-from pdae_jax.training.population import Request, train_requests
+from pdae_jax.training.requests import Request
+from pdae_jax.training.together import train_requests
 
 # (point) -> command line of a process that trains it and keeps its result
 Alone = Callable[[Point], list[str]]

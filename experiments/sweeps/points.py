@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
+from absl import logging
 
 from pdae_jax import build, fit
 from pdae_jax.model.fitted import Fitted
@@ -177,11 +178,15 @@ class Told:
 
 def await_others(point: Point) -> Result | None:
     """Wait while another process trains a point, one that outlived its sweep, say; its result, if it ended well."""
+    waits = False
     while point.folder.exists():
         try:
             Lock(point.folder).release()
             break
         except FolderInUse:
+            if not waits:
+                logging.warning("Another process trains the point in %s. This one waits for it to end.", point.folder)
+            waits = True
             time.sleep(_WAIT)
     found = earlier_result(point)
     return None if found is not None and found.state == "failed" else found
@@ -227,8 +232,9 @@ def _trained(
     report: Callable[[float, int], bool] | None,
     start_from: pathlib.Path | None,
 ) -> Result:
-    start = time.perf_counter() - earlier_seconds(point.folder)
+    start = time.perf_counter()
     try:
+        start -= earlier_seconds(point.folder)
         own = configure(config, point.settings)
         experiment = build.experiment(own)
         fitted = fit(

@@ -141,7 +141,7 @@ def setting_effects(table: Any) -> Figure:
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         column = done[name]
-        if column.dtype.kind in "fiu" and column.nunique() > 6:
+        if column.dtype.kind in "fiu" and column.nunique() > 6 and not column.isna().any():
             axis.scatter(column, done[SCORE], s=14)
             if _is_logarithmic(column.to_numpy(float)):
                 axis.set_xscale("log")

@@ -128,8 +128,10 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def check_free(path: str | pathlib.Path) -> None:
-    """``ValueError`` for a folder of something else."""
+    """``ValueError`` for a folder of something else, ``NotADirectoryError`` for a file."""
     path = pathlib.Path(path)
+    if path.is_file():
+        raise NotADirectoryError(errno.ENOTDIR, f"The workdir {str(path)!r} is a file. Pass the name of a folder.")
     if (path / CONFIG_FILE).exists() or not path.exists():
         return
     found = [p.name for p in sorted(path.iterdir()) if p.name not in _BEFORE_CONFIG]

@@ -21,12 +21,13 @@ from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs.folder import RunFolder, check_free
 from pdae_jax.runs.track import Progress
-from pdae_jax.training.loop import check_request, with_stop
-from pdae_jax.training.population import share_of_control, train_requests
+from pdae_jax.training.fit import with_stop
+from pdae_jax.training.population import share_of_control
 from pdae_jax.training.prepare import wide_of
 from pdae_jax.training.recovery import identity_of
 from pdae_jax.training.reduction import save_components, with_components
-from pdae_jax.training.requests import Request
+from pdae_jax.training.requests import Request, check_request
+from pdae_jax.training.together import train_requests
 from pdae_jax.training.validate import make_validator
 from pdae_jax.types import PerturbationData
 
@@ -68,6 +69,7 @@ def fit_ensemble(
 
     Raises:
         ValueError: fewer than two replicas, unusable data, or a workdir that holds a different run.
+        RuntimeError: another process works in the workdir.
         TypeError: an option the recipe does not have.
         FloatingPointError: the loss of a replica, or its error on a validation condition, became NaN or infinite; names
             the steps.

@@ -36,7 +36,10 @@ class Fold(NamedTuple):
 
 
 def folds_to_leave_out(train: PerturbationData, key: Array) -> list[list[str]]:
-    """Names of combinations whose labels the rest determines, a fifth of them in each fold; none where they are few."""
+    """Names of combinations whose labels the rest determines, a fifth of them in each fold; none where they are few.
+
+    Folds have no combination in common, and end with the one in which the tenth combination is left out.
+    """
     order = np.count_nonzero(train.labels, axis=1)
     determined = np.flatnonzero((order > 1) & determined_by_others(train.labels))
     if len(determined) < MIN_COMBINATIONS:

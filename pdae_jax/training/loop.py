@@ -1,10 +1,9 @@
-"""`fit`, and the loop of chunks of steps. Files, progress and logging happen here or in what is called from here."""
+"""The loop of chunks of steps. Files, progress and logging happen here or in what is called from here."""
 
 import contextlib
 import math
 import pathlib
 import threading
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,154 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pdae_jax.cells import StoredCells
-from pdae_jax.data.checks import check_training_data
-from pdae_jax.data.components import Components
 from pdae_jax.data.stream import pieces
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
 from pdae_jax.runs.track import Clock, History, Progress, make_progress
-from pdae_jax.training.defaults import resolve_recipe
-from pdae_jax.training.devices import Devices, shared_by
-from pdae_jax.training.last_step import best_step, errors_by_step, fold_of, folds_to_leave_out
-from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, prepare, step_of
-from pdae_jax.training.recovery import STOPPED, identity_of, open_run, stop_of_folder, told_to_stop
-from pdae_jax.training.reduction import seen_by_model, with_components
-from pdae_jax.training.start_from import goes_on_from, started
+from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, step_of
+from pdae_jax.training.recovery import STOPPED, open_run, told_to_stop
 from pdae_jax.training.step import Metrics, make_train_steps
 from pdae_jax.training.validate import check_errors, worth_keeping
 from pdae_jax.types import PerturbationData
-
-
-def fit(
-    train: PerturbationData,
-    *,
-    key: Array,
-    validation: PerturbationData | None = None,
-    source: Mapping[str, str] | None = None,
-    recipe: Recipe | None = None,
-    workdir: str | pathlib.Path | None = None,
-    start_from: str | pathlib.Path | None = None,
-    devices: int | None = None,
-    progress: bool | Progress | None = None,
-    config: dict[str, Any] | None = None,
-    **options: Any,
-) -> Fitted:
-    """Train a perturbation distribution autoencoder.
-
-    Args:
-        train: training conditions, the control among them.
-        key: typed PRNG key; the same key, data and recipe give the same result on the same kind of device.
-        validation: conditions that are never trained on (`hold_out` makes them). With them, the parameters of the
-            latest evaluation are kept that is as good as the best but for chance, `patience` can stop early, and
-            verdicts can say how well combinations were predicted.
-        source: validation condition -> training condition whose cells are translated to it; default the control.
-        recipe: hyperparameters; default `Recipe()`.
-        workdir: folder of the run. Written as training goes on; an interrupted fit with the same data, key and
-            recipe resumes there and ends with the same numbers.
-        start_from: folder of another run of the same data and structure. The fit goes on from its newest checkpoint,
-            at the same step, with the rates, weights and steps of this recipe; from then on it does not need it.
-        devices: how many share each step, a divisor of the number of targets in a batch; None: one. The numbers are
-            those of one device to rounding, and a run may go on with another number. After `jax.distributed.initialize`
-            all processes pass ``jax.device_count()`` and the same other arguments; the first has the folder and the
-            bar, and all get the model.
-        progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.
-        config: further provenance for ``config.json``, plain values.
-        **options: single fields of the recipe, ``fit(train, key=key, latent_dim=8)``.
-
-    Raises:
-        ValueError: unusable data, a workdir that holds a different run, or a start_from of other data or structure.
-        TypeError: an option the recipe does not have.
-        FloatingPointError: the loss, or the error on a validation condition, became NaN or infinite; names the steps.
-    """
-    recipe = (recipe or Recipe()).override(**options)
-    source = check_request(train, validation, source, recipe)
-    shared = shared_by(devices, min(recipe.num_targets, train.num_conditions), isinstance(train.x, StoredCells))
-    if shared is not None and not shared.writes:
-        workdir, start_from, progress = None, None, False
-    if workdir is not None:
-        folder.check_free(workdir)
-    before = goes_on_from(workdir, start_from)  # has found components already, and after how many steps it ends
-    recipe, components = with_components(recipe, train, before)
-    if shared is not None and components is not None:  # the signs of directions are not the same everywhere
-        components = Components(*(np.asarray(part) for part in shared.of_first(components)))
-    recipe = with_stop(train, validation, key, recipe, before, workdir, progress, components, shared)
-    resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
-    # a finished run has nothing to compile
-    chunk = 0 if resuming else recipe.log_every
-    parts = prepare(key, train, validation, recipe, source, chunk=chunk, components=components, devices=shared)
-    identity = identity_of(parts.frame.recipe, key, source)
-    if start_from is not None:
-        parts, identity["start"] = started(parts, source, train, validation, workdir, start_from)
-        config = {**(config or {}), "start_from": str(start_from)}
-    state, history, path = run_training(parts, identity, train, validation, workdir, progress, config or {})
-    return fitted_of(parts.frame, state, train, validation, history, path)
-
-
-def check_request(
-    train: PerturbationData, validation: PerturbationData | None, source: Mapping[str, str] | None, recipe: Recipe
-) -> dict[str, str]:
-    """What can be refused before anything is computed; returns the sources by the names of their conditions."""
-    check_training_data(train, validation)
-    if recipe.patience is not None and validation is None:
-        raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
-    found = {}
-    for name, start in (source or {}).items():
-        if validation is None or not validation.has(name):
-            raise KeyError(f"source names {name!r}, which is no validation condition. Remove it, or correct the name.")
-        # "control" is a name for the control everywhere; any other source must be a training condition, or index raises
-        row = train.index(train.control if start == "control" else start)
-        found[validation.conditions[validation.index(name)]] = train.conditions[row]
-    return found
-
-
-def with_stop(
-    train: PerturbationData,
-    validation: PerturbationData | None,
-    key: Array,
-    recipe: Recipe,
-    before: str | pathlib.Path | None,
-    workdir: str | pathlib.Path | None,
-    progress: bool | Progress | None,
-    components: Components | None = None,
-    devices: Devices | None = None,
-) -> Recipe:
-    """The recipe with its `stop_step`, where there are no validation conditions and enough combinations to choose it.
-
-    Args:
-        train: training conditions, of which some are left out to choose (`last_step`).
-        validation: with them nothing is to be chosen.
-        key: of the fit.
-        recipe: as it was given.
-        before: folder of the run that the fit goes on from, which has chosen already.
-        workdir: of the fit; what chooses is there until it has begun.
-        progress: as in `fit`.
-        components: what the model sees of the features.
-        devices: those that share the steps.
-    """
-    if validation is not None or recipe.stop_step is not None:
-        return recipe
-    found = stop_of_folder(before)
-    if devices is not None:
-        found = int(devices.of_first(np.array(-1 if found is None else found)))
-        found = None if found < 0 else found
-    if found is not None:  # a run that goes on has chosen already
-        return recipe.override(stop_step=found)
-    folds = folds_to_leave_out(train, key)
-    if not folds:
-        return recipe
-    # the fits that choose have the schedule of the fit proper
-    recipe, chosen = resolve_recipe(recipe, seen_by_model(train, components)), []
-    for number, left_out in enumerate(folds):
-        fold = fold_of(train, key, left_out, number, workdir)  # one at a time: each has its own copy of the cells
-        bar = make_progress(progress, f"choice {number + 1}/{len(folds)}")
-        targets = min(recipe.num_targets, fold.train.num_conditions)  # of fewer conditions, which devices may not share
-        options: dict[str, Any] = {**fold._asdict(), "recipe": recipe, "progress": bar}
-        fitted = fit(**options, devices=devices.number if devices and targets % devices.number == 0 else None)
-        chosen.append(errors_by_step(fitted))
-    found = best_step(chosen)
-    return recipe.override(stop_step=found if devices is None else int(devices.of_first(np.array(found))))
 
 
 def run_training(

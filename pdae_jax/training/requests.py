@@ -1,4 +1,4 @@
-"""A fit that is asked for, and what became of it."""
+"""A fit that is asked for, what can be refused of it, and what became of it."""
 
 import pathlib
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
+from pdae_jax.data.checks import check_training_data
 from pdae_jax.data.components import Components
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
@@ -38,3 +39,20 @@ class Outcome(NamedTuple):
     def errors(self) -> Mapping[str, Mapping[str, float]]:
         """`Fitted.validation_errors`; none of a fit that failed."""
         return self.fitted.validation_errors if self.fitted else {}
+
+
+def check_request(
+    train: PerturbationData, validation: PerturbationData | None, source: Mapping[str, str] | None, recipe: Recipe
+) -> dict[str, str]:
+    """What can be refused before anything is computed; returns the sources by the names of their conditions."""
+    check_training_data(train, validation)
+    if recipe.patience is not None and validation is None:
+        raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
+    found = {}
+    for name, start in (source or {}).items():
+        if validation is None or not validation.has(name):
+            raise KeyError(f"source names {name!r}, which is no validation condition. Remove it, or correct the name.")
+        # "control" is a name for the control everywhere; any other source must be a training condition, or index raises
+        row = train.index(train.control if start == "control" else start)
+        found[validation.conditions[validation.index(name)]] = train.conditions[row]
+    return found

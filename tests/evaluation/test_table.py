@@ -12,7 +12,7 @@ from pdae_jax.evaluation.summary import COMPARED, format_table, summary_table
 from pdae_jax.evaluation.table import MEAN_RESPONSE, METRIC_NAMES, UNSCALED, evaluate
 from pdae_jax.losses import energy_distance
 from pdae_jax.reporting.plots import condition_bars
-from pdae_jax.training.loop import fit
+from pdae_jax.training.fit import fit
 from pdae_jax.types import PerturbationData
 
 pytestmark = pytest.mark.slow  # the table is of a fit

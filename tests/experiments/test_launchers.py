@@ -9,6 +9,7 @@ import types
 import pandas as pd
 import pytest
 
+import pdae_jax
 from experiments.sweeps import launchers, points
 from experiments.sweeps.points import Point, Result, load_config, save_result, train_point
 from pdae_jax.runs.folder import Lock
@@ -33,6 +34,8 @@ def test_a_point_that_fails_is_recorded_and_the_others_go_on(tmp_path):
         assert table["state"].tolist() == ["finished", "failed", "failed"]
         assert sum("learning_rate" in text for text in table["error"][1:]) == 1
         assert sum("beta=2.5" in text for text in table["error"][1:]) == 1
+    seen = call("watch.py", f"--workdir={tmp_path / 'runs'}", "--once")  # one of them failed before it had a folder
+    assert seen.startswith("1 finished, 2 failed\n") and "beta=2.5" in seen
 
 
 def test_a_point_that_another_process_trains_is_waited_for(tmp_path, monkeypatch):
@@ -51,6 +54,14 @@ def test_a_point_that_another_process_trains_is_waited_for(tmp_path, monkeypatch
     assert list(launchers.population([point], config, "tiny.py")) == [(point, Result(0.5, 1.0, 2, "finished"))]
 
 
+def test_a_damaged_point_is_recorded(tmp_path):
+    config, point = load_config(tiny(tmp_path)).get_config(), Point({}, tmp_path / "000", "run")
+    point.folder.mkdir()
+    (point.folder / "metrics.jsonl").write_text("half a li\n{}\n")
+    found = train_point(config, point, "tiny.py")
+    assert found.state == "failed" and "metrics.jsonl is damaged" in found.error
+
+
 def test_a_second_sweep_in_a_folder_is_refused(tmp_path):
     lock = Lock(tmp_path)
     printed = call("sweep.py", f"--config={tiny(tmp_path)}", f"--workdir={tmp_path}", status=1)
@@ -63,7 +74,11 @@ def test_a_search_of_a_space_goes_on_where_it_was_broken_off(tmp_path):
     arguments = [f"--config={tiny(tmp_path)}", f"--workdir={tmp_path}", "--nowinner", "--search=optuna"]
     call("sweep.py", *arguments, "--points=1")
     first = pd.read_csv(tmp_path / "sweep.csv")
+    # points are single fits, and the winner is an ensemble
+    arguments = [each for each in arguments if each != "--nowinner"] + ["--config.replicas=2"]
     call("sweep.py", *arguments, "--points=4", "--launcher=population")
+    assert len(pdae_jax.load_ensemble(tmp_path / "winner").replicas) == 2
+    assert (tmp_path / "winner" / "report.md").exists()
     table = pd.read_csv(tmp_path / "sweep.csv")
     assert len(first) == 1 and len(table) == 4 and set(first["folder"]) < set(table["folder"])
     assert table["fit.learning_rate"].between(1e-3, 1e-1).all() and table["fit.latent_dim"].isin([1, 2]).all()

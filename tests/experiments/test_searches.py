@@ -158,6 +158,13 @@ def test_none_is_a_value_like_others():
     assert heights == [0.0, 1.0, 0.5, 0.0]  # the worst point first
 
 
+def test_none_is_shown_among_many_values_too():
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame({"fit.patience": [None, *range(1, 9)], "validation_share": 0.1, "state": "finished"})
+    (axis,) = sweeps.setting_effects(table.assign(seconds=1.0)).axes
+    assert [label.get_text() for label in axis.get_xticklabels()][:2] == ["None", "1"]
+
+
 def test_figures_of_a_sweep_show_every_point():
     table = table_of()
     lines = sweeps.parallel_coordinates(table).axes[0].lines

@@ -17,7 +17,6 @@ from pdae_jax.evaluation.table import METRIC_NAMES
 from pdae_jax.reporting import results
 from pdae_jax.reporting.report import VERDICTS
 from pdae_jax.runs import folder
-from pdae_jax.training import loop
 
 FILES = {"config.json", "environment.json", "metrics.jsonl", "report.md"}
 FILES |= {"evaluation.csv", "identification.csv", "predictions.h5ad", "extremes.csv", "residual_laws.csv"}
@@ -38,7 +37,7 @@ def run(workdir):
     with config.evaluation.ignore_type():
         config.evaluation.source = {"p0+p2": "p0", "p1+p2": "p1"}
     experiment = build.experiment(config)
-    fitted = loop.fit(
+    fitted = pdae_jax.fit(
         experiment.train,
         key=experiment.key,
         validation=experiment.validation,

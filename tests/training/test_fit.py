@@ -17,9 +17,10 @@ from pdae_jax.evaluation.baselines import linear_model
 from pdae_jax.losses import energy_distance
 from pdae_jax.runs import folder
 from pdae_jax.runs.track import read_metrics
-from pdae_jax.training import last_step, loop
-from pdae_jax.training.compiler import without_garbage_collection
+from pdae_jax.training import fit, last_step
+from pdae_jax.training.compiler import RUNS_OFTEN, RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import ON_SURFACE, WITH_NOISE, resolve_recipe
+from pdae_jax.training.prepare import prepare
 from pdae_jax.training.step import make_train_steps
 from pdae_jax.training.validate import Validator, null_variance
 
@@ -225,7 +226,7 @@ def test_noise_of_the_mean_counts_what_conditions_share(source):
 
     simulated = np.std([mean_error(world()) for _ in range(400)])
     data = world()
-    parts = loop.prepare(KEY, data, data.select(conditions), pdae_jax.Recipe(latent_dim=1, hidden=(4,)), source)
+    parts = prepare(KEY, data, data.select(conditions), pdae_jax.Recipe(latent_dim=1, hidden=(4,)), source)
     assert parts.frame.validator is not None
     np.testing.assert_allclose(parts.frame.validator.noise, simulated, rtol=0.15)
 
@@ -300,6 +301,15 @@ def test_the_start_predicts_as_the_baseline_ridge_does(many_pairs):
         np.testing.assert_allclose(np.mean(moved - x, axis=0), expected, atol=0.02 * np.linalg.norm(expected))
 
 
+@pytest.mark.parametrize("options", [RUNS_ONCE, RUNS_OFTEN])
+def test_the_compiler_knows_its_options(options, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # that of tests sets the level itself
+    assert compiler_options(options) == options
+    assert jax.jit(lambda x: 2 * x, compiler_options=compiler_options(options))(3.0) == 6.0
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=2")
+    assert compiler_options(options) == {}
+
+
 @pytest.fixture(scope="module")
 def many_pairs():
     return with_all_pairs(noise="gaussian", noise_scale=0.5)
@@ -352,7 +362,7 @@ def test_a_fit_that_chose_its_last_step_resumes_to_the_same_bits(tmp_path, monke
     first, second = interrupted_in("choice/1/checkpoints"), interrupted_in("checkpoints")
     assert first[-1] == ("choice/1/checkpoints", 20) and second[0] == ("choice/1/checkpoints", 40)
     assert not (tmp_path / "run" / "choice").exists()
-    monkeypatch.setattr(loop, "folds_to_leave_out", lambda *_: pytest.fail("the last step was chosen again"))
+    monkeypatch.setattr(fit, "folds_to_leave_out", lambda *_: pytest.fail("the last step was chosen again"))
     resumed = pdae_jax.fit(data, key=KEY, workdir=tmp_path / "run", **options)
     assert resumed.recipe == whole.recipe and same(resumed.params, whole.params)
 
@@ -451,7 +461,7 @@ def test_linear_gaussian_world_is_recovered():
 
 def test_steps_compile_once(split):
     train, _, _ = split
-    parts = loop.prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL))
+    parts = prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL))
     traces = []
 
     def counted(state, data: DeviceData):
@@ -470,7 +480,7 @@ def test_fits_that_differ_in_rates_share_one_compiled_step_and_train_at_their_ow
     train, _, _ = split
     recipe = pdae_jax.Recipe().override(**{**SMALL, "reconstruction": 0.5})
     first, second = (
-        loop.prepare(KEY, train, None, recipe.override(**changes))
+        prepare(KEY, train, None, recipe.override(**changes))
         for changes in ({}, {"learning_rate": 1e-5, "average_decay": 0.5, "reconstruction": 0.25})
     )
     assert first.step is second.step
@@ -485,7 +495,7 @@ def test_fits_that_differ_in_rates_share_one_compiled_step_and_train_at_their_ow
 
 def test_state_is_the_vector_of_the_parameters(split):
     train, _, _ = split
-    parts = loop.prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL))
+    parts = prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL))
     params = parts.frame.unravel(parts.state.train.params)
     np.testing.assert_array_equal(ravel_pytree(params)[0], parts.state.train.params)
     start = pdae_jax.fit(train, key=KEY, **{**SMALL, "stop_step": 0})
@@ -496,7 +506,7 @@ def test_state_is_the_vector_of_the_parameters(split):
 def test_steps_compiled_beside_the_start_are_those_that_run(split, caplog):
     train, _, _ = split
     recipe = pdae_jax.Recipe().override(**SMALL)
-    plain = loop.prepare(KEY, train, None, recipe)
+    plain = prepare(KEY, train, None, recipe)
 
     def compiled(parts) -> bool:
         caplog.clear()
@@ -505,7 +515,7 @@ def test_steps_compiled_beside_the_start_are_those_that_run(split, caplog):
         assert int(state.step) == 7
         return "Finished XLA compilation of jit(steps)" in caplog.text
 
-    parts = loop.prepare(KEY, train, None, recipe.override(form="pooled"), chunk=7)
+    parts = prepare(KEY, train, None, recipe.override(form="pooled"), chunk=7)
     np.testing.assert_array_equal(plain.state.train.params, parts.state.train.params)
     assert not compiled(parts)
     assert compiled(plain)  # so the log would have told

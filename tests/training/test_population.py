@@ -7,8 +7,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import pdae_jax
+from experiments import reproduce
 from pdae_jax.runs.track import SilentProgress
-from pdae_jax.training import last_step, pool, population
+from pdae_jax.training import last_step, pool, population, together
 from pdae_jax.training.requests import Request
 
 pytestmark = pytest.mark.slow  # they train
@@ -144,6 +145,15 @@ def test_bootstrapped_members_draw_cells_of_their_own(split):
     assert min(distances) > 1e-3
 
 
+def test_a_bootstrapped_member_is_reproduced_from_its_folder(split, tmp_path):
+    train, validation = split
+    options = {"key": KEY, **SMALL}
+    pdae_jax.fit_population(train, [{"bootstrap": True}], validation=validation, workdir=tmp_path / "all", **options)
+    assert reproduce.reproduce(tmp_path / "all" / "000", tmp_path / "again")
+    pdae_jax.fit(train, workdir=tmp_path / "unjudged", **{**options, "stop_step": 0})
+    assert reproduce.reproduce(tmp_path / "unjudged", tmp_path / "unjudged again")
+
+
 def test_runs_of_one_data_set_take_the_room_of_one(split, tmp_path):
     train, validation = split
     options = {"key": KEY, "validation": validation, "workdir": tmp_path, **SMALL, "stop_step": 0}
@@ -185,10 +195,10 @@ def test_half_of_the_places_do_for_half_of_the_members(split, monkeypatch):
 
 def test_members_that_wait_are_not_prepared(split, monkeypatch):
     train, validation = split
-    monkeypatch.setattr(population, "MOST_OPEN", 2)
+    monkeypatch.setattr(together, "MOST_OPEN", 2)
     settings = [{"learning_rate": rate} for rate in (1e-3, 3e-3, 1e-2)]
     bars = []
-    monkeypatch.setattr(population, "make_progress", lambda show, name: bars.append(name) or SilentProgress())
+    monkeypatch.setattr(together, "make_progress", lambda show, name: bars.append(name) or SilentProgress())
     found = pdae_jax.fit_population(train, settings, key=KEY, validation=validation, **SMALL)
     assert bars == ["population 1/2", "population 2/2"]
     assert found.table["learning_rate"].tolist() == [1e-3, 3e-3, 1e-2]
@@ -204,13 +214,13 @@ def test_a_program_that_breaks_down_does_not_end_the_others(split, monkeypatch):
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         real(members, *rest)
 
-    monkeypatch.setattr(population, "run_pool", full)
+    monkeypatch.setattr(together, "run_pool", full)
     recipes = [pdae_jax.Recipe(**{**SMALL, "latent_dim": latent_dim}) for latent_dim in (1, 2)]
     asked = [Request(train, KEY, recipe, validation) for recipe in recipes]
-    small, good = population.train_requests(asked, tolerant=True)
+    small, good = together.train_requests(asked, tolerant=True)
     assert small.error == "RuntimeError: RESOURCE_EXHAUSTED: Out of memory" and good.fitted is not None
     with pytest.raises(RuntimeError, match="Out of memory"):
-        population.train_requests(asked)
+        together.train_requests(asked)
 
 
 def test_settings_are_cross_validated():
