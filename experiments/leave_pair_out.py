@@ -33,6 +33,7 @@ from pdae_jax.model.fitted import Fitted
 from pdae_jax.reporting import plots
 from pdae_jax.runs.files import write_text
 from pdae_jax.runs.track import make_progress
+from pdae_jax.spelling import markdown_table
 from pdae_jax.types import PerturbationData
 
 CONFIG = config_flags.DEFINE_config_file("config", "experiments/configs/bodenmiller.py", "data and recipe: path[:arg]")
@@ -138,11 +139,9 @@ def _comparison(distances: Any) -> list[str]:
     wins_of_best = (distances["pdae"] < distances[best]).mean()
     ratio = distances["pdae"].median() / distances[best].median()
     low, high = _median_ratio_interval(distances["pdae"].to_numpy(), distances[best].to_numpy())
-    rows = [f"| {name} | {row['median']:.3f} | {row['mean']:.3f} |" for name, row in shown.iterrows()]
+    rows = [[name, f"{row['median']:.3f}", f"{row['mean']:.3f}"] for name, row in shown.iterrows()]
     return [
-        "| method | median | mean |",
-        "|---|---|---|",
-        *rows,
+        markdown_table(["method", "median", "mean"], rows),
         "",
         f"Median of pdae over that of the best baseline, {best}: {ratio:.2f} (95 % over pairs {low:.2f} to "
         f"{high:.2f}).",
@@ -153,8 +152,8 @@ def _comparison(distances: Any) -> list[str]:
 
 def _pair_table(distances: Any, about: Any) -> list[str]:
     baselines = [name for name in BASELINES if name in distances]
-    lines = ["| pair | pdae | best baseline | oracle half | verdict | outside | effect | not additive | |"]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+    headings = ["pair", "pdae", "best baseline", "oracle half", "verdict", "outside", "effect", "not additive", ""]
+    rows = []
     for pair, row in distances.sort_values("pdae").iterrows():
         best, facts = row[baselines].astype(float).idxmin(), about.loc[pair]
         cells = [
@@ -168,8 +167,12 @@ def _pair_table(distances: Any, about: Any) -> list[str]:
             f"{facts['interaction']:.0%}",
             "worse" if row["pdae"] >= row[best] else "",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "effect: how far the stimulation moves the mean of the cell type. not additive: the share of it that"]
+        rows.append(cells)
+    lines = [
+        markdown_table(headings, rows),
+        "",
+        "effect: how far the stimulation moves the mean of the cell type. not additive: the share of it that",
+    ]
     lines += [
         "the additive baseline misses; above 100 % it is better to predict no effect. Both look at the true cells."
     ]

@@ -32,6 +32,7 @@ from pdae_jax.evaluation.summary import COMPARED, ratio_interval
 from pdae_jax.reporting.panels import BLUE, GREEN, GREY, ORANGE, clean
 from pdae_jax.runs.files import write_text
 from pdae_jax.runs.track import make_progress
+from pdae_jax.spelling import markdown_table
 from pdae_jax.training.validate import null_variance
 
 OUT = flags.DEFINE_string("table", None, "where rows go; default experiments/results/never_worse.csv, else in runs")
@@ -211,11 +212,12 @@ def summarise(table: Any) -> str:
     shown = ["pdae", "ridge", "latent_additive", "linear_regression", "additive", "control", "oracle_half"]
     shown = [name for name in shown if name in fits]
     head = ["fits", *shown, "of best", "of ridge", "of control", "worse", "reach", "seconds"]
-    lines = [f"| kind | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+    rows = []
     for kind, part in fits.groupby(level="kind", sort=False):
         mean = part[shown].mean()
         cells = [
-            str(len(part)),
+            kind,
+            len(part),
             *(f"{mean[name]:.4g}" for name in shown),
             f"{mean['pdae'] / part['best'].mean():.2f}",
             f"{mean['pdae'] / mean['ridge']:.2f}",
@@ -224,19 +226,18 @@ def summarise(table: Any) -> str:
             f"{part['reach'].max():.2f}",
             f"{part['seconds'].median():.0f}",
         ]
-        lines.append(f"| {kind} | {' | '.join(cells)} |")
+        rows.append(cells)
     worse = fits[fits["worse"]]
-    ratios = ["| kind | best baseline | of it, 95 % over conditions | worst fit, of its best |", "|---|---|---|---|"]
-    ratios += [f"| {' | '.join(row)} |" for row in against_best(table, fits)]
+    ratios = ["kind", "best baseline", "of it, 95 % over conditions", "worst fit, of its best"]
     text = [
         "Energy distances (U form), means over held-out conditions and fits. *of best*: over the mean of each fit's "
         f"own best baseline. *worse*: fits above {TOLERANCE} times their best baseline plus noise. *reach*: the "
         "farthest predicted value from the middle of the measured range of its feature, in halves of the range.",
-        "\n".join(lines),
+        markdown_table(["kind", *head], rows),
         "The baseline with the smallest mean of each kind, the ratio of the means with a paired bootstrap interval, "
         "and the largest ratio of a single fit to its own best baseline; a dash where the baseline's error is within "
         "the noise, and a ratio says nothing.",
-        "\n".join(ratios),
+        markdown_table(ratios, against_best(table, fits)),
         f"{len(worse)} of {len(fits)} fits are worse"
         + (": " + ", ".join(f"{k} {n} ({r['pdae']:.3g} > {r['limit']:.3g})" for (k, n), r in worse.iterrows()) + "."
            if len(worse) else "."),

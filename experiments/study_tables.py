@@ -17,6 +17,7 @@ from pdae_jax.evaluation.compositional import COMPARATORS
 from pdae_jax.prediction.span import SPAN_TOLERANCE
 from pdae_jax.prediction.verdict import MAX_OUTSIDE, Verdict
 from pdae_jax.reporting.panels import BLACK, GREY, PALETTE, clean
+from pdae_jax.spelling import markdown_table
 
 STUDY = flags.DEFINE_multi_enum("study", None, [*STUDIES, "verdict"], "which ones; default all that have rows")
 RESULTS = flags.DEFINE_string("results", "experiments/results", "folder of the rows")
@@ -48,7 +49,7 @@ def main(_):
             rows = read(folder / f"{name}.csv")
             table = TABLES[name](rows)
             figure = FIGURE_OF[name](rows) if name in FIGURE_OF else None
-        print(f"\n## {name}\n\n{markdown(table)}\n")
+        print(f"\n## {name}\n\n{markdown_table(list(table), table.to_numpy().tolist())}\n")
         if figure is not None:
             figures.mkdir(parents=True, exist_ok=True)
             figure.savefig(figures / f"study_{name}.png", dpi=120)
@@ -279,12 +280,6 @@ def papers_figure(rows: Any) -> Figure:
     axes.legend(frameon=False, fontsize="small", bbox_to_anchor=(1.0, 1.0))
     clean(axes)
     return figure
-
-
-def markdown(table: Any) -> str:
-    """A table of text and numbers."""
-    rows = [list(table), ["---"] * table.shape[1], *table.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows)
 
 
 def percent(value: float) -> str:

@@ -71,6 +71,33 @@ def test_data(mistake):
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+UNSEEN = ("a\nb", "a\rb", "a\0b", "a\x1bb", "a\x85b", "a\u2028b", "a\u202eb", "a\ud800b")
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_names_that_nothing_can_show_are_refused_at_every_door(name):
+    names, cells = [name if n == "A" else n for n in NAMES[:8]] + [f"{name}+B"] * 4, pd.DataFrame(X)
+    doors = {
+        "Condition": lambda: arrays(conditions=names),
+        "Perturbation": lambda: arrays(
+            conditions=None, labels=np.eye(3)[[2] * 4 + [0] * 4 + [1] * 4], perturbations=[name, "B", "C"]
+        ),
+        "Feature": lambda: arrays(features=["f0", "f1", name]),
+        "Control": lambda: pdae_jax.from_arrays(X, conditions=names, control=["ctrl", name]),
+        "Condition ": lambda: pdae_jax.from_frame(cells.assign(condition=names), control="ctrl"),
+        "Feature ": lambda: pdae_jax.from_frame(
+            cells.rename(columns={1: name}).assign(condition=NAMES), control="ctrl"
+        ),
+    }
+    for kind, door in doors.items():
+        with pytest.raises(ValueError) as caught:
+            door()
+        message = str(caught.value)
+        assert message.startswith(kind.strip()) and repr(name)[1:-1] in message and "Rename it" in message
+        assert message.isprintable()
+    assert arrays(conditions=["naïve β-药 $x$ | <b>" if n == "A" else n for n in NAMES]).num_conditions == 3
+
+
 BEFORE_TRAINING = {
     "misspelt option": ({"laten_dim": 4}, TypeError, ["laten_dim", "latent_dim"]),
     "unknown form": ({"form": "pairwize"}, ValueError, ["pairwize", "pairwise"]),

@@ -6,6 +6,7 @@ from typing import Any
 from pdae_jax.reporting import sweeps
 from pdae_jax.reporting.sweeps import SCORE
 from pdae_jax.runs.files import write_text
+from pdae_jax.spelling import as_markdown, markdown_block, markdown_code
 
 TABLE_FILE = "sweep.csv"
 
@@ -39,19 +40,19 @@ def write_report(workdir: pathlib.Path, table: Any, note: str, timed: bool) -> N
         mattered = f"not computed: {error}"
     failed = table[table["state"] == "failed"]
     lines = [
-        f"# Sweep {workdir.name}\n",
+        f"# Sweep {as_markdown(workdir.name)}\n",
         f"{len(table)} points, {len(failed)} of them failed. Ranked by {SCORE}: energy distance on validation "
         f"conditions, as a fraction of the control's. Test conditions chose nothing. {note}\n",
-        f"```\n{show(sweeps.leaderboard(table))}\n```\n",
+        markdown_block(show(sweeps.leaderboard(table))) + "\n",
         *(
-            [f"Points that none beats in both error and time:\n\n```\n{show(sweeps.trade_offs(table))}\n```\n"]
+            ["Points that none beats in both error and time:\n", markdown_block(show(sweeps.trade_offs(table))) + "\n"]
             if timed
             else []
         ),
         "What mattered, as a share of the variance of the logarithm (fANOVA):\n",
-        f"```\n{mattered}\n```\n",
+        markdown_block(mattered) + "\n",
         "![Points through their settings](figures/parallel.png)\n\n![Each setting by itself](figures/effects.png)\n",
-        *(f"- failed: `{row.folder}`: {row.error}" for row in failed.itertuples()),
+        *(f"- failed: {markdown_code(row.folder)}: {as_markdown(row.error)}" for row in failed.itertuples()),
     ]
     write_text(workdir / "sweep.md", "\n".join(lines) + "\n")
     print(f"Report: {workdir / 'sweep.md'}")

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from pdae_jax.data.distinct import distinct_labels
 from pdae_jax.data.notation import Notation
 from pdae_jax.labels import format_label, split_dose, split_name
-from pdae_jax.spelling import first_names, nearest_names
+from pdae_jax.spelling import check_names, first_names, nearest_names
 
 
 class Conditions(NamedTuple):
@@ -79,8 +79,10 @@ def make_conditions(
         notation: how the data set is written.
 
     Raises:
-        ValueError: no control, one label under two names, a name that cannot stand in a combination.
+        ValueError: no control, one label under two names, a name that cannot stand in a combination or be shown.
     """
+    check_names("Condition", names)
+    check_names("Perturbation", perturbations)
     _check_perturbations(perturbations, notation)
     control = notation.control
     zero = [name for name, label in zip(names, labels, strict=True) if not label.any()]

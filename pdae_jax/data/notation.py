@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from pdae_jax.labels import NUMBER, split_dose, split_name
-from pdae_jax.spelling import first_names
+from pdae_jax.spelling import check_names, first_names
 
 #: What programs write for a value that is missing, as text; the first ones in any case.
 _MISSING_ANY_CASE = frozenset({"", "nan", "none", "null", "n/a", "#n/a", "<na>"})
@@ -53,6 +53,8 @@ def make_notation(
     for name in map(as_text, given):
         parts = set(split_name(name, separator, names or ()))
         controls.append(parts.pop() if len(parts) == 1 and all(parts) else name)
+    check_names("Control", controls)
+    check_names("Perturbation", names or ())
     known = frozenset((*(names or ()), *controls))
     whole = frozenset(name for name in known if separator in name)
     return Notation(tuple(dict.fromkeys(controls)), separator, names, dose_in_name, known, whole)

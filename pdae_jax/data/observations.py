@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
 
-from pdae_jax.spelling import first_names
+from pdae_jax.spelling import check_names, first_names
 
 #: Rows made dense at a time, so that a sparse or float64 source is never dense as a whole beside the result.
 BLOCK_ROWS = 4096
@@ -96,6 +96,7 @@ def read_features(features: Iterable[str] | None, width: int) -> tuple[str, ...]
             f"features has {len(names)} names ({first_names(names)}), but x has {width} columns. "
             f"Pass one name per column of x."
         )
+    check_names("Feature", names)
     for name, count in Counter(names).items():
         if count > 1:
             raise ValueError(

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from pdae_jax.spelling import markdown_table
 from pdae_jax.types import Table
 
 #: The baselines that use the label; the best of them is what a model has to beat.
@@ -144,14 +145,11 @@ def format_scaled(table: Table, *, split: str = "test") -> str:
     found: Any = scaled_table(table, split=split)
     if not len(found):
         return ""
-    columns = [str(name) for name in found.columns]
-    lines = [f"| metric | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
-    for metric, row in found.iterrows():
-        lines.append(f"| {metric} | " + " | ".join("-" if np.isnan(v) else f"{v:.2f}" for v in row) + " |")
+    rows = [[metric, *("-" if np.isnan(v) else f"{v:.2f}" for v in row)] for metric, row in found.iterrows()]
     return (
         "Every metric on one scale, (u - b) / (r - b): 0 is the mean response of all training conditions (`pool_all`), "
         "1 is measuring the condition again (`oracle_half`). Means over conditions, in the space of the data; *seed "
-        "noise* is what they change by with other cells.\n\n" + "\n".join(lines)
+        "noise* is what they change by with other cells.\n\n" + markdown_table(["metric", *found.columns], rows)
     )
 
 

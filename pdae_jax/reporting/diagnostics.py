@@ -4,6 +4,7 @@ from typing import Any
 
 from pdae_jax.evaluation.counts import QUANTITIES
 from pdae_jax.prediction.samples import MAX_REACH
+from pdae_jax.spelling import markdown_table
 from pdae_jax.types import Table
 
 SHOWN = 20  # conditions of a table
@@ -17,16 +18,18 @@ def format_extremes(table: Table) -> str:
     lines = [
         "Per held-out condition the feature where predictions reach farthest beyond the measured training cells, by "
         "`reach`: the distance from the middle of the measured range in halves of the range; 1 is not beyond." + fewer,
-        "\n".join(
+        markdown_table(
+            ["condition", "feature", "reach", "predicted 1 %, 99 %, max", "measured 1 %, 99 %, max"],
             [
-                "| condition | feature | reach | predicted 1 %, 99 %, max | measured 1 %, 99 %, max |",
-                "|---|---|---|---|---|",
-                *(
-                    f"| {row['condition']} | {row['feature']} | {row['reach']:.2f} | {_three(row, 'predicted')} "
-                    f"| {_three(row, 'measured')} |".replace("\n", " ")
-                    for _, row in shown.iterrows()
-                ),
-            ]
+                [
+                    row["condition"],
+                    row["feature"],
+                    f"{row['reach']:.2f}",
+                    _three(row, "predicted"),
+                    _three(row, "measured"),
+                ]
+                for _, row in shown.iterrows()
+            ],
         ),
     ]
     if worst > MAX_REACH:
@@ -50,16 +53,17 @@ def format_residual_laws(table: Table, level: float = 0.05) -> str:
             f"the same law of the noise under every label. It differs from the control's in {len(differ)} of "
             f"{len(table)} training conditions that were tested (permutation tests, false discovery rate {level:.0%}). "
             "The ten largest:",
-            "\n".join(
+            markdown_table(
+                ["condition", "energy distance of residuals", "spread over the control's", "adjusted p"],
                 [
-                    "| condition | energy distance of residuals | spread over the control's | adjusted p |",
-                    "|---|---|---|---|",
-                    *(
-                        f"| {row['condition']} | {row['energy_distance']:.3g} | {row['spread']:.2f} "
-                        f"| {row['p_adjusted']:.3g} |"
-                        for _, row in most.iterrows()
-                    ),
-                ]
+                    [
+                        row["condition"],
+                        f"{row['energy_distance']:.3g}",
+                        f"{row['spread']:.2f}",
+                        f"{row['p_adjusted']:.3g}",
+                    ]
+                    for _, row in most.iterrows()
+                ],
             ),
         ]
     )
@@ -68,23 +72,20 @@ def format_residual_laws(table: Table, level: float = 0.05) -> str:
 def format_count_diagnostics(table: Table) -> str:
     """``counts.csv`` as markdown: means over held-out conditions, by method."""
     means = table.groupby("method", sort=False)[list(QUANTITIES)].mean()
-    header = "| | zeros | error of zeros per feature | slope of log variance on log mean | variance over the measured "
-    header += "| error of correlations |"
+    header = ["", "zeros", "error of zeros per feature", "slope of log variance on log mean"]
+    header += ["variance over the measured", "error of correlations"]
     return "\n\n".join(
         [
             "Predicted cells as whole numbers of counts, against one half of the measured cells of each held-out "
             f"condition ({table['condition'].nunique()} conditions, {table['cells'].median():.0f} cells each in the "
             "median). `oracle_half`, the other half, is what an exact prediction would have; `control` are control "
             "cells as they are.",
-            "\n".join(
+            markdown_table(
+                header,
                 [
-                    header,
-                    "|---|---|---|---|---|---|",
-                    *(
-                        f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |"
-                        for name, row in zip(means.index, means.to_numpy(), strict=True)
-                    ),
-                ]
+                    [name, *(f"{value:.3f}" for value in row)]
+                    for name, row in zip(means.index, means.to_numpy(), strict=True)
+                ],
             ),
         ]
     )

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from pdae_jax.evaluation.identification import MAP_CLASSES
+from pdae_jax.spelling import markdown_table
 from pdae_jax.types import Table
 
 SHOWN = 20  # perturbations, where there are many
@@ -27,7 +28,7 @@ def format_identification(table: Table) -> str:
     worst = sorted(errors, key=lambda name: -errors[name])
     perturbations = list(errors) if len(errors) <= 2 * SHOWN else worst[:SHOWN]
     shifts = [
-        [name.replace("|", "\\|")]
+        [name]
         + [_number(values[f"orthogonal_shift_{quantity}", name]) for quantity in ("cosine", "length_error", "error")]
         for name in perturbations
     ]
@@ -35,7 +36,7 @@ def format_identification(table: Table) -> str:
     parts = [
         f"True latents: {values['latent_dim', 'all']:.0f}, learned: {values['learned_latent_dim', 'all']:.0f}. "
         f"Principal standard deviations of the learned base latents: {spread} (1 are the units of the theory).",
-        _markdown(
+        markdown_table(
             ["learned to true latents", "R2", "residual", "R2, unseen", "residual, unseen", "error of W", "of W W^T"],
             latents,
         ),
@@ -43,7 +44,7 @@ def format_identification(table: Table) -> str:
         "conditions not trained on (unseen). Residuals are in standard deviations of the base latents; errors of `W` "
         "are relative Frobenius norms under the same maps. Theory: orthogonal where the base latents are standard "
         "Gaussian in truth and model, else affine.",
-        _markdown(["perturbation, orthogonal map", "cosine", "length error", "error"], shifts),
+        markdown_table(["perturbation, orthogonal map", "cosine", "length error", "error"], shifts),
     ]
     if len(perturbations) < len(errors):
         parts.append(
@@ -53,10 +54,6 @@ def format_identification(table: Table) -> str:
 
 
 _MAP_TITLES = {"affine": "affine", "whitened": "orthogonal, after whitening", "orthogonal": "orthogonal"}
-
-
-def _markdown(headings: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, ["---"] * len(headings), *rows))
 
 
 def _number(value: float | None) -> str:

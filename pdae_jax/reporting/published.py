@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from pdae_jax.spelling import markdown_table
+
 
 class Published(NamedTuple):
     """One figure, or several, of a method."""
@@ -39,9 +41,8 @@ def format_published(data: str, protocol: str) -> str | None:
     figures = PUBLISHED.get((data, protocol))
     if not figures:
         return None
-    rows = [f"| {each.method} | {each.metric} | {each.value} | {each.source} |" for each in figures]
     note = (
         "As published, with the genes, cells and preprocessing of their authors, which are not those of this run: they "
         "say what to expect. Nothing of it was computed here."
     )
-    return "\n".join([note, "", "| method | metric | value | source |", "|---|---|---|---|", *rows])
+    return note + "\n\n" + markdown_table(["method", "metric", "value", "source"], figures)

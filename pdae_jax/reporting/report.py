@@ -17,6 +17,7 @@ from pdae_jax.prediction.verdict import (
 from pdae_jax.reporting.diagnostics import format_count_diagnostics, format_extremes, format_residual_laws
 from pdae_jax.reporting.identification import format_identification
 from pdae_jax.runs.files import write_text
+from pdae_jax.spelling import as_markdown, markdown_block, markdown_code, markdown_table
 from pdae_jax.types import Table
 
 REPORT_FILE = "report.md"
@@ -83,10 +84,11 @@ def render_report(
         published: figures of others for this data set and split, as markdown.
     """
     seeds = ", ".join(str(seed) for seed in sorted(set(table["seed"])))
-    facts = {"Config": f"`{config}`" if config else "", "Seed of the evaluation": seeds, **_machine(environment or {})}
+    facts = {"Config": markdown_code(config) if config else "", "Seed of the evaluation": seeds}
+    facts |= _machine(environment or {})
     splits = [split for split in ("test", "validation", "train") if split in set(table["split"])]
     parts = [
-        f"# {title}",
+        f"# {as_markdown(title)}",
         "\n".join(f"- {name}: {value}" for name, value in facts.items() if value),
         *(part for split in splits for part in _split_section(table, split)),
         *(["## Published figures of others", published] if published else []),
@@ -99,19 +101,23 @@ def render_report(
         *(["## Predicted and measured counts", format_count_diagnostics(counts)] if counts is not None else []),
         *(["## The noise of cells", format_residual_laws(residual_laws)] if residual_laws is not None else []),
         *(["## Figures"] if figures else []),
-        *(f"![{caption}]({path})\n\n*{caption}*" for caption, path in (figures or {}).items()),
+        *(_figure(as_markdown(caption), path) for caption, path in (figures or {}).items()),
         "## How to get this again",
-        f"```\n{command}\n```",
+        markdown_block(command),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _figure(caption: str, path: str) -> str:
+    return f"![{caption}]({path})\n\n*{caption}*"
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, str]:
     packages = {"Python": environment.get("python"), **(environment.get("packages") or {})}
     shown = [name for name in ("Python", "pdae_jax", "jax", "flax", "optax", "numpy") if packages.get(name)]
     return {
-        "Device": str(environment.get("device", "")),
-        "Versions": ", ".join(f"{name} {packages[name]}" for name in shown),
+        "Device": as_markdown(environment.get("device", "")),
+        "Versions": as_markdown(", ".join(f"{name} {packages[name]}" for name in shown)),
     }
 
 
@@ -122,7 +128,7 @@ def _split_section(table: Table, split: str) -> list[str]:
         "train": "Training conditions (in-sample)",
     }
     summary = summary_table(table, split=split)
-    sections = [f"## {headings[split]}", f"```text\n{format_table(summary)}\n```"]
+    sections = [f"## {headings[split]}", markdown_block(format_table(summary), "text")]
     if "energy_distance" in summary and "pdae" in summary.index:
         sections[1:1] = [_headline(summary)]
         sections.append(_condition_table(table[table["split"] == split]))
@@ -136,7 +142,7 @@ def _headline(summary: Any) -> str:
     model, best = summary.loc["pdae"], summary.attrs["best_baseline"]
     text = f"Mean energy distance of the predictions: **{model['energy_distance']:.3g}**"
     if best:
-        text += f", {model['ratio']:.3g} of that of the best baseline, {best}"
+        text += f", {model['ratio']:.3g} of that of the best baseline, {as_markdown(best)}"
     if best and np.isfinite(model["ratio_low"]):
         text += f" (95 % interval over conditions {model['ratio_low']:.3g} to {model['ratio_high']:.3g})"
     if best:
@@ -155,12 +161,11 @@ def _condition_table(rows: Any) -> str:
     )
     about = rows.drop_duplicates("condition").set_index("condition")
     compared = [name for name in COMPARED if name in distances]
-    lines = ["| condition | pdae | best baseline | control | oracle half | verdict | outside |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    shown = []
     for condition, row in _worst_and_best(distances).iterrows():
         best = row[compared].astype(float).idxmin() if compared else None
         cells = [
-            str(condition).replace("|", "\\|"),
+            condition,
             _number(row["pdae"]),
             f"{_number(row[best])} ({best})" if best else "-",
             _number(row.get("control", np.nan)),
@@ -168,7 +173,7 @@ def _condition_table(rows: Any) -> str:
             str(about.loc[condition].get("verdict", "-")),
             f"{about.loc[condition].get('outside', np.nan):.0%}".replace("nan%", "-"),
         ]
-        lines.append(f"| {' | '.join(cells)} |")
+        shown.append(cells)
     note = (
         "Energy distances (U form); *outside*: share of translated latents outside the training latents, 5 % is usual."
     )
@@ -177,7 +182,8 @@ def _condition_table(rows: Any) -> str:
             f" The {SHOWN} conditions with the largest distance of the model over the control's, the worst first, and "
             f"the {SHOWN} with the smallest; all {len(distances)} are in `evaluation.csv`."
         )
-    return "\n".join(lines) + f"\n\n{note}"
+    headings = ["condition", "pdae", "best baseline", "control", "oracle half", "verdict", "outside"]
+    return markdown_table(headings, shown) + f"\n\n{note}"
 
 
 def _worst_and_best(distances: Any) -> Any:

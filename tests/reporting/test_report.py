@@ -1,6 +1,7 @@
 import re
 
 import pandas as pd
+import pytest
 
 from pdae_jax.reporting.published import format_published
 from pdae_jax.reporting.report import VERDICTS, render_report, write_report
@@ -94,3 +95,39 @@ def test_a_report_of_many_conditions_has_the_worst_and_the_best():
     shown = re.findall(r"^\| (c\d+) \|", text, re.MULTILINE)
     assert shown == [f"c{i}" for i in [*range(99, 79, -1), *range(19, -1, -1)]]
     assert "all 100 are in `evaluation.csv`" in text
+
+
+HOSTILE = (
+    "a|b", "*a* **b**", "_a_", "`a` ```", "<b>a</b>", "<!-- a", "[a](http://b.c)", "![a](b)", "<http://a.b>", "&lt;a",
+    "a\\|b", "~~a~~", "\\", "# a #", "> a", "[a]: b", "http://a.b", "www.a.b", "$a$ + $b$", "CD4+ T_cell (2)", "1. a",
+)  # fmt: skip
+
+
+def parsed(text):
+    """Kinds of all parts of a page, and the words of each line, by a parser of Markdown."""
+    parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    tokens = parser.parse(text)
+    lines = [t.children for t in tokens if t.type == "inline"]
+    kinds = [t.type for t in tokens] + [
+        c.type for line in lines for c in line if c.type not in ("text", "softbreak", "text_special")
+    ]
+    return kinds, ["".join(c.content for c in line if c.type.startswith("text")) for line in lines]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_is_text_whatever_it_holds(name):
+    """It makes no heading, link, markup or cell: a page with other names has the same parts."""
+
+    def page(name):
+        laws = {"energy_distance": 1.0, "spread": 1.0, "p_adjusted": 0.5}
+        reach = {f"{who}_{q}": 1.0 for who in ("predicted", "measured") for q in ("1%", "99%", "max")}
+        table = make_table().replace({"A+B": name, "additive": name})
+        return render_report(
+            **CONTENTS | {"table": table, "title": name, "command": f"run {name}", "figures": {name: "figures/a.png"}},
+            extremes=pd.DataFrame([{"condition": name, "feature": name, "reach": 1.1, **reach}]),
+            residual_laws=pd.DataFrame([{"condition": name, **laws}]),
+        )
+
+    (kinds, words), (plain, _) = parsed(page(name)), parsed(page("plain"))
+    assert kinds == plain
+    assert words.count(name) >= 5  # title, three tables, the figure's caption
