@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -24,11 +24,27 @@ else:
 Params = dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What the values of a file or table are, and what was done to them: to show, and for cells that join later.
+
+    It is no part of the identity of a data set (`runs.store.fingerprint`).
+    """
+
+    layer: str | None = None  # of an AnnData, ``"X"`` for X; None: of something without layers
+    normalize: bool = False  # raw counts became log(1 + counts per 10,000)
+    arcsinh: float | None = None  # cofactor: values became arcsinh(x / cofactor)
+    scale: str = "unknown"  # of the values as they were found, one of `pdae_jax.data.scale.SCALES`
+    total: float | None = None  # to which cells were normalised, where that was found
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)  # columns that are no features, and why
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class PerturbationData:
     """Cells measured under named conditions, each condition with a perturbation label.
 
-    Built by `pdae_jax.from_arrays`, `from_anndata` or `simulate`, which validate; read-only afterwards.
+    Built by `pdae_jax.from_arrays`, `from_anndata` or `simulate`, which validate. Its arrays are read-only, since what
+    is computed of them is kept: an array that can still be written to is copied.
     """
 
     # observations, in the user's own units; rows of cells that stay in files are taken as those of an array
@@ -41,6 +57,13 @@ class PerturbationData:
     control: str = "control"  # name of the condition with the zero label
     separator: str = "+"  # joins perturbation names in a condition name
     size_factors: Float[np.ndarray, " cells"] | None = None  # of log-normalised counts: counts are (e^x - 1) times it
+    reading: Reading | None = None  # how the values were read; None: not known, as in runs of older versions
+
+    def __post_init__(self):
+        for name in ("x", "condition_index", "labels", "size_factors"):
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray) and value.flags.writeable:
+                object.__setattr__(self, name, read_only(value.copy()))
 
     @property
     def num_cells(self) -> int:
@@ -61,12 +84,12 @@ class PerturbationData:
     @functools.cached_property
     def counts(self) -> Int[np.ndarray, " conditions"]:
         """Cells per condition."""
-        return np.bincount(self.condition_index, minlength=self.num_conditions)
+        return read_only(np.bincount(self.condition_index, minlength=self.num_conditions))
 
     @functools.cached_property
     def rows(self) -> list[Int[np.ndarray, " n"]]:
         """Rows of the cells of each condition."""
-        order = np.argsort(self.condition_index, kind="stable")
+        order = read_only(np.argsort(self.condition_index, kind="stable"))
         return np.split(order, np.cumsum(self.counts)[:-1])
 
     def index(self, condition: LabelLike) -> int:
@@ -127,16 +150,17 @@ class PerturbationData:
         part = self.take(np.flatnonzero(position[self.condition_index] >= 0))
         return dataclasses.replace(
             part,
-            condition_index=position[part.condition_index],
-            labels=self.labels[rows],
+            condition_index=read_only(position[part.condition_index]),
+            labels=read_only(self.labels[rows]),
             conditions=tuple(self.conditions[row] for row in rows),
         )
 
     def take(self, cells: Int[np.ndarray, " kept"]) -> "PerturbationData":
         """The same data with these rows of cells only; conditions stay, also those without a cell."""
-        sizes = None if self.size_factors is None else self.size_factors[cells]
-        x = self.x.take(cells) if isinstance(self.x, StoredCells) else self.x[cells]
-        return dataclasses.replace(self, x=x, condition_index=self.condition_index[cells], size_factors=sizes)
+        sizes = None if self.size_factors is None else read_only(self.size_factors[cells])
+        x = self.x.take(cells) if isinstance(self.x, StoredCells) else read_only(self.x[cells])
+        index = read_only(self.condition_index[cells])
+        return dataclasses.replace(self, x=x, condition_index=index, size_factors=sizes)
 
     def label(self, spec: LabelLike) -> Float[np.ndarray, " perturbations"]:
         """A label as a vector; see `parse_label`."""
@@ -149,6 +173,12 @@ class PerturbationData:
             f"PerturbationData({self.num_cells} cells, {self.num_features} features, "
             f"{self.num_conditions} conditions, {self.num_perturbations} perturbations, control={self.control!r})"
         )
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """An array that was just made and that nobody else holds, closed to writing."""
+    array.setflags(write=False)
+    return array
 
 
 Owner = TypeVar("Owner")

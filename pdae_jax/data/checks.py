@@ -6,7 +6,7 @@ import numpy as np
 
 from pdae_jax.cells import StoredCells
 from pdae_jax.spelling import first_names, nearest_names
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, read_only
 
 
 def check_training_data(train: PerturbationData, validation: PerturbationData | None) -> None:
@@ -65,7 +65,7 @@ def aligned(data: PerturbationData, train: PerturbationData, name: str) -> Pertu
     columns = np.array([column[feature] for feature in train.features])
     return dataclasses.replace(
         data,
-        x=data.x.with_columns(columns) if isinstance(data.x, StoredCells) else data.x[:, columns],
+        x=data.x.with_columns(columns) if isinstance(data.x, StoredCells) else read_only(data.x[:, columns]),
         labels=labels,
         features=train.features,
         perturbations=train.perturbations,

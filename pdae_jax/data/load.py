@@ -25,7 +25,7 @@ from pdae_jax.data.observations import (
 from pdae_jax.data.stored import identity_of_file, store_cells, varying_columns
 from pdae_jax.data.tables import column_names, find_columns, open_anndata, read_conditions
 from pdae_jax.spelling import first_names
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, read_only
 
 
 def from_arrays(
@@ -293,7 +293,7 @@ def _build(
         x = x[kept]
         check_values(x, names, may_be_constant=not notation.needs_control)
     data = PerturbationData(
-        x=x,
+        x=read_only(x) if isinstance(x, np.ndarray) else x,
         condition_index=table.index,
         labels=table.labels,
         conditions=table.names,

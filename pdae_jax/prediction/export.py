@@ -36,7 +36,7 @@ def to_anndata(source: Any) -> Any:
         uns: dict[str, Any] = {
             "perturbation_data": {
                 "conditions": np.array(source.conditions, dtype=object),
-                "labels": source.labels,
+                "labels": source.labels.copy(),
                 "perturbations": np.array(source.perturbations, dtype=object),
                 "control": source.control,
                 "separator": source.separator,
@@ -54,7 +54,7 @@ def to_anndata(source: Any) -> Any:
             "labels": np.stack([np.asarray(each.label, dtype=np.float32) for each in predictions]),
         }
     return anndata.AnnData(
-        X=np.asarray(x, dtype=np.float32),
+        X=np.array(x, dtype=np.float32),  # a copy: those of the data are read-only, and what is exported is the user's
         obs=pd.DataFrame(
             {"condition": pd.Categorical(names), "source": pd.Categorical(origins)},
             index=pd.Index([str(row) for row in range(len(names))]),

@@ -1,5 +1,6 @@
 """Perturbation data as one ``.npz`` of plain arrays (no pickle), and its fingerprint."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,12 +13,13 @@ import numpy as np
 
 from pdae_jax.cells import StoredCells
 from pdae_jax.runs.files import read_arrays, write_arrays
-from pdae_jax.types import PerturbationData, once_for_each
+from pdae_jax.types import PerturbationData, Reading, once_for_each, read_only
 
 _ARRAYS = ("condition_index", "labels")
 _NAMES = ("conditions", "perturbations", "features")
 _SIZES = "size_factors"  # of counts only
 _STRINGS = ("control", "separator")
+_READING = "reading"  # JSON; not in runs of older versions, and no part of the identity
 
 
 # files of data sets that this process has written, and how to know them again: runs of one data set share one
@@ -60,6 +62,8 @@ def data_arrays(data: PerturbationData) -> dict[str, np.ndarray]:
     Cells that stay in files are named by their folder, and by their rows and columns in it.
     """
     arrays = {name: getattr(data, name) for name in (*_ARRAYS, _SIZES) if getattr(data, name) is not None}
+    if data.reading is not None:
+        arrays[_READING] = np.array(json.dumps(dataclasses.asdict(data.reading)))
     return (
         _cells_arrays(data.x)
         | arrays
@@ -80,7 +84,7 @@ def _identity(x: StoredCells) -> str:
 
 def _read_cells(arrays: Mapping[str, np.ndarray]) -> np.ndarray | StoredCells:
     if "x" in arrays:
-        return arrays["x"]
+        return read_only(arrays["x"])
     x = StoredCells(str(arrays["store"]), rows=arrays["store_rows"], columns=arrays.get("store_columns"))
     if _identity(x) != str(arrays["store_identity"]):
         raise ValueError(
@@ -95,10 +99,12 @@ def load_data(path: pathlib.Path) -> PerturbationData:
     if not path.exists():
         raise FileNotFoundError(f"No data at {path}. A run folder holds its data beside config.json; pass its path.")
     arrays = read_arrays(path)
-    fields: dict[str, Any] = {name: arrays[name] for name in (*_ARRAYS, _SIZES) if name in arrays}
+    fields: dict[str, Any] = {name: read_only(arrays[name]) for name in (*_ARRAYS, _SIZES) if name in arrays}
     fields["x"] = _read_cells(arrays)
     fields |= {name: tuple(arrays[name].tolist()) for name in _NAMES}
     fields |= {name: str(arrays[name]) for name in _STRINGS}
+    if _READING in arrays:
+        fields[_READING] = Reading(**json.loads(str(arrays[_READING])))
     return PerturbationData(**fields)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import types
 
 import anndata
@@ -9,6 +10,7 @@ import scipy.sparse
 
 from pdae_jax.data.load import from_anndata, from_arrays, from_frame
 from pdae_jax.prediction.export import to_anndata
+from pdae_jax.runs.store import fingerprint, load_data, save_data
 
 NAMES = ["A+B", "A+B", "ctrl", "B", "ctrl", "A", "B", "A", "A+B"]
 X = np.random.default_rng(0).normal(size=(9, 3))
@@ -95,6 +97,24 @@ def test_input_is_copied_and_not_changed():
     x = X.astype(np.float32)
     data = from_arrays(x, NAMES, control="ctrl")
     x[:] = 0
+    np.testing.assert_array_equal(data.x, X.astype(np.float32))
+
+
+def test_arrays_are_read_only_and_those_of_the_user_are_left_as_they_are(tmp_path):
+    data = from_arrays(X, NAMES, control="ctrl")
+    mine = np.array(data.x)
+    other = dataclasses.replace(data, x=mine)
+    save_data(tmp_path / "data.npz", other)
+    before = fingerprint(other)
+    mine *= 2
+    assert mine.flags.writeable and fingerprint(dataclasses.replace(other)) == before
+    parts = [data, other, data.select(["A", "ctrl"]), data.take(np.arange(3)), load_data(tmp_path / "data.npz")]
+    for part in parts:
+        for array in (part.x, part.labels, part.condition_index, part.counts, part.rows[0]):
+            with pytest.raises(ValueError, match="read-only"):
+                array[:] = 0
+    exported = to_anndata(data)
+    exported.X[:] = 0
     np.testing.assert_array_equal(data.x, X.astype(np.float32))
 
 
