@@ -26,6 +26,8 @@ FIGURES = flags.DEFINE_string("figures", "experiments/figures", "folder of the f
 BASELINES = ("additive", "linear_regression", "latent_additive", "ridge", "pool_all", "pseudobulk")
 ORDER = (
     "trusted",
+    "dose not measured",
+    "beyond the measured doses",
     "inconsistent",
     "imprecise",
     "untested",

@@ -45,6 +45,22 @@ def in_dose_units(
     return np.ldexp(np.round(mantissa * 2**_BITS) / 2**_BITS, exponent).astype(np.float32)
 
 
+def dose_status(
+    labels: Float[np.ndarray, "conditions perturbations"], label: Float[np.ndarray, " perturbations"]
+) -> str:
+    """Whether the doses of a label are among those that were measured, each perturbation by itself.
+
+    Returns:
+        ``measured``: each dose is in some condition, or 0; ``between``: one is not, but lies between doses that are (0
+        is one of them); ``beyond``: one lies outside of them.
+    """
+    units = dose_units(labels)
+    known, asked = np.asarray(labels, np.float64) / units, np.asarray(label, np.float64) / units
+    new = (asked != 0) & ~np.any(np.isclose(known, asked, rtol=1e-5, atol=0.0), axis=0)
+    outside = (asked < np.min(known, axis=0, initial=0.0)) | (asked > np.max(known, axis=0, initial=0.0))
+    return "beyond" if np.any(new & outside) else "between" if new.any() else "measured"
+
+
 class Moments(NamedTuple):
     """What one pass through all cells finds of each feature."""
 

@@ -118,8 +118,8 @@ def evaluate(
         n_true, n_pred, seed``, then ``order`` (number of perturbations), ``in_training`` (the label was trained on),
         ``source``, ``reach`` (of the model's samples beyond the measured range, see `predict.reach_of`), ``bandwidth``
         (of the MMD kernel, on its rows), and the verdict on the model's prediction:
-        ``verdict, identified, supported, tested`` as text, ``residual, leverage, latent_rank, outside, tested_error,
-        expected_error, source_disagreement, replica_disagreement`` as numbers. ``scaled`` is
+        ``verdict, identified, supported, tested, dose_status`` as text, ``residual, leverage, latent_rank, outside,
+        tested_error, expected_error, source_disagreement, replica_disagreement`` as numbers. ``scaled`` is
         :math:`(u - b) / (r - b)` of a value `u`, with `b` that of the mean response (`pool_all`: cells of all training
         conditions) and `r` that of the ceiling: 0 is no better than the mean response, 1 as good as measuring again;
         NaN for metrics without such a scale, and where `r` and `b` differ by less than two standard deviations of `r`.
@@ -290,6 +290,7 @@ def _verdict_columns(verdict: Verdict) -> dict[str, Any]:
         "identified": word[verdict.identified],
         "supported": word[verdict.supported],
         "tested": word[verdict.assumption_tested],
+        "dose_status": verdict.dose_status,
         "residual": verdict.residual,
         "leverage": verdict.leverage,
         **{

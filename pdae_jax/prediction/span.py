@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.data.span import SPAN_TOLERANCE, Span, label_span
+from pdae_jax.data.units import dose_status
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.types import PerturbationData, once_for_each
 
@@ -24,7 +25,7 @@ def identified_part(train: PerturbationData, label: Float[np.ndarray, " perturba
 
 
 def identification_of(train: PerturbationData, label: np.ndarray, name: str) -> Verdict:
-    """A verdict on identification alone."""
+    """A verdict on identification and doses alone."""
     span, weights_of = _span(train)
     target = label - control_label(train)
     weights = weights_of @ target
@@ -34,6 +35,7 @@ def identification_of(train: PerturbationData, label: np.ndarray, name: str) -> 
         residual=float(span.residual(target)),
         weights={c: float(w) for c, w in zip(train.conditions, weights, strict=True) if abs(w) > 1e-9},
         leverage=float(weights @ weights),
+        dose_status=dose_status(train.labels, label),
     )
 
 

@@ -25,6 +25,7 @@ class Verdict:
     residual: float  # rho: share of the label's length outside that span, 0 = inside
     weights: dict[str, float]  # minimum-norm combination of training conditions that gives the label
     leverage: float  # squared norm of the weights: how much the noise of their estimates is amplified
+    dose_status: str = "measured"  # or "between" measured doses, or "beyond" them, see `data.units.dose_status`
     latent_rank: int | None = None  # rank of the training conditions' latent shifts, W A
     latent_dim: int | None = None  # k; the theory asks for latent_rank = k
     outside: float | None = None  # share of translated latents outside the training latents' support; 0.05 is usual
@@ -51,7 +52,7 @@ class Verdict:
         """The first of these that applies, else ``trusted``.
 
         ``not identified``, ``poorly determined``, ``rank deficient``, ``unsupported``, ``untested``, ``refuted``,
-        ``imprecise``, ``inconsistent``.
+        ``imprecise``, ``inconsistent``, ``beyond the measured doses``, ``dose not measured``.
         """
         if not self.identified:
             return "not identified"
@@ -69,6 +70,10 @@ class Verdict:
             return "imprecise"
         if self.disagreement > MAX_DISAGREEMENT:
             return "inconsistent"
+        if self.dose_status == "beyond":
+            return "beyond the measured doses"
+        if self.dose_status == "between":
+            return "dose not measured"
         return "trusted"
 
     @property
@@ -88,6 +93,10 @@ class Verdict:
                 f"Not identified: {self.residual:.0%} of the label lies outside the span of the training labels; "
                 f"samples show the identified part only."
             )
+        if self.dose_status == "beyond":
+            lines.append("Beyond the measured doses: a dose lies outside of those that training conditions have.")
+        if self.dose_status == "between":
+            lines.append("Dose not measured: no training condition has it; it lies between doses that were measured.")
         if self.leverage > MAX_LEVERAGE:
             lines.append(
                 f"Poorly determined: these weights multiply the error of measured effects by {self.leverage**0.5:.2g} "

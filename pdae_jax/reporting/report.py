@@ -34,6 +34,10 @@ VERDICTS = {
     "inconsistent": "identified and supported, and left-out combinations were predicted well, but this label is "
     f"predicted differently from different sources or by different replicas, by more than {MAX_DISAGREEMENT:.0%} of "
     "the distance from the control.",
+    "beyond the measured doses": "identified and supported, and left-out combinations were predicted well, but a dose "
+    "lies outside of those that training conditions have: that effects go on in proportion is untested.",
+    "dose not measured": "identified and supported, and left-out combinations were predicted well, but a dose lies "
+    "between those that training conditions have: that effects are in proportion in between is untested.",
     "untested": "identified and supported, but no combination was left out of training and predicted, so that nothing "
     "tests whether effects add up.",
     "unsupported": f"identified, but more than {MAX_OUTSIDE:.0%} of the translated latents lie outside the training "

@@ -12,6 +12,7 @@ import pytest
 import pdae_jax
 from pdae_jax import predict as predict_function
 from pdae_jax.data.simulate import simulate
+from pdae_jax.data.units import dose_status
 from pdae_jax.prediction.span import identified_part
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.reporting import report
@@ -165,6 +166,37 @@ def test_the_level_knows_leverage_and_rank(changes, level, words):
     verdict = trusted(**changes)
     assert verdict.level == level in report.VERDICTS
     assert re.search(words, verdict.summary())
+
+
+@pytest.mark.parametrize(
+    ("label", "status", "level"),
+    [
+        ("p0+p1", "measured", "trusted"),
+        ("p1:0.1+p2", "between", "dose not measured"),
+        ("p1:-1", "beyond", "beyond the measured doses"),
+        ("p0+p2:1.5", "beyond", "beyond the measured doses"),
+        ("p3", "beyond", "not identified"),  # never given
+        ("control", "measured", "trusted"),
+    ],
+)
+def test_a_dose_that_was_never_measured_is_not_trusted(fitted, label, status, level):
+    for unit in (1.0, 1e-6):  # mM and nM
+        train = dataclasses.replace(fitted.train, labels=fitted.train.labels * np.float32(unit))
+        verdict = pdae_jax.check_guarantee(train, fitted.train.label(label) * np.float32(unit))
+        assert verdict.dose_status == status
+    nothing_else = trusted(identified=verdict.identified, dose_status=status)
+    assert nothing_else.level == level
+    assert (level.capitalize() in nothing_else.summary()) == (level != "trusted")
+
+
+def test_doses_of_a_series_are_compared_one_by_one():
+    labels = np.array([[0, 0], [0.1, 0], [1, 0], [0, -2], [0.1, -2]], np.float32)
+    found = [
+        dose_status(labels, np.array(label, np.float32))
+        for label in ([0.1 * (1 + 1e-7), 0], [1, -2], [0.5, -2], [0, -1])
+    ]
+    assert found == ["measured", "measured", "between", "between"]
+    assert [dose_status(labels, np.array(label, np.float32)) for label in ([2, 0], [0, 1], [0.5, -3])] == ["beyond"] * 3
 
 
 def test_leverage_multiplies_the_squared_error_of_effects():
