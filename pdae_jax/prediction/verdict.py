@@ -1,6 +1,8 @@
 """The verdict on a prediction: what is known about it, and the level that follows."""
 
 import dataclasses
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 # A trusted prediction is to be within 5 % of the control's energy distance. Left-out combinations must have been within
 # half of that (the others are harder now and then), and predictions that should coincide within all of it.
@@ -83,51 +85,115 @@ class Verdict:
         return max(known, default=0.0)
 
     def summary(self) -> str:
-        """The verdict in sentences."""
-        lines = [f"{self.condition}: {self.level}."]
-        if self.identified:
-            parts = " ".join(f"{weight:+.2g} ({name})" for name, weight in _largest(self.weights))
-            lines.append(f"Identified: the label is a combination of training labels, {parts or 'the control'}.")
-        else:
-            lines.append(
-                f"Not identified: {self.residual:.0%} of the label lies outside the span of the training labels; "
-                f"samples show the identified part only."
-            )
-        if self.dose_status == "beyond":
-            lines.append("Beyond the measured doses: a dose lies outside of those that training conditions have.")
-        if self.dose_status == "between":
-            lines.append("Dose not measured: no training condition has it; it lies between doses that were measured.")
-        if self.leverage > MAX_LEVERAGE:
-            lines.append(
-                f"Poorly determined: these weights multiply the error of measured effects by {self.leverage**0.5:.2g} "
-                f"(leverage {self.leverage:.2g}, at most {MAX_LEVERAGE:.0f} is trusted)."
-            )
-        if self.rank_deficient:
-            lines.append(
-                f"Rank deficient: the training shifts span {self.latent_rank} of {self.latent_dim} latent dimensions; "
-                f"the theory asks for all. Fit with fewer latents, or more perturbations."
-            )
-        if self.outside is not None:
-            word = "Supported" if self.supported else "Not supported"
-            lines.append(f"{word}: {self.outside:.0%} of the translated latents lie outside the training latents.")
-        if self.tested_error is not None:
-            lines.append(
-                f"Assumption tested on {len(self.tested)} left-out combinations, which also chose the step: energy "
-                f"distance {self.tested_error:.1%} of the control's."
-            )
-            if self.level == "imprecise":
-                lines.append(
-                    f"Of the distance that this label is predicted to go that is {self.expected_error:.0%}: its effect "
-                    f"is too small beside the error."
-                )
-        else:
-            lines.append("Additivity untested: no combination was left out of training and predicted.")
-        if self.source_disagreement is not None and self.source_disagreement == self.source_disagreement:
-            lines.append(
-                f"Predictions from different sources differ by {self.source_disagreement:.1%} of the control's distance"
-                f"{'' if self.replica_disagreement is None else f', replicas by {self.replica_disagreement:.1%}'}."
-            )
-        return " ".join(lines)
+        """Say the level, why, and what to do; then the numbers behind it."""
+        words = LEVELS[self.level]
+        return " ".join(
+            [f"{self.condition}: {self.level}.", words.cause(self), words.advice, "Details:", *_details(self)]
+        )
+
+
+class Level(NamedTuple):
+    """What people read about a level."""
+
+    meaning: str  # for all predictions that have it
+    cause: Callable[[Verdict], str]  # for one of them
+    advice: str
+
+
+#: Every level, in the order in which they are looked for, and what to do about it.
+LEVELS: dict[str, Level] = {
+    "not identified": Level(
+        "No measured condition says what a part of this combination does. That part is left out of the prediction.",
+        lambda v: f"No measured condition says what a part of it does; that part ({v.residual:.0%}) is left out.",
+        "Measure what is missing, alone or in another combination.",
+    ),
+    "poorly determined": Level(
+        "Its effect would be a small difference of large measured effects, and so mostly their error.",
+        lambda v: (
+            "Its effect is a small difference of large ones, which would multiply the error of measured effects by "
+            f"{v.leverage**0.5:.2g}."
+        ),
+        "Measure a condition nearer to it.",
+    ),
+    "rank deficient": Level(
+        "The measured conditions move cells in fewer directions than the model has, and nothing determines the others.",
+        lambda v: (
+            f"The measured conditions move cells in {v.latent_rank} directions, and the model has {v.latent_dim}."
+        ),
+        "Fit with a smaller latent_dim, or measure more perturbations.",
+    ),
+    "unsupported": Level(
+        f"More than {MAX_OUTSIDE:.0%} of the predicted cells lie where no measured cells are; 5% is usual.",
+        lambda v: f"{v.outside:.0%} of the predicted cells lie where no measured cells are; 5% is usual.",
+        'Start from cells that are nearer, with source="nearest", or measure a condition in between.',
+    ),
+    "untested": Level(
+        "Nothing tests whether effects add up: no combination was left out of the fit and predicted.",
+        lambda v: "Nothing tests whether effects add up: no combination was left out of the fit and predicted.",
+        "Fit again with some measured combinations as validation=.",
+    ),
+    "refuted": Level(
+        "Measured combinations that were left out of the fit were missed by more than "
+        f"{MAX_TESTED_ERROR:.1%} of their distance from the control.",
+        lambda v: f"{_left_out(v)} missed by {v.tested_error:.1%} of the distance from the control.",
+        "Take it as a hint, and see which combinations fail: effects may not add up, or cells may be too few.",
+    ),
+    "imprecise": Level(
+        "Measured combinations that were left out of the fit were predicted well, but their error is more than "
+        f"{MAX_EXPECTED_ERROR:.0%} of what this condition does.",
+        lambda v: f"What it does is too small: the error of left-out combinations is {v.expected_error:.0%} of it.",
+        "Measure it if a small effect matters; more cells of each condition make the error smaller.",
+    ),
+    "inconsistent": Level(
+        f"Predictions that should be the same differ by more than {MAX_DISAGREEMENT:.0%} of the distance from the "
+        "control: from cells of other conditions, or by other replicas of the model.",
+        lambda v: f"Predictions that should be the same differ by {v.disagreement:.1%} of the way from the control.",
+        "Train for longer or with more cells before it is used.",
+    ),
+    "beyond the measured doses": Level(
+        "A dose lies outside of those that were measured, and nothing tests whether its effect goes on in proportion.",
+        lambda v: "A dose lies outside of those that were measured.",
+        "Measure it, or ask for a measured dose.",
+    ),
+    "dose not measured": Level(
+        "A dose lies between those that were measured, and nothing tests whether effects are in proportion there.",
+        lambda v: "A dose lies between those that were measured; its effect may not be in proportion.",
+        "Measure it, or ask for a measured dose.",
+    ),
+    "trusted": Level(
+        "Measured conditions determine it, and combinations that were left out of the fit were predicted to within "
+        f"{MAX_TESTED_ERROR:.1%} of their distance from the control.",
+        lambda v: f"{_left_out(v)} predicted to within {v.tested_error:.1%} of the distance from the control.",
+        "Use it, and expect an error of that size.",
+    ),
+}
+
+
+def _left_out(verdict: Verdict) -> str:
+    number = len(verdict.tested)
+    return "One combination that was left out was" if number == 1 else f"{number} combinations that were left out were"
+
+
+def _details(verdict: Verdict) -> Iterator[str]:
+    """Sentences with what was computed, in the words of the method."""
+    if verdict.identified:
+        parts = " ".join(f"{weight:+.2g} ({name})" for name, weight in _largest(verdict.weights))
+        yield f"Identified, the label is a combination of training labels: {parts or 'the control'};"
+        yield f"leverage {verdict.leverage:.2g}, at most {MAX_LEVERAGE:.0f} is trusted."
+    else:
+        yield f"Not identified, {verdict.residual:.0%} of the label lies outside the span of the training labels."
+    if verdict.latent_rank is not None:
+        yield f"The training shifts span {verdict.latent_rank} of {verdict.latent_dim} latent dimensions."
+    if verdict.outside is not None:
+        yield f"{verdict.outside:.0%} of the translated latents lie outside the training latents."
+    if verdict.tested_error is not None:
+        yield f"Assumption tested on {len(verdict.tested)} left-out combinations, which also chose the step: energy"
+        share = "" if verdict.expected_error is None else f", {verdict.expected_error:.1%} of this label's"
+        yield f"distance {verdict.tested_error:.1%} of the control's{share}."
+    if verdict.source_disagreement is not None and verdict.source_disagreement == verdict.source_disagreement:
+        replicas = verdict.replica_disagreement
+        more = "" if replicas is None else f", replicas by {replicas:.1%}"
+        yield f"Predictions from different sources differ by {verdict.source_disagreement:.1%}{more}."
 
 
 def _largest(weights: dict[str, float], most: int = 4) -> list[tuple[str, float]]:

@@ -7,13 +7,7 @@ from typing import Any
 import numpy as np
 
 from pdae_jax.evaluation.summary import COMPARED, format_scaled, format_table, summary_table
-from pdae_jax.prediction.verdict import (
-    MAX_DISAGREEMENT,
-    MAX_EXPECTED_ERROR,
-    MAX_LEVERAGE,
-    MAX_OUTSIDE,
-    MAX_TESTED_ERROR,
-)
+from pdae_jax.prediction.verdict import LEVELS
 from pdae_jax.reporting.diagnostics import format_count_diagnostics, format_extremes, format_residual_laws
 from pdae_jax.reporting.identification import format_identification
 from pdae_jax.runs.files import write_text
@@ -22,33 +16,7 @@ from pdae_jax.types import Table
 
 REPORT_FILE = "report.md"
 SHOWN = 20  # conditions at each end of a long table
-VERDICTS = {
-    "trusted": "identified and supported, and left-out combinations were predicted to "
-    f"{MAX_TESTED_ERROR:.1%} of the control's energy distance or better.",
-    "refuted": "identified and supported, but left-out combinations were missed by more than "
-    f"{MAX_TESTED_ERROR:.1%} of the control's energy distance: effects do not add up in this latent space, or training "
-    "fell short.",
-    "imprecise": "identified and supported, and left-out combinations were predicted well, but what they were off by "
-    f"is more than {MAX_EXPECTED_ERROR:.0%} of the distance from the control that this label is predicted to go: its "
-    "effect is too small beside the error.",
-    "inconsistent": "identified and supported, and left-out combinations were predicted well, but this label is "
-    f"predicted differently from different sources or by different replicas, by more than {MAX_DISAGREEMENT:.0%} of "
-    "the distance from the control.",
-    "beyond the measured doses": "identified and supported, and left-out combinations were predicted well, but a dose "
-    "lies outside of those that training conditions have: that effects go on in proportion is untested.",
-    "dose not measured": "identified and supported, and left-out combinations were predicted well, but a dose lies "
-    "between those that training conditions have: that effects are in proportion in between is untested.",
-    "untested": "identified and supported, but no combination was left out of training and predicted, so that nothing "
-    "tests whether effects add up.",
-    "unsupported": f"identified, but more than {MAX_OUTSIDE:.0%} of the translated latents lie outside the training "
-    "latents, where the decoder extrapolates.",
-    "rank deficient": "identified, but the training conditions shift fewer dimensions than the model has latents, and "
-    "the theory says nothing of latents that nothing shifts.",
-    "poorly determined": "identified, but by a combination of training labels with weights so large that the noise of "
-    f"measured effects enters more than {MAX_LEVERAGE:.0f} times (the leverage of the label).",
-    "not identified": "part of the label lies outside the span of the training labels: no data determine that part, "
-    "and it was left out of the prediction.",
-}
+VERDICTS = {level: f"{words.meaning} {words.advice}" for level, words in LEVELS.items()}
 
 
 def write_report(folder: pathlib.Path, **contents: Any) -> pathlib.Path:
@@ -99,7 +67,7 @@ def render_report(
         "## What the verdicts mean",
         "A verdict is about the model's prediction, from training data and held-out combinations only; the true cells "
         "of the condition play no part in it.",
-        "\n".join(f"- **{level}**: {meaning}" for level, meaning in VERDICTS.items()),
+        "\n".join(f"- **{level}**: {meaning}" for level, meaning in _verdicts_in(table).items()),
         *(["## Identification", format_identification(identification)] if identification is not None else []),
         *(["## Predicted and measured extremes", format_extremes(extremes)] if extremes is not None else []),
         *(["## Predicted and measured counts", format_count_diagnostics(counts)] if counts is not None else []),
@@ -110,6 +78,12 @@ def render_report(
         markdown_block(command),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _verdicts_in(table: Any) -> dict[str, str]:
+    """What the verdicts of a table mean; all of them where it has none."""
+    found = set(table.get("verdict", ()))
+    return {level: meaning for level, meaning in VERDICTS.items() if level in found} or VERDICTS
 
 
 def _figure(caption: str, path: str) -> str:

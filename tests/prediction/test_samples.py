@@ -186,7 +186,7 @@ def test_a_dose_that_was_never_measured_is_not_trusted(fitted, label, status, le
         assert verdict.dose_status == status
     nothing_else = trusted(identified=verdict.identified, dose_status=status)
     assert nothing_else.level == level
-    assert (level.capitalize() in nothing_else.summary()) == (level != "trusted")
+    assert nothing_else.summary().startswith(f"p0: {level}. {report.LEVELS[level].cause(nothing_else)} ")
 
 
 def test_doses_of_a_series_are_compared_one_by_one():
@@ -197,6 +197,21 @@ def test_doses_of_a_series_are_compared_one_by_one():
     ]
     assert found == ["measured", "measured", "between", "between"]
     assert [dose_status(labels, np.array(label, np.float32)) for label in ([2, 0], [0, 1], [0.5, -3])] == ["beyond"] * 3
+
+
+def test_the_level_its_cause_and_what_to_do_come_first():
+    """In words of those who measure cells; those of the method, and the weights, are details."""
+    for changes in (
+        {}, {"identified": False, "residual": 0.5}, {"leverage": 1e14}, {"latent_rank": 2}, {"supported": False},
+        {"tested": (), "tested_error": None}, {"tested_error": 0.2}, {"expected_error": 0.2},
+        {"source_disagreement": 0.3}, {"dose_status": "between"}, {"dose_status": "beyond"},
+    ):  # fmt: skip
+        verdict = trusted(**changes)
+        first, _, details = verdict.summary().partition(" Details: ")
+        assert first.startswith(f"p0: {verdict.level}. ") and first.endswith(report.LEVELS[verdict.level].advice)
+        assert not re.search("latents|leverage|span |label|rho|energy distance|None|nan", first)
+        assert "(p0)" in details or not verdict.identified
+        assert report.VERDICTS[verdict.level].endswith(report.LEVELS[verdict.level].advice)
 
 
 def test_leverage_multiplies_the_squared_error_of_effects():
