@@ -48,7 +48,8 @@ def main(_):
         return
     first = jax.process_index() == 0
     if first:
-        print(f"{experiment.train}\n{experiment.test.num_conditions} held-out conditions, run folder {workdir}")
+        held_out = experiment.test.num_conditions if experiment.test else "no"
+        print(f"{experiment.train}\n{held_out} held-out conditions, run folder {workdir}")
     command = shlex.join(["python", *sys.argv])
     train = functools.partial(fit, devices=devices)
     if CONFIG.value.replicas > 1:

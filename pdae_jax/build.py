@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array
 from ml_collections import ConfigDict
 
@@ -50,7 +51,7 @@ class Experiment(NamedTuple):
     key: Array  # of the fit
     train: PerturbationData
     validation: PerturbationData | None
-    test: PerturbationData
+    test: PerturbationData | None  # None: nothing is held out, all conditions train
     source: dict[str, str]  # validation condition -> training condition whose cells are translated to it
     recipe: Recipe
     evaluation: dict[str, Any]
@@ -84,14 +85,16 @@ def experiment(config: Any) -> Experiment:
 
 def _split(
     section: Any, data: PerturbationData, chosen: HeldOut | None
-) -> tuple[PerturbationData, PerturbationData | None, PerturbationData]:
+) -> tuple[PerturbationData, PerturbationData | None, PerturbationData | None]:
     """Training, validation and test conditions, by name, by a fraction or as a protocol has chosen them."""
     if chosen:
         names, unseen = chosen.test, chosen.validation
         train, _ = hold_out(data, [*names, *chosen.left_out])
         test = data.select(names)
     else:
-        train, test = hold_out(data, conditions=_held_out(section, "test", data))
+        names = _held_out(section, "test", data)
+        nothing = not names and section.get("test_fraction") is not None  # singles only, or so it is asked
+        train, test = (data, None) if nothing else hold_out(data, conditions=names)
         unseen = _held_out(section, "validation", train)
     train, validation = hold_out(train, conditions=unseen) if unseen else (train, None)
     return train, validation, test
@@ -116,10 +119,11 @@ def _held_out(section: Any, part: str, data: PerturbationData) -> list[str]:
     if given or not fraction:
         return given
     chosen = list(choose_held_out(data, fraction, section.get("seed", 0)))
-    if part == "test" and not chosen:
+    if part == "test" and not chosen and np.any(np.count_nonzero(data.labels, axis=1) > 1):
         raise ValueError(
             f"No conditions to hold out: no combination in the data has all its perturbations measured alone. Name "
-            f"some in config.split.test; there are {first_names([c for c in data.conditions if c != data.control])}."
+            f"some in config.split.test; there are {first_names([c for c in data.conditions if c != data.control])}. "
+            f"Or train on all: config.split.test_fraction=0."
         )
     return chosen
 
@@ -128,11 +132,11 @@ def _sources(
     source: str | Mapping[str, str],
     train: PerturbationData,
     validation: PerturbationData | None,
-    test: PerturbationData,
+    test: PerturbationData | None,
 ) -> dict[str, str]:
     """Sources of the validation conditions; ``nearest`` and ``all`` leave them to the control. Checks all names."""
     unseen = validation.conditions if validation else ()
-    everywhere = (*train.conditions, *unseen, *test.conditions)
+    everywhere = (*train.conditions, *unseen, *(test.conditions if test else ()))
     rules = ("control", "nearest", "all")
     mapping = dict.fromkeys(unseen, source) if isinstance(source, str) else source
     for name in mapping:

@@ -14,6 +14,8 @@ LabelLike = str | Mapping[str, float | int] | Sequence[float | int] | np.ndarray
 #: A dose as it is written: float() would also take "1_000".
 NUMBER = re.compile(r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|inf|nan)")
 
+_TWICE = re.compile(r"(.+)__\1(?:_[0-9]+)?")  # a pair of guides, as Norman et al. 2019 write it
+
 
 def parse_label(
     spec: LabelLike, perturbations: Sequence[str], *, control: str = "control", separator: str = "+"
@@ -68,7 +70,12 @@ def format_label(
 
 
 def split_name(name: str, separator: str, known: Collection[str] = ()) -> list[str]:
-    """The parts of a combination without spaces around them; known names are found whole, the longest first."""
+    """The parts of a combination without spaces around them; known names are found whole, the longest first.
+
+    Where ``_`` joins, a name written twice, ``"A_B__A_B"``, is read once: so are pairs of guides in GSE133344.
+    """
+    twice = _TWICE.fullmatch(name.strip()) if separator == "_" and name not in known else None
+    name = twice.group(1) if twice else name
     pieces, whole = name.split(separator), {each for each in known if separator in each}
     parts, start = [], 0
     while start < len(pieces):

@@ -1,6 +1,7 @@
-"""Names as people read them: in error messages, in Markdown; and what no name may hold."""
+"""Names as people read them: in error messages, in Markdown; what no name may hold, and what a pattern matches."""
 
 import difflib
+import fnmatch
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -81,3 +82,13 @@ def _fence(text: str, least: int) -> str:
 
 def _is_unseen(letter: str) -> bool:
     return letter in _DIRECTIONS or unicodedata.category(letter) in _UNSEEN
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a text stands for several names, as ``"NegCtrl*"`` does; ``?`` is one letter, brackets are themselves."""
+    return "*" in name or "?" in name
+
+
+def matching_names(pattern: str, names: Iterable[str]) -> list[str]:
+    """The names that a pattern matches, in their order."""
+    return [name for name in names if fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))]

@@ -7,10 +7,13 @@ Add `--dry_run` to ARGS to see what was read, and what would be held out, before
 
     config.data.path        the file
     config.data.condition   column with one condition name per cell: of obs, of the table; for .fcs a channel, a
-                            keyword, or "file", the name of the file
-    config.data.control     name of the unperturbed condition
+                            keyword, or "file", the name of the file; or several columns, "('drug_1','drug_2')"
+    config.data.control     name of the unperturbed condition; or several, "('NT-1','NT-2')"; or a pattern, "NegCtrl*"
+    config.data.perturbations  names to be found whole, "('(+)-JQ1','A+B')", where they contain the separator
     config.data.separator   joins the perturbations of a combination, "+" in "A+B"
-    config.data.dose        column with doses: one number, or "1+0.5" in the order of the names; none: every dose is 1
+    config.data.dose        column with doses: one number, or "1+0.5" in the order of the names; or a column for each of
+                            config.data.condition; none: every dose is 1
+    config.data.dose_in_name  whether the number in "A:2" is a dose; none: where that is certain
     config.data.stratum     column with the cell type, line or donor, which becomes a part of conditions: "A+nk"
     config.data.reference   the stratum whose unperturbed cells are the control
     config.data.layer       layer of an .h5ad or .zarr file; none: X
@@ -36,7 +39,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from ml_collections import config_dict
+from ml_collections import ConfigDict, config_dict
 
 from experiments.configs import base
 
@@ -46,12 +49,15 @@ def get_config(arg: str = "default"):
     if arg not in ("default", "smoke"):
         raise ValueError(f"Unknown argument {arg!r}; pass anndata.py or anndata.py:smoke.")
     config = base.get_config()
+    config.data = ConfigDict(type_safe=False)  # a column or a tuple of columns; `own_data` checks what it is given
     config.data.name = "own_data"
     config.data.path = config_dict.placeholder(str)
     config.data.condition = "condition"
     config.data.control = "control"
+    config.data.perturbations = ()
     config.data.separator = "+"
     config.data.dose = config_dict.placeholder(str)
+    config.data.dose_in_name = config_dict.placeholder(bool)
     config.data.stratum = config_dict.placeholder(str)
     config.data.reference = config_dict.placeholder(str)
     config.data.layer = config_dict.placeholder(str)

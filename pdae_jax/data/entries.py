@@ -50,7 +50,8 @@ def read_columns(names: Sequence[Sequence[Any]], doses: Sequence[Sequence[Any]],
         names: one column of combinations; or several, the control standing for none, in which a name is a combination
             where a part of it stands alone in the same column, or is the control.
         doses: none; one column with a number for all perturbations of a cell, or a text such as ``"1+0.5"`` in the
-            order of the names; or as many columns as `names`. Ignored for the control.
+            order of the names; or as many columns as `names`, each for the perturbations of its column. Ignored for
+            the control.
         notation: how the data set is written.
 
     Raises:
@@ -61,14 +62,16 @@ def read_columns(names: Sequence[Sequence[Any]], doses: Sequence[Sequence[Any]],
     of_cells = list(zip(*texts, strict=True))
     dosed = zip(*doses, strict=True) if doses else itertools.repeat((), len(of_cells))
     index, found = distinct([(each, _asked(each, dose, notation)) for each, dose in zip(of_cells, dosed, strict=True)])
-    parts = [_parts_of_columns(each, alone, notation) for each, _ in found]
+    by_column = [_parts_of_columns(each, alone, notation) for each, _ in found]
+    parts = [list(itertools.chain(*each)) for each in by_column]
     in_names = _doses_in_names(parts, notation)
     written = []
-    for (_, dose), each in zip(found, parts, strict=True):
+    for (_, dose), columns, each in zip(found, by_column, parts, strict=True):
         text = notation.separator.join(each)
         if doses:
             _check_one_dose(text, [part for part in each if in_names.get(part, (part,))[0] != part])
-            pairs = _with_doses(text, each, dose, notation)
+            groups = zip(columns, dose, strict=True) if len(dose) == len(columns) else [(each, dose[0])]
+            pairs = [pair for group, value in groups for pair in _with_doses(text, group, value, notation)]
             text = f"{text} at {notation.separator.join(map(str, dose))}" if pairs else text
         else:
             pairs = [in_names[part] for part in each if part in in_names]
@@ -200,19 +203,20 @@ def _asked(names: tuple[str, ...], doses: tuple[Any, ...], notation: Notation) -
     return (None,) if doses and all(name in notation.controls for name in names) else doses
 
 
-def _parts_of_columns(names: tuple[str, ...], alone: Sequence[set[str]], notation: Notation) -> list[str]:
-    """The parts of one cell's condition: of a combination, or from several columns.
+def _parts_of_columns(names: tuple[str, ...], alone: Sequence[set[str]], notation: Notation) -> list[list[str]]:
+    """The parts of one cell's condition in each column: of a combination, or from several columns.
 
     A name in one of several columns is a combination where a part of it stands alone in that column, or is a control.
     """
     if len(names) == 1:
-        return parts_of(names[0], notation)
+        return [parts_of(names[0], notation)]
     parts = []
     for name, known in zip(names, alone, strict=True):
         split = split_name(name, notation.separator, notation.whole)
         is_combination = len(split) > 1 and all(split) and any(_head(part) in known for part in split)
-        parts += split if is_combination and name not in notation.whole else [name]
-    check_parts(notation.separator.join(parts), parts, notation)
+        parts.append(split if is_combination and name not in notation.whole else [name])
+    together = list(itertools.chain(*parts))
+    check_parts(notation.separator.join(together), together, notation)
     return parts
 
 
@@ -232,22 +236,21 @@ def _head(part: str) -> str:
     return head.strip() if head and NUMBER.fullmatch(tail.strip()) else part
 
 
-def _with_doses(text: str, parts: Sequence[str], doses: tuple[Any, ...], notation: Notation) -> list[tuple[str, float]]:
-    """Names and doses of the perturbations of one cell, the control left out."""
+def _with_doses(text: str, parts: Sequence[str], dose: Any, notation: Notation) -> list[tuple[str, float]]:
+    """Names and doses of the perturbations that have one dose, or a text with one for each; the control left out."""
     separator, perturbing = notation.separator, [part for part in parts if part not in notation.controls]
     if not perturbing:
         return []
-    given = doses[0].split(separator) if len(doses) == 1 and isinstance(doses[0], str) else list(doses)
+    given = dose.split(separator) if isinstance(dose, str) else [dose]
     given = given * len(parts) if len(given) == 1 else given
     if len(given) == len(parts):
         pairs = [(part, _number(dose)) for part, dose in zip(parts, given, strict=True) if part in perturbing]
         if all(math.isfinite(dose) for _, dose in pairs):
             return pairs
-    shown = doses[0] if len(doses) == 1 else doses
     unit = next((unit for dose in given if isinstance(dose, str) and (unit := unit_of(dose))), None)
     fix = f"Take off the unit {unit!r}, and convert all doses to one. " if unit else ""
     raise ValueError(
-        f"Condition {text!r} has the dose {shown!r}. {fix}Pass one number, or {len(parts)} joined by {separator!r}, "
+        f"Condition {text!r} has the dose {dose!r}. {fix}Pass one number, or {len(parts)} joined by {separator!r}, "
         f"finite; 0 where the perturbation is absent."
     )
 

@@ -1,6 +1,7 @@
 """Arrays, data frames and AnnData in, `PerturbationData` out: all validation of users' data is behind this door."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pdae_jax.data import genes
 from pdae_jax.data.conditions import Conditions, drop_small, drop_unused
 from pdae_jax.data.counts import Sized, is_counts, read_counts
 from pdae_jax.data.entries import read_dicts, read_matrix, read_names
-from pdae_jax.data.notation import Notation, make_notation
+from pdae_jax.data.notation import Notation, make_notation, with_found_controls
 from pdae_jax.data.observations import (
     BLOCK_ROWS,
     check_values,
@@ -59,8 +60,10 @@ def from_arrays(
             data frame, else ``"p0", "p1", ...``. Listed names are found whole, the longest first, also where they
             contain the separator (``"(+)-JQ1"``) or look like a missing value (``"NA"``).
         features: names of the columns of x; those of a data frame, else ``"x0", "x1", ...``.
-        control: name of the control, or several names, whose cells all become the control, named as the first.
-        separator: joins perturbation names in a condition name.
+        control: name of the control, or several names, whose cells all become the control, named as the first. A
+            pattern stands for all names that it matches: ``"NegCtrl*"``.
+        separator: joins perturbation names in a condition name. With ``"_"``, ``"A_B__A_B"`` is ``"A_B"``, as pairs of
+            guides are written in GSE133344.
         dose_in_name: whether the number in ``"A:2"`` is a dose of A, or part of a name as in ``"CHEBI:41423"``. None:
             it is a dose where that is certain: A is in `perturbations`, stands alone in other conditions, or has a
             number elsewhere that no identifier has (``"A:0.5"``, ``"A:-1"``, ``"A:0"``); else it is part of the name.
@@ -89,6 +92,7 @@ def from_arrays(
         perturbations = labels.columns if hasattr(labels, "columns") else _numbered(labels)
     notation = _notation(like, control, separator, perturbations, dose_in_name)
     features = like.features if like is not None and features is None else features
+    notation = with_found_controls(notation, entries or [])
     if labels is not None:
         table = read_matrix(labels, entries, notation)
     elif entries and isinstance(entries[0], Mapping):
@@ -103,7 +107,7 @@ def from_frame(
     *,
     condition: str | Sequence[str] = "condition",
     features: Iterable[str] | None = None,
-    dose: str | Sequence[str] | None = None,
+    dose: str | Sequence[str | None] | None = None,
     perturbations: Iterable[str] | None = None,
     control: str | int | Sequence[str | int] = "control",
     separator: str = "+",
@@ -120,11 +124,12 @@ def from_frame(
             the control's name where there is none.
         features: columns with the observations; all other columns when None.
         dose: column with doses: a number for all perturbations of the cell's condition, or a string such as
-            ``"1+0.5"`` in the order of the names; or one column for each of `condition`. Numbers in one unit; 0 is
+            ``"1+0.5"`` in the order of the names; or one column for each of `condition`, None where the names of that
+            column have no dose: ``condition=["drug", "cell_type"], dose=["uM", None]``. Numbers in one unit; 0 is
             absent. Conditions are then named with their doses, ``"A+B:0.5"``.
         perturbations: names of the label columns, by first appearance when None; see `from_arrays`.
-        control: name of the control, or several.
-        separator: joins perturbation names in a condition name.
+        control: name of the control, several, or a pattern, see `from_arrays`.
+        separator: joins perturbation names in a condition name, see `from_arrays`.
         dose_in_name: whether the number in ``"A:2"`` is a dose, see `from_arrays`.
         min_cells: conditions with fewer cells are dropped.
         normalize: the features are raw counts, see `from_arrays`.
@@ -142,11 +147,12 @@ def from_frame(
     features = like.features if like is not None and features is None else features
     known = [str(name) for name in frame.columns]
     named, dosed = column_names(condition), column_names(dose)
-    used = [*named, *dosed]
+    used = [*named, *(name for name in dosed if name is not None)]
     names = [name for name in known if name not in used] if features is None else [str(name) for name in features]
     labelled = frame.iloc[:, find_columns(used, known, "the frame")]
     observed = frame.iloc[:, find_columns(names, known, "the frame")]
-    table = read_conditions(labelled, len(named), notation)
+    notation = with_found_controls(notation, _columns(labelled, len(named)))
+    table = read_conditions(labelled, dosed, notation)
     return _build(_counts(read_observations(observed), None, normalize, like), table, names, notation, min_cells)
 
 
@@ -156,7 +162,7 @@ def from_anndata(
     condition: str | Sequence[str] = "condition",
     control: str | int | Sequence[str | int] = "control",
     separator: str = "+",
-    dose: str | Sequence[str] | None = None,
+    dose: str | Sequence[str | None] | None = None,
     layer: str | None = None,
     features: Iterable[str] | None = None,
     highly_variable: int | None = None,
@@ -173,8 +179,8 @@ def from_anndata(
     Args:
         adata: AnnData or path.
         condition: column of ``obs`` with the condition names, or several with one perturbation each, see `from_frame`.
-        control: name of the control, or several names, whose cells all become the control, named as the first.
-        separator: joins perturbation names in a condition name.
+        control: name of the control, several, or a pattern, see `from_arrays`.
+        separator: joins perturbation names in a condition name, see `from_arrays`.
         dose: column of ``obs`` with doses, or several, see `from_frame`.
         layer: layer with the observations; ``X`` when None.
         features: names from ``var_names`` to keep, in this order; all when None.
@@ -206,11 +212,12 @@ def from_anndata(
     notation = _notation(like, control, separator, perturbations, dose_in_name)
     features = like.features if like is not None and features is None else features
     named, dosed = column_names(condition), column_names(dose)
-    with open_anndata(adata, [*named, *dosed], layer) as table:
+    with open_anndata(adata, [*named, *(name for name in dosed if name is not None)], layer) as table:
         if features is not None:  # what is misspelt is said before anything is read
             features = [str(name) for name in features]
             find_columns(features, table.features, "var_names")
-        conditions = read_conditions(table.obs, len(named), notation)
+        notation = with_found_controls(notation, _columns(table.obs, len(named)))
+        conditions = read_conditions(table.obs, dosed, notation)
         if highly_variable is not None:
             features = genes.highly_variable(table.matrix, table.features, conditions, highly_variable)
         if drop_constant and features is None and store is None:
@@ -322,6 +329,11 @@ def _log_data(data: PerturbationData) -> None:
         *(data.num_perturbations, first_names(data.perturbations)),
         "; ".join(doses) + more or "1 throughout",
     )
+
+
+def _columns(frame: Any, number: int) -> Iterator[Any]:
+    """The values of the first columns of a frame, one column after the other."""
+    return itertools.chain.from_iterable(frame.iloc[:, column] for column in range(number))
 
 
 def _numbered(labels: Any) -> list[str]:

@@ -1,13 +1,13 @@
 """How a data set writes its conditions: control names, the separator, doses in names; what may be part of a name."""
 
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import logging
 
 from pdae_jax.labels import NUMBER, split_dose, split_name
-from pdae_jax.spelling import check_names, first_names
+from pdae_jax.spelling import check_names, first_names, is_pattern, matching_names, nearest_names
 
 #: What programs write for a value that is missing, as text; the first ones in any case.
 _MISSING_ANY_CASE = frozenset({"", "nan", "none", "null", "n/a", "#n/a", "<na>"})
@@ -58,6 +58,43 @@ def make_notation(
     known = frozenset((*(names or ()), *controls))
     whole = frozenset(name for name in known if separator in name)
     return Notation(tuple(dict.fromkeys(controls)), separator, names, dose_in_name, known, whole)
+
+
+def with_found_controls(notation: Notation, conditions: Iterable[Any]) -> Notation:
+    """The notation with the names that are in the data where a control is a pattern, such as ``"NegCtrl*"``.
+
+    A pattern matches single perturbations, ``"NegCtrl0"`` and not ``"NegCtrl0_KLF1"``, unless it has the separator.
+
+    Args:
+        notation: how the data set is written.
+        conditions: names, or dicts of doses; the same ones may come often.
+
+    Raises:
+        ValueError: nothing matches.
+    """
+    if not any(is_pattern(control) for control in notation.controls):
+        return notation
+    names = (name for each in conditions for name in (each if isinstance(each, Mapping) else (each,)))
+    texts = list(dict.fromkeys(as_text(name) for name in names if isinstance(name, str)))
+    parts = dict.fromkeys(part for text in texts for part in split_name(text, notation.separator, notation.whole))
+    controls: list[str] = []
+    for control in notation.controls:
+        among = texts if notation.separator in control else list(parts)
+        found = [control] if control in among or not is_pattern(control) else matching_names(control, among)
+        if not found:
+            raise ValueError(
+                f"No name matches control={control!r}; {nearest_names(control, among)}. Pass control=<the "
+                f"unperturbed condition, several, or a pattern such as 'NegCtrl*'>."
+            )
+        controls += sorted(found, key=_natural)
+    known = frozenset((*(notation.perturbations or ()), *controls))
+    whole = frozenset(name for name in known if notation.separator in name)
+    return notation._replace(controls=tuple(dict.fromkeys(controls)), known=known, whole=whole)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """The order of names in which ``NegCtrl2`` comes before ``NegCtrl10``."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def as_text(name: Any) -> str:

@@ -1,5 +1,7 @@
 """Users' own files as data: .h5ad, .csv, .parquet and .fcs, read by the ending of the path."""
 
+import ast
+import contextlib
 import dataclasses
 import importlib
 import random
@@ -25,10 +27,12 @@ _MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")  # of a value
 def own_data(
     *,
     path: str | Path | None = None,
-    condition: str = "condition",
-    control: str = "control",
+    condition: str | Sequence[str] = "condition",
+    control: str | Sequence[str] = "control",
+    perturbations: Sequence[str] = (),
     separator: str = "+",
-    dose: str | None = None,
+    dose: str | Sequence[str] | None = None,
+    dose_in_name: bool | None = None,
     stratum: str | None = None,
     reference: str | None = None,
     layer: str | None = None,
@@ -44,12 +48,17 @@ def own_data(
     Args:
         path: an .h5ad, .zarr, .csv, .tsv, .parquet or .fcs file, or a folder of .fcs files with the same channels.
         condition: column with the condition names: of ``obs``, of the table, or for .fcs a channel or a keyword of the
-            file; ``"file"`` is the name of the .fcs file itself.
-        control: name of the control.
+            file; ``"file"`` is the name of the .fcs file itself. Or several columns, one perturbation in each, and the
+            control's name where there is none. Several names are also read from one text, as a command line has it:
+            ``"('drug_1', 'drug_2')"``.
+        control: name of the control, several, or a pattern such as ``"NegCtrl*"``.
+        perturbations: names of perturbations, found whole where they contain the separator, see `from_arrays`. None
+            given: by first appearance.
         separator: joins perturbation names in a condition name.
-        dose: column with doses, see `pdae_jax.from_frame`.
+        dose: column with doses, see `pdae_jax.from_frame`; or one for each column of `condition`.
+        dose_in_name: whether the number in ``"A:2"`` is a dose, see `from_arrays`.
         stratum: column with the cell type, line or donor of each cell. It becomes a part of the condition, ``"A+nk"``,
-            with a shift of its own.
+            with a shift of its own and without a dose.
         reference: stratum whose unperturbed cells are the control; it has no part in names.
         layer: layer of an .h5ad or .zarr file; ``X`` when None.
         features: features to keep, in this order. Empty: all that vary, of tables all other columns; those left out
@@ -76,8 +85,6 @@ def own_data(
             f"stratum={stratum!r} and reference={reference!r} go together: the column, and the value of it whose "
             f"unperturbed cells are the control. Pass both or neither."
         )
-    if stratum is not None and dose is not None:
-        raise ValueError("A stratum has no dose. Leave stratum or dose out, or write doses into the names, 'A:0.5'.")
     annotated = file.suffix in (".h5ad", ".zarr")
     for name, value in {"layer": layer, "store": store, "highly_variable": highly_variable}.items():
         if value is not None and not annotated:
@@ -86,11 +93,16 @@ def own_data(
         raise ValueError("store is for counts and other values that are used as they are. Leave arcsinh or store out.")
     if normalize and arcsinh is not None:
         raise ValueError(f"normalize=True and arcsinh={arcsinh}: counts of sequencing take one, cytometry the other.")
+    named, dosed = several(condition), several(dose)
+    if stratum is not None:  # one column of doses is for all names but those of strata
+        named, dosed = [*named, stratum], [*(dosed * len(named) if len(dosed) == 1 else dosed), None] if dosed else []
     options = {
-        "condition": condition if stratum is None else [condition, stratum],
-        "control": control if reference is None else [control, reference],
+        "condition": named,
+        "control": [*several(control), *([] if reference is None else [reference])],
+        "perturbations": several(perturbations) or None,
         "separator": separator,
-        "dose": dose,
+        "dose": dosed,
+        "dose_in_name": dose_in_name,
         "normalize": normalize,
     }
     if annotated:
@@ -98,9 +110,18 @@ def own_data(
             file, layer, list(features), min_cells, options | {"store": store, "highly_variable": highly_variable}
         )
     else:
-        used = [name for name in (condition, stratum, dose) if name is not None]
+        used = [*named, *(name for name in dosed if name is not None)]
         data = _from_table(_read_table(file, used), list(features), used, min_cells, options)
     return data if arcsinh is None else dataclasses.replace(data, x=np.arcsinh(data.x[:] / np.float32(arcsinh)))
+
+
+def several(names: str | Sequence[str] | None) -> list[Any]:
+    """Names as a list: one, several, none, or several in one text, ``"('A', 'B')"``, as a command line has them."""
+    if isinstance(names, str) and names.lstrip()[:1] in ("(", "["):
+        with contextlib.suppress(SyntaxError, ValueError):
+            read = ast.literal_eval(names)
+            names = read if isinstance(read, tuple | list) else names
+    return [] if names is None else [names] if isinstance(names, str) else [str(name) for name in names]
 
 
 def choose_held_out(data: PerturbationData, fraction: float, seed: int) -> tuple[str, ...]:

@@ -66,18 +66,24 @@ def find_columns(names: Sequence[str], known: Sequence[str], where: str) -> list
     return [position[name] for name in names]
 
 
-def column_names(columns: str | Sequence[str] | None) -> list[str]:
+def column_names(columns: str | Sequence[str | None] | None) -> list[Any]:
     """One column name, several or none, as a list."""
     return [] if columns is None else [columns] if isinstance(columns, str) else list(columns)
 
 
-def read_conditions(columns: Any, num_names: int, notation: Notation) -> Conditions:
-    """Conditions from a frame: the first `num_names` columns have names, the others doses.
+def read_conditions(columns: Any, dosed: Sequence[str | None], notation: Notation) -> Conditions:
+    """Conditions from a frame: first columns with names, then those of `dosed` that are not None.
+
+    Args:
+        columns: the data frame.
+        dosed: columns with doses; None where the names of a column have none, as those of cell types.
+        notation: how the data set is written.
 
     Raises:
         ValueError: a name is missing, there are not as many columns of doses as of names; see also `read_columns`.
     """
-    num_doses = columns.shape[1] - num_names
+    num_doses = len(dosed)
+    num_names = columns.shape[1] - sum(name is not None for name in dosed)
     if num_names < 1 or num_doses not in (0, 1, num_names):
         raise ValueError(
             f"{num_names} condition columns and {num_doses} dose columns. Pass one condition column or more, and no "
@@ -94,7 +100,9 @@ def read_conditions(columns: Any, num_names: int, notation: Notation) -> Conditi
     values = [columns.iloc[:, column].tolist() for column in range(columns.shape[1])]
     if len(values) == 1:
         return read_names(values[0], notation)
-    return read_columns(values[:num_names], values[num_names:], notation)
+    found = iter(values[num_names:])
+    doses = [next(found) if name is not None else [1.0] * len(columns) for name in dosed]
+    return read_columns(values[:num_names], doses, notation)
 
 
 def _open_file(file: Any, used: Sequence[str], layer: str | None, source: str | Path) -> Table:

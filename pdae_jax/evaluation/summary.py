@@ -27,6 +27,12 @@ HEADINGS = {
 }
 
 
+def judged_split(table: Table) -> str:
+    """The split that a table is about: ``test``, or where nothing was held out ``validation``, else ``train``."""
+    found = set(table["split"])
+    return next((split for split in ("test", "validation") if split in found), "train")
+
+
 def summary_table(table: Table, *, split: str = "test", num_resamples: int = 4000) -> Table:
     r"""One row per method, from the long table of `evaluate`.
 

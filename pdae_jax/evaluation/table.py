@@ -75,7 +75,7 @@ class Request(NamedTuple):
 
 def evaluate(
     fitted: Fitted | Ensemble,
-    test: PerturbationData,
+    test: PerturbationData | None,
     *,
     key: Array | None = None,
     num_samples: int = 2000,
@@ -97,7 +97,7 @@ def evaluate(
     Args:
         fitted: what `fit`, `fit_ensemble` or `load_run` returned; baselines see its training conditions only.
         test: conditions with true cells, of this data set or of another: columns are found by name. The control is
-            skipped, and may be absent.
+            skipped, and may be absent. None where nothing was held out, and `splits` has others.
         key: typed PRNG key; default made of ``fitted.seed``.
         num_samples: cells predicted by every method, at most as many as its source has; also the most true cells
             used per condition.
@@ -142,11 +142,13 @@ def evaluate(
     if num_samples < 2:
         raise ValueError(f"num_samples={num_samples}, but distances need at least 2 samples.")
     sharing = [] if devices is None else local_devices(devices)
-    test = aligned(test, fitted.train, "test")
+    test = None if test is None else aligned(test, fitted.train, "test")
     if key is None:
         key = jax.random.fold_in(jax.random.key(fitted.seed), zlib.crc32(b"evaluate"))
     parts = {"test": test, "validation": fitted.validation, "train": fitted.train}
     cases = [case for split, data in parts.items() if data and split in splits for case in _cases(split, data)]
+    if not cases:
+        raise ValueError(f"No condition to evaluate: there are none of {', '.join(splits)}. Pass test data.")
     if most_in_sample is not None:
         cases = _fewer_in_sample(cases, most_in_sample)
     if not isinstance(source, str):

@@ -15,6 +15,11 @@ from pdae_jax.spelling import as_markdown, markdown_block, markdown_code, markdo
 from pdae_jax.types import Table
 
 REPORT_FILE = "report.md"
+NOTHING_HELD_OUT = (
+    "**Nothing was held out for the test.** The numbers below are of conditions that chose the step or were trained "
+    "on, and say little about a prediction of something new. Predictions can be made all the same (`predict`), and "
+    "their verdicts say what is identified."
+)
 SHOWN = 20  # conditions at each end of a long table
 VERDICTS = {level: f"{words.meaning} {words.advice}" for level, words in LEVELS.items()}
 
@@ -62,6 +67,7 @@ def render_report(
     parts = [
         f"# {as_markdown(title)}",
         "\n".join(f"- {name}: {value}" for name, value in facts.items() if value),
+        *([] if "test" in splits else [NOTHING_HELD_OUT]),
         *(part for split in splits for part in _split_section(table, split)),
         *(["## Published figures of others", published] if published else []),
         "## What the verdicts mean",

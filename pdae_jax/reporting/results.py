@@ -15,7 +15,7 @@ from pdae_jax.evaluation.compositional import fit_comparators
 from pdae_jax.evaluation.counts import CountedCells, count_diagnostics, counted
 from pdae_jax.evaluation.diagnostics import extremes, residual_laws
 from pdae_jax.evaluation.identification import identification_table, load_truth, measure_identification
-from pdae_jax.evaluation.summary import COMPARED, format_table, summary_table
+from pdae_jax.evaluation.summary import COMPARED, format_table, judged_split, summary_table
 from pdae_jax.evaluation.table import MODEL, SPLITS, VERDICT_NUMBERS, evaluate
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
@@ -48,41 +48,56 @@ _MOST_TESTED = 200  # training conditions whose residuals are tested
 _STORED_CELLS = 500  # predicted of a condition, where measured cells do not fit into memory
 
 
-def save_test(workdir: str | pathlib.Path, test: PerturbationData) -> None:
+def save_test(workdir: str | pathlib.Path, test: PerturbationData | None) -> None:
     """Keep held-out conditions with a run that was fitted without them; other ones there are not replaced."""
     path = pathlib.Path(workdir) / folder.TEST_FILE
+    if test is None and not path.exists():
+        return
     if path.exists() and fingerprint(load_data(path)) != fingerprint(test):
         raise ValueError(
             f"The folder {str(workdir)!r} holds other test conditions, {list(load_data(path).conditions)}. "
             f"Nothing was changed; pass another workdir."
         )
-    if not path.exists():
+    if test is not None and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         save_data(path, test)
+
+
+def load_test(path: pathlib.Path) -> PerturbationData | None:
+    """The held-out conditions of a run; None where nothing was held out.
+
+    Raises:
+        FileNotFoundError: the folder has been evaluated on held-out conditions, and they are gone.
+    """
+    file, table = path / folder.TEST_FILE, path / EVALUATION_FILE
+    lost = not file.exists() and table.exists() and judged_split(read_evaluation(path)) == "test"
+    return load_data(file) if file.exists() or lost else None
 
 
 def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: Any) -> str:
     """Evaluation, predictions, figures and report of a run; returns the summary table as text.
 
     Args:
-        workdir: folder of a finished or interrupted fit, with the test conditions that `save_test` put there.
+        workdir: folder of a finished or interrupted fit, with the test conditions that `save_test` put there. Without
+            any, the validation or training conditions are in the table instead.
         command: that reproduces the run, for the report.
         **options: of `write_evaluation`.
 
     Raises:
-        FileNotFoundError: no run, no checkpoint or no test data in the folder.
+        FileNotFoundError: no run or no checkpoint in the folder, or its test data are gone.
     """
     path = pathlib.Path(workdir)
-    fitted, test = load_model(path), load_data(path / folder.TEST_FILE)
+    fitted, test = load_model(path), load_test(path)
     write_evaluation(path, fitted, test, **options)
     table = read_evaluation(path)  # as the report does: pandas may change the last bit of a number
-    predictions = held_out_predictions(fitted, test, sources_of(table))
-    write_predictions(path, predictions)
+    predictions = held_out_predictions(fitted, test, sources_of(table)) if test else []
+    if predictions:
+        write_predictions(path, predictions)
     write_identification(path, first_member(fitted))
     write_diagnostics(path, fitted, test, predictions)
     _draw_figures(path, fitted, test, table, predictions[:MOST_DETAILED])
     render(path, command)
-    return format_table(table)
+    return format_table(table, split=judged_split(table))
 
 
 def first_member(fitted: Fitted | Ensemble) -> Fitted:
@@ -98,7 +113,7 @@ def write_identification(path: pathlib.Path, fitted: Fitted) -> None:
 
 
 def write_diagnostics(
-    path: pathlib.Path, fitted: Fitted | Ensemble, test: PerturbationData, predictions: Sequence[Prediction]
+    path: pathlib.Path, fitted: Fitted | Ensemble, test: PerturbationData | None, predictions: Sequence[Prediction]
 ) -> None:
     """``extremes.csv``: where predictions reach farthest; ``residual_laws.csv``: whether the noise keeps its law.
 
@@ -110,12 +125,13 @@ def write_diagnostics(
         extremes(prediction, fitted.train).head(1).reset_index().assign(condition=prediction.condition)
         for prediction in predictions
     ]
-    write_text(path / EXTREMES_FILE, pd.concat(rows).to_csv(index=False))
+    if rows:
+        write_text(path / EXTREMES_FILE, pd.concat(rows).to_csv(index=False))
     model = first_member(fitted)
     if model.model.noise == "abducted":
         found = residual_laws(model, key=jax.random.key(fitted.seed), most=_MOST_TESTED)
         write_text(path / RESIDUALS_FILE, found.reset_index().to_csv(index=False))
-    if fitted.train.size_factors is not None and test.size_factors is not None:
+    if fitted.train.size_factors is not None and test is not None and test.size_factors is not None:
         sources = {each.condition: each.source for each in predictions}
         found = count_diagnostics(fitted, test, key=jax.random.key(model.seed), sources=sources)
         write_text(path / COUNTS_FILE, found.to_csv(index=False))
@@ -141,7 +157,7 @@ def read_identification(workdir: str | pathlib.Path) -> Table | None:
 def write_evaluation(
     path: pathlib.Path,
     fitted: Fitted | Ensemble,
-    test: PerturbationData,
+    test: PerturbationData | None,
     comparators: Sequence[str] = (),
     **options: Any,
 ) -> Table:
@@ -150,7 +166,7 @@ def write_evaluation(
     Args:
         path: folder of the run.
         fitted: its model.
-        test: held-out conditions.
+        test: held-out conditions, if any.
         comparators: methods that are trained for the comparison, on what the model was trained on with its recipe;
             names of `compositional.COMPARATORS`.
         **options: of `evaluate`.
@@ -220,28 +236,31 @@ def held_out_predictions(
 def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
     """``figures/*.png`` and their captions from what the folder holds; returns caption -> path in the folder."""
     path = pathlib.Path(workdir)
-    fitted, test = load_model(path), load_data(path / folder.TEST_FILE)
+    fitted, test = load_model(path), load_test(path)
     table = read_evaluation(path)
-    predictions = held_out_predictions(fitted, test, sources_of(table), MOST_DETAILED)
+    predictions = held_out_predictions(fitted, test, sources_of(table), MOST_DETAILED) if test else []
     return _draw_figures(path, fitted, test, table, predictions)
 
 
 def _draw_figures(
     path: pathlib.Path,
     fitted: Fitted | Ensemble,
-    test: PerturbationData,
+    test: PerturbationData | None,
     table: Table,
     predictions: Sequence[Prediction],
 ) -> dict[str, str]:
     figures = {
-        "energy_distance": plots.condition_bars(_some_conditions(table)),
+        "energy_distance": plots.condition_bars(_some_conditions(table), split=judged_split(table)),
         "loss": plots.loss_curves(first_member(fitted).history),
         "latent": _latent_figure(first_member(fitted)),
     }
     captions = dict(_CAPTIONS)
+    if judged_split(table) != "test":
+        captions["energy_distance"] = f"Energy distance to the true cells of {judged_split(table)} conditions"
     control = fitted.train.x[fitted.train.rows[fitted.train.index(fitted.train.control)][:_SHOWN_CELLS]]
-    best = summary_table(table).attrs["best_baseline"] or COMPARED[0]
+    best = summary_table(table, split=judged_split(table)).attrs["best_baseline"] or COMPARED[0]
     for number, prediction in enumerate(predictions):
+        assert test is not None
         samples = {"pdae": prediction.samples[:_SHOWN_CELLS]}
         key = jax.random.key(fitted.seed)
         source = None if prediction.source == "all" else prediction.source
@@ -324,7 +343,9 @@ def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
 
 def _some_conditions(table: Any) -> Any:
     """The table with at most `MOST_CONDITIONS` test conditions, from those predicted best to those predicted worst."""
-    ranked = table[(table["split"] == "test") & (table["method"] == MODEL) & (table["metric"] == "energy_distance")]
+    ranked = table[
+        (table["split"] == judged_split(table)) & (table["method"] == MODEL) & (table["metric"] == "energy_distance")
+    ]
     names = [str(name) for name in ranked.sort_values("value")["condition"].unique()]
     return table[table["condition"].isin(_evenly_spaced(names))]
 

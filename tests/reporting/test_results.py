@@ -103,6 +103,21 @@ def test_the_report_shows_verdicts_figures_and_the_command(finished):
     assert summary in report and COMMAND in report
 
 
+def test_without_held_out_conditions_the_report_says_so(finished, tmp_path):
+    workdir, *_ = finished
+    alone = shutil.copytree(workdir, tmp_path / "alone")
+    (alone / folder.TEST_FILE).unlink()
+    with pytest.raises(FileNotFoundError):  # they were there: nothing is written over what they said
+        results.write_results(alone)
+    for name in ("evaluation.csv", "predictions.h5ad", "extremes.csv"):
+        (alone / name).unlink()
+    summary = results.write_results(alone, baselines=("additive",), metrics=("energy_distance",), most_in_sample=2)
+    report = (alone / "report.md").read_text()
+    assert "Nothing was held out" in report and "## Held-out conditions" not in report
+    assert summary in report and "## Validation conditions" in report
+    assert not (alone / "predictions.h5ad").exists()
+
+
 @pytest.mark.slow
 def test_all_is_redone_from_the_folder_alone(finished, tmp_path):
     workdir, *_ = finished

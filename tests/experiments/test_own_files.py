@@ -1,0 +1,111 @@
+"""What Python reads, a config reads too: controls, columns, doses, strata and names of users' own files."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.configs import anndata as own
+from pdae_jax import build, from_frame
+
+MARKERS = ["m0", "m1"]
+
+
+def cells(*conditions, each=4, **columns):
+    """A frame of `each` cells a condition; `columns` have one value a condition."""
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(len(conditions) * each, 2)), columns=MARKERS)
+    return frame.assign(condition=np.repeat(conditions, each), **{k: np.repeat(v, each) for k, v in columns.items()})
+
+
+def config_of(frame, folder, **fields):
+    """The config of a file of the frame; nothing is held out."""
+    frame.to_csv(folder / "cells.csv", index=False)
+    config = own.get_config()
+    config.data.update(path=str(folder / "cells.csv"), features=tuple(MARKERS), **fields)
+    config.split.update(test_fraction=0.0, validation_fraction=0.0)
+    return config
+
+
+def read(frame, folder, **fields):
+    return build.experiment(config_of(frame, folder, **fields)).train
+
+
+def assert_same(found, expected):
+    assert found.conditions == expected.conditions and found.perturbations == expected.perturbations
+    assert found.control == expected.control and found.features == expected.features
+    np.testing.assert_array_equal(found.labels, expected.labels)
+    np.testing.assert_array_equal(found.condition_index, expected.condition_index)
+    np.testing.assert_allclose(found.x, expected.x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("control", [("NT-1", "NT-2"), "('NT-1','NT-2')", "NT-*", "NT-?"])
+def test_several_controls_are_one(tmp_path, control):
+    frame = cells("NT-2", "NT-1", "A", "B+NT-2", "A+B")
+    expected = from_frame(frame, features=MARKERS, control=["NT-1", "NT-2"])
+    assert_same(read(frame, tmp_path, control=control), expected)
+    assert expected.conditions == ("NT-1", "A", "B", "A+B")
+
+
+def test_a_pattern_is_of_single_perturbations_and_finds_something(tmp_path):
+    frame = cells("NT1_A", "NT1_NT1", "NT10_NT2", "A_B")
+    found = read(frame, tmp_path, control="NT*", separator="_")
+    assert found.conditions == ("NT1", "A", "A_B") and found.counts.tolist() == [8, 4, 4]
+    assert read(cells("x[*]", "A", "xy"), tmp_path, control="x[*]").conditions == ("x[*]", "A", "xy")  # a name
+    with pytest.raises(ValueError, match=r"No name matches control='NegCtrl\*'; .*'NT1'"):
+        read(frame, tmp_path, control="NegCtrl*", separator="_")
+
+
+def test_guides_written_twice_are_read_once(tmp_path):
+    """As GSE133344 writes `guide_identity`, some with a number at the end."""
+    pairs = ("NegCtrl10_NegCtrl0", "NegCtrl0_NegCtrl0", "KLF1_NegCtrl0", "NegCtrl0_MAP2K6", "KLF1_MAP2K6")
+    frame = cells(*(f"{pair}__{pair}" for pair in pairs), "MAP2K6_KLF1__MAP2K6_KLF1_2")
+    found = read(frame, tmp_path, control="NegCtrl*", separator="_")
+    assert found.conditions == ("NegCtrl0", "KLF1", "MAP2K6", "KLF1_MAP2K6")
+    assert found.counts.tolist() == [8, 4, 4, 8] and found.perturbations == ("KLF1", "MAP2K6")
+    assert found.index("KLF1_MAP2K6__KLF1_MAP2K6") == 3
+
+
+@pytest.mark.parametrize("columns", [("first", "second"), "('first', 'second')"])
+def test_several_columns_of_names_and_doses(tmp_path, columns):
+    frame = cells(*"wxyz", first=["none", "A", "none", "A"], second=["none", "none", "B", "B"])
+    frame = frame.assign(d1=np.repeat([0, 2, 0, 2], 4), d2=np.repeat([0, 0, 3.5, 7], 4)).drop(columns="condition")
+    given = {"condition": ["first", "second"], "control": "none"}
+    found = read(frame.drop(columns=["d1", "d2"]), tmp_path, condition=columns, control="none")
+    assert_same(found, from_frame(frame, features=MARKERS, **given))
+    doses = ("d1", "d2") if isinstance(columns, tuple) else "('d1', 'd2')"
+    found = read(frame, tmp_path, condition=columns, control="none", dose=doses)
+    assert_same(found, from_frame(frame, features=MARKERS, dose=["d1", "d2"], **given))
+    assert found.conditions == ("none", "A:2", "B:3.5", "A:2+B:7")
+
+
+def test_names_are_found_whole_and_numbers_are_doses_where_it_is_said(tmp_path):
+    frame = cells("control", "(+)-JQ1", "CD4+", "(+)-JQ1+CD4+")
+    given = ["(+)-JQ1", "CD4+"]
+    found = read(frame, tmp_path, perturbations=tuple(given))
+    assert_same(found, from_frame(frame, features=MARKERS, perturbations=given))
+    assert found.perturbations == tuple(given) and found.labels[-1].tolist() == [1, 1]
+    frame = cells("control", "A:2", "B:3")
+    for says, perturbations in {True: ("A", "B"), False: ("A:2", "B:3")}.items():
+        assert read(frame, tmp_path, dose_in_name=says).perturbations == perturbations
+
+
+def test_a_dose_beside_a_stratum_is_of_the_perturbation_alone(tmp_path):
+    frame = cells("DMSO", "A", "A", "A+B", each=6, uM=["0", "2", "4", "2+5"]).assign(line=["K562", "RPE1"] * 12)
+    given = {"control": "DMSO", "stratum": "line", "reference": "K562"}
+    found = read(frame, tmp_path, dose="uM", **given)
+    two = {"condition": ["condition", "line"], "dose": ["uM", None], "control": ["DMSO", "K562"]}
+    assert_same(found, from_frame(frame, features=MARKERS, **two))
+    assert found.num_conditions == 8 and set(found.perturbations) == {"A", "B", "RPE1"}
+    labels = [{"A": 2, "RPE1": 1}, {"RPE1": 1}, {"A": 2, "B": 5}, {"A": 4}, {}]
+    for name, label in zip(("A:2+RPE1", "RPE1", "A:2+B:5", "A:4", "DMSO"), labels, strict=True):
+        assert found.index(name) == found.index(label)
+    plain = read(frame.drop(columns="uM"), tmp_path, **given)
+    assert sorted(map(plain.index, ("DMSO", "RPE1", "A", "A+RPE1", "A+B", "A+B+RPE1"))) == list(range(6))
+
+
+def test_a_screen_of_singles_trains_on_all(tmp_path):
+    config = config_of(cells("control", "A", "B"), tmp_path)
+    for fraction in (0.2, 0.0):
+        config.split.update(test_fraction=fraction, validation_fraction=fraction / 2)
+        found = build.experiment(config)
+        assert found.test is None and found.validation is None and found.train.conditions == ("control", "A", "B")
+        assert found.source == {}
