@@ -21,6 +21,7 @@ from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out
 from pdae_jax.evaluation.compositional import COMPARATORS
 from pdae_jax.evaluation.identification import Truth, truth_of
+from pdae_jax.labels import as_name
 from pdae_jax.recipe import Recipe
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
@@ -115,7 +116,8 @@ def _of_protocol(section: Any, data: PerturbationData) -> HeldOut | None:
 
 def _held_out(section: Any, part: str, data: PerturbationData) -> list[str]:
     """Names of the test or validation conditions: those given, else chosen where the section has a fraction."""
-    given, fraction = list(section.get(part, ())), section.get(f"{part}_fraction")
+    given, fraction = section.get(part, ()), section.get(f"{part}_fraction")
+    given = [as_name(name, data.conditions) for name in (given if isinstance(given, tuple | list) else [given])]
     if given or not fraction:
         return given
     chosen = list(choose_held_out(data, fraction, section.get("seed", 0)))

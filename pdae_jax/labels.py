@@ -1,20 +1,24 @@
 """The grammar of labels: ``"A:0.5+B"``."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from numbers import Real
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
 
-from pdae_jax.spelling import first_names, nearest_names
+from pdae_jax.spelling import first_names, nearest_names, unquoted
 
-#: A perturbation label as users write it: ``"A+B"``, ``{"A": 1.0, "B": 0.5}`` or a vector ``[perturbations]``.
-LabelLike = str | Mapping[str, float | int] | Sequence[float | int] | np.ndarray | Array
+#: A perturbation label as users write it: ``"A+B"``, ``{"A": 1.0, "B": 0.5}`` or a vector ``[perturbations]``; a number
+#: is a name, as donors and guides have. What is in it is checked where it is read.
+LabelLike = str | Real | Mapping[Any, Any] | Sequence[Any] | np.ndarray | Array
 
 #: A dose as it is written: float() would also take "1_000".
 NUMBER = re.compile(r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|inf|nan)")
 
 _TWICE = re.compile(r"(.+)__\1(?:_[0-9]+)?")  # a pair of guides, as Norman et al. 2019 write it
+_HELD = 1e-6  # relative error of a dose in float32 from which on it is another dose
 
 
 def parse_label(
@@ -25,34 +29,49 @@ def parse_label(
     Args:
         spec: ``"A+B"`` (dose 1 each), ``"A:0.5+B"`` (with doses), in any order and with spaces around names;
             ``{"A": 1.0, "B": 0.5}``; the name of the control (zero vector), which in a combination stands for nothing;
-            or a vector ``[perturbations]``.
+            a number that is a name; or a vector ``[perturbations]``.
         perturbations: names of the label columns. They are found whole, the longest first, whatever they contain.
         control: name that stands for the zero label.
         separator: joins names in a string.
 
     Raises:
         KeyError: an unknown perturbation; the message names it and the nearest known ones.
-        ValueError: a vector of the wrong length, a dose that is not finite, a name given twice.
+        ValueError: a vector of the wrong length, a list of names, a dose that is not finite or that float32 cannot
+            hold, a name given twice.
     """
+    if isinstance(spec, Real):
+        spec = as_name(spec, [*perturbations, control])
     if isinstance(spec, str):
-        return _parse_string(spec, perturbations, control, separator)
-    if isinstance(spec, Mapping):
-        vector = np.zeros(len(perturbations), dtype=np.float32)
-        for name, dose in spec.items():
-            known = name.strip() if isinstance(name, str) else name
-            if known not in perturbations:
-                raise KeyError(_unknown(name, perturbations))
-            vector[list(perturbations).index(known)] = dose
+        doses = dict(_parse_string(spec, perturbations, control, separator))
+    elif isinstance(spec, Mapping):
+        doses = dict(_parse_dict(spec, perturbations, control))
     else:
-        vector = np.asarray(spec, dtype=np.float32)
-        if vector.shape != (len(perturbations),):
-            raise ValueError(
-                f"Label of shape {vector.shape}, but there are {len(perturbations)} perturbations "
-                f"{first_names(perturbations)}. Pass one dose per perturbation, or a dict of names to doses."
-            )
-    if not np.all(np.isfinite(vector)):
-        raise ValueError(f"Label {spec!r} has a dose that is not finite. Doses are real numbers, 0 for absent.")
-    return vector
+        doses = dict(zip(perturbations, _parse_vector(spec, perturbations, separator), strict=True))
+    for name, dose in doses.items():
+        fault = dose_fault(dose)
+        if fault:
+            raise ValueError(f"Label {spec!r}: the dose of {name!r} {fault}")
+    return np.array([doses.get(name, 0.0) for name in perturbations], dtype=np.float32)
+
+
+def dose_fault(dose: float) -> str | None:
+    """Why a dose cannot be part of a label, with the fix; None for one that can. Labels are float32."""
+    if not np.isfinite(dose):
+        return f"is {dose}, not finite. Doses are real numbers, 0 for absent."
+    with np.errstate(over="ignore", under="ignore"):
+        held = float(np.float32(dose))
+    if abs(held - dose) <= _HELD * abs(dose):
+        return None
+    return f"is {dose}, which float32 holds as {held:g}. Choose another unit, in which doses are nearer to 1."
+
+
+def as_name(value: object, known: Iterable[str]) -> str:
+    """A name as text. A number is the known name that reads as it, ``"1.50"`` of 1.5, else as Python writes it."""
+    names, text = list(known), str(value)
+    if not isinstance(value, Real) or isinstance(value, bool) or text in names:
+        return text
+    same = [name for name in names if NUMBER.fullmatch(name.replace("_", "")) and float(name) == value]
+    return same[0] if len(same) == 1 else text
 
 
 def format_label(
@@ -96,8 +115,13 @@ def split_dose(part: str, known: Collection[str]) -> tuple[str, float]:
     return head, float(tail)
 
 
-def _parse_string(spec: str, perturbations: Sequence[str], control: str, separator: str) -> np.ndarray:
-    doses: dict[str, float] = {}
+def said_twice(spec: object, name: str) -> str:
+    """For error messages: what to do about a perturbation that a condition or label names twice."""
+    return f"{spec!r} names {name!r} twice. Write it once; '{name}:2' would be twice its dose."
+
+
+def _parse_string(spec: str, perturbations: Sequence[str], control: str, separator: str) -> Iterator[tuple[str, float]]:
+    seen: set[str] = set()
     known = (*perturbations, control)
     for part in [] if spec.strip() == control else split_name(spec, separator, known):
         name, dose = split_dose(part, known)
@@ -105,16 +129,51 @@ def _parse_string(spec: str, perturbations: Sequence[str], control: str, separat
             continue
         if name not in known:
             raise KeyError(_unknown(name, perturbations))
-        if name in doses:
-            raise ValueError(f"{spec!r} names {name!r} twice. Give a dose instead: {name}:2.")
-        if not np.isfinite(dose):
-            raise ValueError(f"{spec!r}: the dose of {name!r} is {dose}. Doses are real numbers, 0 for absent.")
-        doses[name] = dose
-    return np.array([doses.get(name, 0.0) for name in perturbations], dtype=np.float32)
+        if name in seen:
+            raise ValueError(said_twice(spec, name))
+        seen.add(name)
+        yield name, dose
+
+
+def _parse_dict(spec: Mapping[Any, Any], perturbations: Sequence[str], control: str) -> Iterator[tuple[str, float]]:
+    seen: set[str] = set()
+    for key, dose in spec.items():
+        name = as_name(key, [*perturbations, control]).strip()
+        if name == control:
+            continue
+        if name not in perturbations:
+            raise KeyError(_unknown(key, perturbations))
+        if name in seen:
+            raise ValueError(said_twice(spec, name))
+        seen.add(name)
+        try:
+            yield name, float(dose)
+        except (TypeError, ValueError):
+            raise ValueError(f"Label {spec!r}: the dose of {name!r} is {dose!r}. Pass a number.") from None
+
+
+def _parse_vector(spec: Any, perturbations: Sequence[str], separator: str) -> list[float]:
+    try:
+        vector = np.asarray(spec)
+    except ValueError:  # of lists of other lengths
+        vector = np.asarray(None)
+    if vector.dtype.kind in "USO":
+        names = spec if isinstance(spec, list | tuple) else ["A", "B"]
+        raise ValueError(
+            f"Label {spec!r} is no vector of doses. Write a combination as one name, "
+            f"{separator.join(map(str, names))!r}, or with doses, {dict.fromkeys(map(str, names), 1.0)}."
+        )
+    if vector.shape != (len(perturbations),):
+        raise ValueError(
+            f"Label of shape {vector.shape}, but there are {len(perturbations)} perturbations "
+            f"{first_names(perturbations)}. Pass one dose per perturbation, or a dict of names to doses."
+        )
+    return vector.astype(np.float64).tolist()
 
 
 def _unknown(name: object, perturbations: Sequence[str]) -> str:
+    several = unquoted(str(name), perturbations.__contains__)
     return (
-        f"Unknown perturbation {name!r}; {nearest_names(str(name), perturbations)}. Nothing was measured under it, so "
-        f"its effect cannot be predicted: pass one of the perturbations of the training data."
+        f"Unknown perturbation {name!r}; {several or nearest_names(str(name), perturbations)}. Nothing was measured "
+        f"under it, so its effect cannot be predicted: pass one of the perturbations of the training data."
     )

@@ -4,7 +4,7 @@ import difflib
 import fnmatch
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # turn what follows them around
 _UNSEEN = frozenset({"Cc", "Cs", "Zl", "Zp"})  # control, half of a surrogate pair, line and paragraph separator
@@ -92,3 +92,11 @@ def is_pattern(name: str) -> bool:
 def matching_names(pattern: str, names: Iterable[str]) -> list[str]:
     """The names that a pattern matches, in their order."""
     return [name for name in names if fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))]
+
+
+def unquoted(name: str, is_known: Callable[[str], bool]) -> str:
+    """For error messages: how several names are written, where one that is unknown is several joined by commas."""
+    pieces = [piece.strip(" ()[]'\"") for piece in name.split(",")]
+    if len(pieces) < 2 or not all(map(is_known, pieces)):
+        return ""
+    return f'names without quotes are one name, write "{tuple(pieces)!r}"'

@@ -4,14 +4,15 @@ import dataclasses
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.cells import StoredCells, blocks
-from pdae_jax.labels import LabelLike, format_label, parse_label
-from pdae_jax.spelling import nearest_names
+from pdae_jax.labels import LabelLike, as_name, format_label, parse_label
+from pdae_jax.spelling import nearest_names, unquoted
 
 #: Of NumPy or of JAX: what numerical functions take from users.
 AnyArray = Array | np.ndarray
@@ -99,6 +100,7 @@ class PerturbationData:
             KeyError: there is none; the message has the nearest names.
             ValueError: see `parse_label`.
         """
+        condition = self._as_written(condition)
         name = condition.strip() if isinstance(condition, str) else None
         try:
             row = self._row_of(condition)
@@ -112,11 +114,16 @@ class PerturbationData:
 
     def _row_of(self, condition: LabelLike) -> int | None:
         """The row of a condition; None where a label of known perturbations has none."""
+        condition = self._as_written(condition)
         name = condition.strip() if isinstance(condition, str) else None
         if name in self.conditions:
             return self.conditions.index(name)
         rows = np.flatnonzero((self.labels == self.label(condition)).all(axis=1))
         return int(rows[0]) if len(rows) else None
+
+    def _as_written(self, condition: LabelLike) -> LabelLike:
+        """The condition or label; a number is a name."""
+        return as_name(condition, self.conditions) if isinstance(condition, Real) else condition
 
     def has(self, condition: LabelLike) -> bool:
         """Whether there is such a condition, however it is written."""
@@ -131,7 +138,7 @@ class PerturbationData:
         return format_label(label, self.perturbations, control=self.control, separator=self.separator)
 
     def _no_condition(self, name: str) -> str:
-        near = nearest_names(name, self.conditions)
+        near = unquoted(name, self.has) or nearest_names(name, self.conditions)
         return f"No condition {name!r} in this data; {near}. Pass one of data.conditions."
 
     def cells(self, condition: LabelLike) -> Float[np.ndarray, "n features"]:
@@ -164,6 +171,7 @@ class PerturbationData:
 
     def label(self, spec: LabelLike) -> Float[np.ndarray, " perturbations"]:
         """A label as a vector; see `parse_label`."""
+        spec = self._as_written(spec)
         if isinstance(spec, str) and spec.strip() in self.conditions:
             return self.labels[self.conditions.index(spec.strip())]
         return parse_label(spec, self.perturbations, control=self.control, separator=self.separator)

@@ -20,7 +20,7 @@ from pdae_jax.data.notation import (
     split_name,
     unit_of,
 )
-from pdae_jax.labels import NUMBER, format_label
+from pdae_jax.labels import NUMBER, format_label, said_twice
 from pdae_jax.spelling import first_names
 
 
@@ -182,7 +182,7 @@ def _by_perturbation(text: object, pairs: Iterable[tuple[str, float]]) -> dict[s
     doses: dict[str, float] = {}
     for name, dose in pairs:
         if name in doses:
-            raise ValueError(f"Condition {text!r} names {name!r} twice. Give a dose instead: '{name}:2'.")
+            raise ValueError(f"Condition {said_twice(text, name)}")
         if not math.isfinite(dose):
             raise ValueError(
                 f"Condition {text!r}: the dose of {name!r} is {dose}, not finite. Doses are real numbers, 0 for absent."

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from pdae_jax.labels import NUMBER, split_dose, split_name
+from pdae_jax.labels import NUMBER, said_twice, split_dose, split_name
 from pdae_jax.spelling import check_names, first_names, is_pattern, matching_names, nearest_names
 
 #: What programs write for a value that is missing, as text; the first ones in any case.
@@ -122,7 +122,7 @@ def check_parts(condition: object, parts: Sequence[str], notation: Notation) -> 
         if split_dose(part, notation.known)[0] not in notation.known:
             _check_part(condition, part, notation)
         if parts.count(part) > 1 and part not in notation.controls:
-            raise ValueError(f"Condition {condition!r} names {part!r} twice. Give a dose instead: '{part}:2'.")
+            raise ValueError(f"Condition {said_twice(condition, part)}")
 
 
 def read_doses(parts: Iterable[str], notation: Notation) -> dict[str, tuple[str, float]]:

@@ -1,11 +1,13 @@
 """Splits that the field uses, by name: which combinations are held out, and what of their parts was seen."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 
-from pdae_jax.spelling import first_names, nearest_names
+from pdae_jax.labels import as_name
+from pdae_jax.spelling import first_names, nearest_names, unquoted
 from pdae_jax.types import PerturbationData
 
 PROTOCOLS = {
@@ -30,7 +32,9 @@ class HeldOut(NamedTuple):
     source: Mapping[str, str] = {}  # condition -> whose cells are translated to it; empty: the control's
 
 
-def held_out(data: PerturbationData, protocol: str, seed: int = 0, strata: str | Sequence[str] = ()) -> HeldOut:
+def held_out(
+    data: PerturbationData, protocol: str, seed: int = 0, strata: str | Real | Sequence[str | Real] = ()
+) -> HeldOut:
     """The conditions that a protocol holds out.
 
     Args:
@@ -52,7 +56,7 @@ def held_out(data: PerturbationData, protocol: str, seed: int = 0, strata: str |
     if protocol not in PROTOCOLS:
         raise ValueError(f"No protocol {protocol!r}; {nearest_names(protocol, list(PROTOCOLS))}.")
     if protocol == "stratum":
-        return _stratum_held_out(data, seed, (strata,) if isinstance(strata, str) else strata)
+        return _stratum_held_out(data, seed, (strata,) if isinstance(strata, str | Real) else strata)
     present = data.labels != 0
     order = present.sum(axis=1)
     alone = present[order == 1].any(axis=0)
@@ -84,7 +88,7 @@ def held_out(data: PerturbationData, protocol: str, seed: int = 0, strata: str |
     return HeldOut(test, unseen, out)
 
 
-def _stratum_held_out(data: PerturbationData, seed: int, strata: Sequence[str]) -> HeldOut:
+def _stratum_held_out(data: PerturbationData, seed: int, strata: Sequence[str | Real]) -> HeldOut:
     """One stratum without its perturbed conditions; each stratum's conditions are translated from its plain cells."""
     if not strata:
         raise ValueError(
@@ -92,9 +96,11 @@ def _stratum_held_out(data: PerturbationData, seed: int, strata: Sequence[str]) 
             f"{first_names(data.perturbations)}. In a config: config.split.strata."
         )
     plain = {}
+    strata = [as_name(name, data.perturbations) for name in strata]
     for name in strata:
         if name not in data.perturbations:
-            raise KeyError(f"No stratum {name!r} among the label columns; {nearest_names(name, data.perturbations)}.")
+            near = unquoted(name, data.perturbations.__contains__) or nearest_names(name, data.perturbations)
+            raise KeyError(f"No stratum {name!r} among the label columns; {near}.")
         if not data.has({name: 1.0}):
             raise ValueError(
                 f"Stratum {name!r} has no condition without a perturbation, whose cells could be translated. Leave it "

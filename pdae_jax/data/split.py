@@ -1,6 +1,7 @@
 """Splits: whole conditions held out, cells held out within conditions, and which conditions may be held out."""
 
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ def hold_out(
         KeyError: no condition has this name or label.
         ValueError: nothing is held out, the control is, or nothing but the control would be left.
     """
-    specs: list[Any] = [conditions] if isinstance(conditions, str | Mapping) else list(conditions)
+    specs: list[Any] = [conditions] if isinstance(conditions, str | Mapping | Real) else list(conditions)
     names = list(dict.fromkeys(data.conditions[data.index(spec)] for spec in specs))
     if not names:
         raise ValueError(f"No conditions to hold out: the list is empty. Pass some of {first_names(data.conditions)}.")

@@ -12,7 +12,7 @@ from absl import logging
 from pdae_jax.data.conditions import Conditions
 from pdae_jax.data.entries import read_columns, read_names
 from pdae_jax.data.notation import Notation
-from pdae_jax.spelling import first_names, nearest_names
+from pdae_jax.spelling import first_names, nearest_names, unquoted
 
 
 class Table(NamedTuple):
@@ -60,7 +60,8 @@ def find_columns(names: Sequence[str], known: Sequence[str], where: str) -> list
     counts, position = Counter(known), {name: column for column, name in enumerate(known)}
     for name in names:
         if name not in counts:
-            raise KeyError(f"No {name!r} in {where}; {nearest_names(str(name), known)}. Pass a name that is there.")
+            near = unquoted(str(name), counts.__contains__) or nearest_names(str(name), known)
+            raise KeyError(f"No {name!r} in {where}; {near}. Pass a name that is there.")
         if counts[name] > 1:
             raise ValueError(f"{name!r} is there {counts[name]} times in {where}. Rename or drop all but one.")
     return [position[name] for name in names]

@@ -1,5 +1,6 @@
 """Whose cells are translated: those of training conditions, or new ones."""
 
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Float, Int
 from pdae_jax.data.checks import aligned
 from pdae_jax.data.counts import is_counts, size_factors
 from pdae_jax.data.observations import check_values, read_observations
+from pdae_jax.labels import as_name
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.spelling import first_names
@@ -49,6 +51,8 @@ def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturb
         ValueError: new cells with other features than the training data, or none.
     """
     train = fitted.train
+    if isinstance(source, Real):
+        source = as_name(source, train.conditions)
     if not isinstance(source, str):
         data = new_cells(source, train)
         return Source(NEW_CELLS, data, np.arange(data.num_cells), train.control)
