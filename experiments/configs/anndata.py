@@ -16,7 +16,9 @@ Add `--dry_run` to ARGS to see what was read, and what would be held out, before
     config.data.dose_in_name  whether the number in "A:2" is a dose; none: where that is certain
     config.data.stratum     column with the cell type, line or donor, which becomes a part of conditions: "A+nk"
     config.data.reference   the stratum whose unperturbed cells are the control
-    config.data.layer       layer of an .h5ad or .zarr file; none: X
+    config.data.layer       layer of an .h5ad or .zarr file, or raw for its raw.X; none: X
+    config.data.obsm        key of obsm of such a file with the values instead
+    config.data.gene_symbols  column of var of such a file with the names of features; none: var_names
     config.data.features    features to keep, "('CD3','CD8')"; none: all that vary, of tables all other columns
     config.data.highly_variable  number of features to keep instead, those that vary most; needs scanpy
     config.data.min_cells   conditions with fewer cells are dropped; the control stays
@@ -61,6 +63,8 @@ def get_config(arg: str = "default"):
     config.data.stratum = config_dict.placeholder(str)
     config.data.reference = config_dict.placeholder(str)
     config.data.layer = config_dict.placeholder(str)
+    config.data.obsm = config_dict.placeholder(str)
+    config.data.gene_symbols = config_dict.placeholder(str)
     config.data.features = ()
     config.data.highly_variable = config_dict.placeholder(int)
     config.data.min_cells = 2

@@ -24,7 +24,7 @@ from pdae_jax.data.observations import (
     row_totals,
 )
 from pdae_jax.data.stored import identity_of_file, store_cells, varying_columns
-from pdae_jax.data.tables import column_names, find_columns, open_anndata, read_conditions
+from pdae_jax.data.tables import Place, column_names, find_columns, open_anndata, read_conditions
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData, read_only
 
@@ -164,6 +164,8 @@ def from_anndata(
     separator: str = "+",
     dose: str | Sequence[str | None] | None = None,
     layer: str | None = None,
+    obsm: str | None = None,
+    gene_symbols: str | None = None,
     features: Iterable[str] | None = None,
     highly_variable: int | None = None,
     drop_constant: bool = False,
@@ -182,8 +184,11 @@ def from_anndata(
         control: name of the control, several, or a pattern, see `from_arrays`.
         separator: joins perturbation names in a condition name, see `from_arrays`.
         dose: column of ``obs`` with doses, or several, see `from_frame`.
-        layer: layer with the observations; ``X`` when None.
-        features: names from ``var_names`` to keep, in this order; all when None.
+        layer: layer with the observations; ``X`` when None, ``"raw"`` or ``"raw.X"`` for the matrix of ``raw``.
+        obsm: key of ``obsm`` with the observations instead, named ``X_pca0, X_pca1, ...`` or as a data frame's columns.
+        gene_symbols: column of ``var`` with names of the features, instead of ``var_names``. Names that come again get
+            a number, as by ``var_names_make_unique``.
+        features: names from ``var_names``, or of `gene_symbols`, to keep, in this order; all when None.
         highly_variable: number of features to keep instead, those that vary most in cells of the control and of single
             perturbations, by `scanpy.pp.highly_variable_genes`. Needs scanpy.
         drop_constant: features that are the same in all cells are dropped, and named in the log, instead of refused.
@@ -212,7 +217,8 @@ def from_anndata(
     notation = _notation(like, control, separator, perturbations, dose_in_name)
     features = like.features if like is not None and features is None else features
     named, dosed = column_names(condition), column_names(dose)
-    with open_anndata(adata, [*named, *(name for name in dosed if name is not None)], layer) as table:
+    place = Place(layer, obsm, gene_symbols)
+    with open_anndata(adata, [*named, *(name for name in dosed if name is not None)], place) as table:
         if features is not None:  # what is misspelt is said before anything is read
             features = [str(name) for name in features]
             find_columns(features, table.features, "var_names")
@@ -232,7 +238,7 @@ def from_anndata(
                 read_features(names, len(names)),
                 columns,
                 normalize=normalize,
-                source=identity_of_file(adata, layer),
+                source=identity_of_file(adata, str(place)),
                 may_be_constant=like is not None or drop_constant,
             )
             if drop_constant:

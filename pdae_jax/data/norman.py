@@ -52,7 +52,7 @@ def norman(
     if by not in ("mean", "dispersion"):
         raise ValueError(f"by={by!r} is not known; pass 'mean' or 'dispersion'.")
     condition, control, separator = _layout(path)
-    with open_anndata(path, [condition], None) as table:
+    with open_anndata(path, [condition]) as table:
         raw = is_counts(read_observations(table.matrix[:_LOOKED_AT]))
         of_control = np.flatnonzero((table.obs[condition].astype(str) == control).to_numpy())
         if len(of_control) == 0:

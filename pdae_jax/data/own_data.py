@@ -36,6 +36,8 @@ def own_data(
     stratum: str | None = None,
     reference: str | None = None,
     layer: str | None = None,
+    obsm: str | None = None,
+    gene_symbols: str | None = None,
     features: Sequence[str] = (),
     highly_variable: int | None = None,
     min_cells: int = 2,
@@ -60,7 +62,9 @@ def own_data(
         stratum: column with the cell type, line or donor of each cell. It becomes a part of the condition, ``"A+nk"``,
             with a shift of its own and without a dose.
         reference: stratum whose unperturbed cells are the control; it has no part in names.
-        layer: layer of an .h5ad or .zarr file; ``X`` when None.
+        layer: layer of an .h5ad or .zarr file, ``"raw"`` for the matrix of ``raw``; ``X`` when None.
+        obsm: key of ``obsm`` of such a file with the observations instead, see `from_anndata`.
+        gene_symbols: column of ``var`` of such a file with the names of features; ``var_names`` when None.
         features: features to keep, in this order. Empty: all that vary, of tables all other columns; those left out
             are named in the log.
         highly_variable: number of features of an .h5ad or .zarr file to keep instead, see `from_anndata`.
@@ -86,7 +90,8 @@ def own_data(
             f"unperturbed cells are the control. Pass both or neither."
         )
     annotated = file.suffix in (".h5ad", ".zarr")
-    for name, value in {"layer": layer, "store": store, "highly_variable": highly_variable}.items():
+    inside = {"layer": layer, "obsm": obsm, "gene_symbols": gene_symbols}
+    for name, value in {**inside, "store": store, "highly_variable": highly_variable}.items():
         if value is not None and not annotated:
             raise ValueError(f"{name}={str(value)!r}, but {file.name!r} is no .h5ad or .zarr file. Leave it out.")
     if store is not None and arcsinh is not None:
@@ -106,9 +111,8 @@ def own_data(
         "normalize": normalize,
     }
     if annotated:
-        data = _from_anndata(
-            file, layer, list(features), min_cells, options | {"store": store, "highly_variable": highly_variable}
-        )
+        chosen = {"store": store, "highly_variable": highly_variable, "min_cells": min_cells}
+        data = _from_anndata(file, list(features), options | inside | chosen)
     else:
         used = [*named, *(name for name in dosed if name is not None)]
         data = _from_table(_read_table(file, used), list(features), used, min_cells, options)
@@ -170,9 +174,7 @@ def _find(path: str | Path | None) -> Path:
     return file
 
 
-def _from_anndata(
-    file: Path, layer: str | None, features: list[str], min_cells: int, options: dict[str, Any]
-) -> PerturbationData:
+def _from_anndata(file: Path, features: list[str], options: dict[str, Any]) -> PerturbationData:
     import anndata
 
     chosen = bool(features) or options["highly_variable"] is not None
@@ -181,9 +183,7 @@ def _from_anndata(
         if options["store"] is not None:
             raise ValueError(f"{file.name!r} was written before anndata 0.8. Write it again with a newer anndata.")
         source = anndata.read_h5ad(file)
-    return from_anndata(
-        source, layer=layer, features=features or None, min_cells=min_cells, drop_constant=not chosen, **options
-    )
+    return from_anndata(source, features=features or None, drop_constant=not chosen, **options)
 
 
 def _from_table(

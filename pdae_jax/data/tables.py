@@ -14,6 +14,23 @@ from pdae_jax.data.entries import read_columns, read_names
 from pdae_jax.data.notation import Notation
 from pdae_jax.spelling import first_names, nearest_names, unquoted
 
+#: Layers that are not in ``layers``: the matrix of ``raw``. A layer of the first name goes before.
+RAW = ("raw", "raw.X")
+
+
+class Place(NamedTuple):
+    """Where in an AnnData the observations are."""
+
+    layer: str | None = None  # ``X`` when None; one of `RAW` for that of ``raw``
+    obsm: str | None = None  # a key of ``obsm`` instead
+    gene_symbols: str | None = None  # column of ``var`` with the names of features; None: ``var_names``
+
+    def __str__(self) -> str:
+        return str(self.layer) if self.obsm is None else f"obsm[{self.obsm!r}]"
+
+
+X = Place()
+
 
 class Table(NamedTuple):
     """What is needed of an AnnData."""
@@ -21,14 +38,15 @@ class Table(NamedTuple):
     obs: Any  # data frame with the asked columns
     features: list[str]
     matrix: Any  # [cells, features], perhaps on disk
+    others: dict[str, int]  # columns of obs that were not asked for, and how many values each has
 
 
 @contextlib.contextmanager
-def open_anndata(source: Any, columns: Sequence[str], layer: str | None) -> Iterator[Table]:
+def open_anndata(source: Any, columns: Sequence[str], place: Place = X) -> Iterator[Table]:
     """Columns of obs, the feature names and the matrix of an AnnData, an .h5ad file or a .zarr folder.
 
     Raises:
-        KeyError: a column or the layer is missing.
+        KeyError: a column, the layer or the key of obsm is missing.
         FileNotFoundError: there is no such file.
         ValueError, TypeError: a file in an old layout, something else than an AnnData.
     """
@@ -38,21 +56,33 @@ def open_anndata(source: Any, columns: Sequence[str], layer: str | None) -> Iter
         if (Path(source) / "zarr.json").is_file() or (Path(source) / ".zgroup").is_file():
             import zarr
 
-            yield _open_file(zarr.open_group(str(source), mode="r"), columns, layer, source)
+            yield _open_file(zarr.open_group(str(source), mode="r"), columns, place, source)
             return
         if not Path(source).is_file():
             raise FileNotFoundError(
                 f"No file {str(source)!r}. Pass the path of an .h5ad file or a .zarr folder, or an AnnData."
             )
         with h5py.File(source, "r") as file:
-            yield _open_file(file, columns, layer, source)
+            yield _open_file(file, columns, place, source)
         return
     if not all(hasattr(source, name) for name in ("obs", "var_names", "layers")):
         raise TypeError(f"adata is a {type(source).__name__}. Pass an AnnData or the path of an .h5ad file.")
     obs = source.obs.iloc[:, find_columns(columns, [str(name) for name in source.obs.columns], "obs")]
-    _check_layer(layer, source.layers, source.X is not None)
-    matrix = source.X if layer is None else source.layers[layer]
-    yield Table(obs, [str(name) for name in source.var_names], _in_rows(matrix))
+    others = {str(name): int(source.obs[name].nunique()) for name in source.obs if str(name) not in columns}
+    if place.obsm is not None:
+        _check_key(place, source.obsm)
+        names, matrix = _of_obsm(place.obsm, source.obsm[place.obsm])
+        yield Table(obs, names, matrix, others)
+        return
+    raw = getattr(source, "raw", None)
+    _check_layer(place.layer, source.layers, source.X is not None, raw is not None)
+    held: Any = raw if _is_raw(place.layer, source.layers) else source
+    matrix = source.layers[place.layer] if place.layer is not None and held is source else held.X
+    names = [str(name) for name in held.var_names]
+    if place.gene_symbols is not None:
+        find_columns([place.gene_symbols], [str(name) for name in held.var.columns], "var")
+        names = _symbols(place.gene_symbols, held.var[place.gene_symbols].tolist(), names)
+    yield Table(obs, names, _in_rows(matrix), others)
 
 
 def find_columns(names: Sequence[str], known: Sequence[str], where: str) -> list[int]:
@@ -106,7 +136,7 @@ def read_conditions(columns: Any, dosed: Sequence[str | None], notation: Notatio
     return read_columns(values[:num_names], doses, notation)
 
 
-def _open_file(file: Any, used: Sequence[str], layer: str | None, source: str | Path) -> Table:
+def _open_file(file: Any, used: Sequence[str], place: Place, source: str | Path) -> Table:
     """The same from an open file; the matrix stays on disk."""
     import pandas as pd
     from anndata.io import read_elem, sparse_dataset
@@ -114,14 +144,59 @@ def _open_file(file: Any, used: Sequence[str], layer: str | None, source: str | 
     obs = _open_obs(file, source)
     known = [name for name in obs if name != obs.attrs["_index"]]
     find_columns(used, known, "obs")
-    _check_layer(layer, file.get("layers", {}), "X" in file)
-    matrix = file["X"] if layer is None else file["layers"][layer]
-    names: Any = read_elem(file["var"][file["var"].attrs["_index"]])
-    return Table(
-        pd.DataFrame({name: read_elem(obs[name]) for name in used}),
-        [str(name) for name in names],
-        matrix if hasattr(matrix, "shape") else _in_rows(sparse_dataset(matrix)),
-    )
+    others = {name: number for name in known if name not in used and (number := _num_values(obs[name])) is not None}
+    frame = pd.DataFrame({name: read_elem(obs[name]) for name in used})
+    if place.obsm is not None:
+        _check_key(place, file.get("obsm", {}))
+        held = file["obsm"][place.obsm]
+        names, matrix = _of_obsm(place.obsm, held if hasattr(held, "shape") else read_elem(held))
+        return Table(frame, names, matrix, others)
+    layers = file.get("layers", {})
+    _check_layer(place.layer, layers, "X" in file, "raw" in file)
+    held = file["raw"] if _is_raw(place.layer, layers) else file
+    matrix = layers[place.layer] if place.layer is not None and held is file else held["X"]
+    index: Any = read_elem(held["var"][held["var"].attrs["_index"]])
+    names = [str(name) for name in index]
+    if place.gene_symbols is not None:
+        find_columns([place.gene_symbols], list(held["var"]), "var")
+        symbols: Any = read_elem(held["var"][place.gene_symbols])
+        names = _symbols(place.gene_symbols, list(symbols), names)
+    return Table(frame, names, matrix if hasattr(matrix, "shape") else _in_rows(sparse_dataset(matrix)), others)
+
+
+def _num_values(column: Any) -> int | None:
+    """How many values a column of a file has, or its categories; None for one that is no plain column."""
+    import pandas as pd
+
+    if hasattr(column, "shape"):
+        return len(pd.unique(column[:])) if len(column.shape) == 1 else None
+    if "categories" in column:
+        return len(column["categories"])
+    return _num_values(column["values"]) if "values" in column else None
+
+
+def _of_obsm(key: str, found: Any) -> tuple[list[str], Any]:
+    """Names of the columns of an entry of obsm, its own or ``X_pca0, X_pca1, ...``, and its values."""
+    if hasattr(found, "columns"):
+        return [str(name) for name in found.columns], found.to_numpy()
+    return [f"{key}{column}" for column in range(found.shape[1])], _in_rows(found)
+
+
+def _symbols(column: str, values: Sequence[Any], names: Sequence[str]) -> list[str]:
+    """Names of features from a column of var: those that are there twice get a number, missing ones their own name."""
+    import pandas as pd
+    from anndata.utils import make_index_unique
+
+    missing = [pd.isna(value) or not str(value).strip() for value in values]
+    found = [name if gone else str(value).strip() for value, gone, name in zip(values, missing, names, strict=True)]
+    twice = [name for name, count in Counter(found).items() if count > 1]
+    if any(missing):
+        logging.warning("%r of var is empty for %d features; they keep their own names.", column, sum(missing))
+    if twice:
+        logging.warning(
+            "%r of var has names that come again: %s. These get a number, 'A-1'.", column, first_names(twice)
+        )
+    return [str(name) for name in make_index_unique(pd.Index(found, dtype=object))]
 
 
 def _open_obs(file: Any, source: str | Path) -> Any:
@@ -151,10 +226,26 @@ def _in_rows(matrix: Any) -> Any:
     return matrix.to_memory().tocsr()
 
 
-def _check_layer(layer: str | None, known: Any, has_x: bool) -> None:
+def _is_raw(layer: str | None, layers: Any) -> bool:
+    return layer in RAW and layer not in layers
+
+
+def _check_key(place: Place, known: Any) -> None:
+    given = [name for name in ("layer", "gene_symbols") if getattr(place, name) is not None]
+    if given:
+        raise ValueError(f"{given[0]}={getattr(place, given[0])!r} is not of obsm[{place.obsm!r}]. Leave one out.")
+    if place.obsm not in known:
+        nearest = nearest_names(str(place.obsm), list(known)) if len(known) else "obsm is empty"
+        raise KeyError(f"No {place.obsm!r} in obsm; {nearest}. Pass a key that is there.")
+
+
+def _check_layer(layer: str | None, known: Any, has_x: bool, has_raw: bool) -> None:
     found = [name for name in known if name is not None]  # anndata 0.13 lists X among the layers, as None
+    found += [RAW[1]] if has_raw else []
     if layer is None and not has_x:
         raise ValueError(f"There is no X. Pass layer=<one of {first_names(found)}>.")
+    if layer in RAW and has_raw:
+        return
     if layer is not None and layer not in found:
         nearest = nearest_names(layer, found) if found else "there are no layers"
         raise KeyError(f"No layer {layer!r}; {nearest}. Pass a layer that is there, or layer=None for X.")

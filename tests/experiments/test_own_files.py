@@ -1,11 +1,14 @@
 """What Python reads, a config reads too: controls, columns, doses, strata and names of users' own files."""
 
+import re
+
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 
 from experiments.configs import anndata as own
-from pdae_jax import build, from_frame
+from pdae_jax import build, from_anndata, from_frame
 
 MARKERS = ["m0", "m1"]
 
@@ -109,3 +112,62 @@ def test_a_screen_of_singles_trains_on_all(tmp_path):
         found = build.experiment(config)
         assert found.test is None and found.validation is None and found.train.conditions == ("control", "A", "B")
         assert found.source == {}
+
+
+@pytest.fixture
+def annotated(tmp_path):
+    """Other values in X, raw, a layer and obsm; symbols of genes, one of them twice and one missing."""
+    frame = cells("control", "A", "B")
+    x = frame[MARKERS].to_numpy(np.float32)
+    adata = anndata.AnnData(
+        np.concatenate([x, 2 * x], axis=1),
+        obs=frame[["condition"]].assign(lane=["x", "y"] * 6).set_axis([f"c{i}" for i in range(12)]),
+        var=pd.DataFrame({"symbol": ["CD3", "CD4", "CD3", None]}, index=["E1", "E2", "E3", "E4"]),
+        layers={"log": np.tile(3 * x, 2)},
+        obsm={"X_pca": 5 * x, "protein": pd.DataFrame(7 * x, columns=["p1", "p2"], index=[f"c{i}" for i in range(12)])},
+    )
+    adata.raw = anndata.AnnData(np.tile(11 * x, 3), var=pd.DataFrame({"symbol": list("abcdef")}, index=list("ABCDEF")))
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    return adata, tmp_path / "cells.h5ad", x
+
+
+@pytest.mark.parametrize(
+    ("place", "factor", "features"),
+    [
+        ({}, 1, ("E1", "E2", "E3", "E4")),
+        ({"gene_symbols": "symbol"}, 1, ("CD3", "CD4", "CD3-1", "E4")),
+        ({"layer": "log", "gene_symbols": "symbol"}, 3, ("CD3", "CD4", "CD3-1", "E4")),
+        ({"layer": "raw"}, 11, tuple("ABCDEF")),
+        ({"layer": "raw.X", "gene_symbols": "symbol"}, 11, tuple("abcdef")),
+        ({"obsm": "X_pca"}, 5, ("X_pca0", "X_pca1")),
+        ({"obsm": "protein"}, 7, ("p1", "p2")),
+    ],
+)
+def test_values_are_taken_from_where_it_is_said(annotated, tmp_path, place, factor, features):
+    adata, path, x = annotated
+    config = own.get_config()
+    config.data.update(path=str(path), **place)
+    found = build.experiment(config).train
+    assert found.features == features
+    np.testing.assert_allclose(found.x[:, :2], factor * x, rtol=1e-6)
+    assert_same(from_anndata(adata, **place), found)
+    config.data.store = str(tmp_path / "store")
+    stored = build.experiment(config).train
+    assert stored.features == features
+    np.testing.assert_array_equal(stored.x[:], found.x)
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "message"),
+    [
+        ({"layer": "rawX"}, KeyError, "No layer 'rawX'; nearest are 'raw.X'"),
+        ({"obsm": "pca"}, KeyError, "No 'pca' in obsm; nearest are 'X_pca'"),
+        ({"obsm": "X_pca", "layer": "log"}, ValueError, "layer='log' is not of obsm['X_pca']. Leave one out."),
+        ({"gene_symbols": "symbols"}, KeyError, "No 'symbols' in var; nearest are 'symbol'"),
+    ],
+)
+def test_a_place_that_is_not_there_gets_the_nearest(annotated, place, error, message):
+    adata, path, _ = annotated
+    for source in (adata, path):
+        with pytest.raises(error, match=re.escape(message)):
+            from_anndata(source, **place)
