@@ -1,9 +1,10 @@
-"""Every public name has its place in the built site, and every link within it leads somewhere.
+"""Every public name has its place in the built site, every link within it leads somewhere, and all it needs is there.
 
 python docs/check.py docs/_build/html
 """
 
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -28,10 +29,14 @@ class Page(HTMLParser):
         super().__init__()
         self.links: list[str] = []
         self.places: set[str] = set()
+        self.needs: list[str] = []  # what a browser loads without being asked
         self.feed(path.read_text())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        loads = tag != "a" and dict(attrs).get("rel") not in ("canonical", "alternate", "search", "next", "prev")
         for name, value in attrs:
+            if loads and name in ("href", "src", "data", "poster") and value:
+                self.needs.append(value)
             if name in ("href", "src") and value:
                 self.links.append(value)
             elif name in ("id", "name") and value:
@@ -57,6 +62,15 @@ def broken(pages: dict[Path, Page]) -> Iterator[str]:
                 yield f"{path.name}: the link {link} leads nowhere"
 
 
+def remote(pages: dict[Path, Page], site: Path) -> Iterator[str]:
+    """One line per script, style, font or picture of another host, without which a page would not be whole."""
+    for path, page in pages.items():
+        yield from (f"{path.name}: needs {link}" for link in page.needs if urlsplit(link).netloc)
+    for path in sorted(site.rglob("*.css")):
+        for link in re.findall(r"""(?:@import|url\()\s*["']?((?:https?:)?//[^"')\s]+)""", path.read_text()):
+            yield f"{path.name}: needs {link}"
+
+
 def undocumented(pages: dict[Path, Page]) -> Iterator[str]:
     """One line per public name without a place of its own."""
     places = {place for page in pages.values() for place in page.places}
@@ -75,6 +89,7 @@ def public_names(module: str) -> list[str]:
 
 if __name__ == "__main__":
     site = read(Path(sys.argv[1]))
-    found = [*undocumented(site), *broken(site)]
-    print("\n".join(found) or f"{len(site)} pages: all public names are there, all links within them lead somewhere.")
+    found = [*undocumented(site), *broken(site), *remote(site, Path(sys.argv[1]))]
+    whole = "all public names are there, all links within them lead somewhere, and no other host is asked"
+    print("\n".join(found) or f"{len(site)} pages: {whole}.")
     sys.exit(bool(found))

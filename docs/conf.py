@@ -5,8 +5,12 @@ import collections
 import importlib.metadata
 import inspect
 import pathlib
+import re
 import shutil
 import textwrap
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 
 HERE = pathlib.Path(__file__).parent
 
@@ -19,7 +23,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
     "sphinx_design",
@@ -47,7 +50,11 @@ default_role = "py:obj"  # single backticks name an object; one that is not publ
 
 html_theme = "sphinx_book_theme"
 html_title = "pdae_jax"
-html_theme_options = {"show_toc_level": 2, "show_navbar_depth": 1}
+# one search box, that of the sidebar
+html_theme_options = {"show_toc_level": 2, "show_navbar_depth": 1, "navbar_persistent": []}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
 html_copy_source = False
 html_show_sourcelink = False
 
@@ -74,6 +81,18 @@ def skip_fields(app, what, name, obj, skip, options):
     return True if isinstance(obj, type(collections.namedtuple("Pair", "x").x)) else None
 
 
+def write_formula(writer, node):
+    """MathML, which browsers draw without a script, so that the site is whole without a network."""
+    block = isinstance(node, nodes.math_block)
+    tag = "div" if block else "span"
+    braced = re.sub(r"(\\[td]?frac)(\w)(\w)", r"\1{\2}{\3}", node.astext())  # docutils takes 12 for one number
+    formula = tex2mathml(braced, as_block=block)
+    formula = re.sub(r"<mo>([‖|])</mo>", r'<mo stretchy="false">\1</mo>', formula)  # stretched they leave the line
+    writer.body.append(writer.starttag(node, tag, "", CLASS="math notranslate nohighlight") + formula + f"</{tag}>")
+    raise nodes.SkipNode
+
+
 def setup(app):
+    app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
     app.connect("autodoc-process-docstring", describe_fields, priority=900)  # after napoleon
     app.connect("autodoc-skip-member", skip_fields)

@@ -211,29 +211,30 @@ def summarise(table: Any) -> str:
     fits = verdicts(table)
     shown = ["pdae", "ridge", "latent_additive", "linear_regression", "additive", "control", "oracle_half"]
     shown = [name for name in shown if name in fits]
-    head = ["fits", *shown, "of best", "of ridge", "of control", "worse", "reach", "seconds"]
-    rows = []
+    distances, shares = [], []
     for kind, part in fits.groupby(level="kind", sort=False):
         mean = part[shown].mean()
-        cells = [
-            kind,
-            len(part),
-            *(f"{mean[name]:.4g}" for name in shown),
-            f"{mean['pdae'] / part['best'].mean():.2f}",
-            f"{mean['pdae'] / mean['ridge']:.2f}",
-            f"{mean['pdae'] / mean['control']:.2%}",
-            str(int(part["worse"].sum())),
-            f"{part['reach'].max():.2f}",
-            f"{part['seconds'].median():.0f}",
-        ]
-        rows.append(cells)
+        distances.append([kind, len(part), *(f"{mean[name]:.4g}" for name in shown)])
+        shares.append(
+            [
+                kind,
+                f"{mean['pdae'] / part['best'].mean():.2f}",
+                f"{mean['pdae'] / mean['ridge']:.2f}",
+                f"{mean['pdae'] / mean['control']:.2%}",
+                int(part["worse"].sum()),
+                f"{part['reach'].max():.2f}",
+                f"{part['seconds'].median():.0f}",
+            ]
+        )
     worse = fits[fits["worse"]]
     ratios = ["kind", "best baseline", "of it, 95 % over conditions", "worst fit, of its best"]
     text = [
-        "Energy distances (U form), means over held-out conditions and fits. *of best*: over the mean of each fit's "
+        "Energy distances (U form), means over held-out conditions and fits.",
+        markdown_table(["kind", "fits", *(name.replace("_", " ") for name in shown)], distances),
+        "The same of `pdae` over that of others. *of best*: over the mean of each fit's "
         f"own best baseline. *worse*: fits above {TOLERANCE} times their best baseline plus noise. *reach*: the "
         "farthest predicted value from the middle of the measured range of its feature, in halves of the range.",
-        markdown_table(["kind", *head], rows),
+        markdown_table(["kind", "of best", "of ridge", "of control", "worse", "reach", "seconds"], shares),
         "The baseline with the smallest mean of each kind, the ratio of the means with a paired bootstrap interval, "
         "and the largest ratio of a single fit to its own best baseline; a dash where the baseline's error is within "
         "the noise, and a ratio says nothing.",

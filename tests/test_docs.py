@@ -87,3 +87,20 @@ def test_the_fields_of_a_file_are_in_the_guide_and_in_the_config():
     for text in ((REPOSITORY / "docs" / "guide" / "data.md").read_text(), own_file.__doc__ or ""):
         assert fields == set(re.findall(r"^(?:\| `| {4})(config\.data\.\w+)", text, re.MULTILINE))
     assert {f"config.data.{name}" for name in own_file.get_config().data if name != "name"} == fields
+
+
+def test_a_site_that_asks_another_host_is_not_whole(tmp_path):
+    sys.path.insert(0, str(REPOSITORY / "docs"))
+    try:
+        from check import read, remote  # pyright: ignore[reportMissingImports]
+    finally:
+        sys.path.pop(0)
+    page = """<link rel="stylesheet" href="%s/a.css"><script src="%s/b.js"></script><img src="%s/c.png">
+        <a href="https://a.b/c">elsewhere</a><link rel="canonical" href="https://a.b">"""
+    (tmp_path / "whole.html").write_text(page % (("own",) * 3))
+    (tmp_path / "whole.css").write_text("a { background: url('own.png') }")
+    assert list(remote(read(tmp_path), tmp_path)) == []
+    (tmp_path / "part.html").write_text(page % ("https://cdn.x", "//cdn.y", "http://cdn.z"))
+    (tmp_path / "part.css").write_text("@import 'https://a.b/c.css'; @font-face { src: url(//a.b/f.woff2) }")
+    found = "\n".join(remote(read(tmp_path), tmp_path))
+    assert found.count("part.html") == 3 and found.count("part.css") == 2 and "whole" not in found

@@ -57,7 +57,7 @@ def mean_l2(predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"],
 
 
 def r2_mean(predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"], context: Context) -> float:
-    r""":math:`1 - \sum_j (\mu_{Tj} - \mu_{Pj})^2 / \sum_j (\mu_{Tj} - \bar\mu_T)^2` over features `j`."""
+    r""":math:`1 - \sum_j (\mu_{Tj} - \mu_{Pj})^2 / \sum_j (\mu_{Tj} - \overline{\mu_T})^2` over features `j`."""
     truth = _mean(true)
     spread = np.sum((truth - truth.mean()) ** 2)
     if spread <= np.sum((ROUNDING * truth) ** 2):

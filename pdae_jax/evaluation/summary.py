@@ -38,7 +38,7 @@ def summary_table(table: Table, *, split: str = "test", num_resamples: int = 400
 
     The best baseline is the one of `COMPARED` with the smallest mean energy distance. The interval of a method's
     ratio to it is a paired bootstrap over conditions: conditions are drawn with replacement, for both methods alike,
-    and the 2.5 and 97.5 % quantiles of :math:`\log(\bar d_{method} / \bar d_{best})` are taken.
+    and the 2.5 and 97.5 % quantiles of :math:`\log(\overline{d_{method}} / \overline{d_{best}})` are taken.
 
     Args:
         table: DataFrame of `evaluate`, or ``evaluation.csv`` read back; several seeds may be stacked.

@@ -36,7 +36,7 @@ def incomplete_statistic(
 ) -> Estimate:
     r"""Incomplete U-statistic of the energy distance or MMD, in time and memory linear in the number of cells.
 
-    Cells are paired at random, :math:`z_i = (x_i, y_i)`, and with the R shifts :math:`j = i + 1, \dots, i + R` (cyclic)
+    Paired at random, :math:`z_i = (x_i, y_i)`, and with the R shifts :math:`j = i + 1, \ldots, i + R` (cyclic)
 
     .. math:: \frac{1}{nR} \sum_{i, j} H(z_i, z_j), \quad
         H(z, z') = h(x, y') + h(x', y) - h(x, x') - h(y, y')
