@@ -17,9 +17,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
 from pdae_jax import evaluate, fit, fit_ensemble, load_ensemble, load_run
+from pdae_jax.cli.command import Call, execute
 from pdae_jax.evaluation.table import MODEL
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
@@ -31,19 +32,22 @@ from pdae_jax.training.requests import Request
 from pdae_jax.training.restore import Record, read_record
 from pdae_jax.training.together import train_requests
 
-WORKDIR = flags.DEFINE_string("workdir", None, "folder for the repeated run; default a temporary one")
+REST = "the folder of one run"
 _CLOSE = 0.05  # of the control's energy distance, on another machine
 _ROUNDING = 1e-5  # of it, on the same
 _METRIC = "energy_distance"
 
 
-def main(arguments: list[str]):
-    logging.set_verbosity(logging.WARNING)
-    if len(arguments) != 2:
-        raise app.UsageError("Pass the folder of one run: python experiments/reproduce.py runs/simulated")
-    path = pathlib.Path(arguments[1])
+def define(values: flags.FlagValues):
+    flags.DEFINE_string("workdir", None, "for the repeated run; default a temporary one", flag_values=values)
+
+
+def main(asked: flags.FlagValues, call: Call):
+    if len(call.rest) != 1:
+        raise app.UsageError(f"Pass {REST}: python experiments/reproduce.py runs/simulated")
+    path = pathlib.Path(call.rest[0])
     with tempfile.TemporaryDirectory(prefix="pdae_jax-again-") as scratch:
-        same = reproduce(path, pathlib.Path(WORKDIR.value or f"{scratch}/run"))
+        same = reproduce(path, pathlib.Path(asked.workdir or f"{scratch}/run"))
     print("reproduced" if same else "NOT reproduced")
     if not same:
         sys.exit(1)
@@ -166,4 +170,4 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[An
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(execute(sys.modules[__name__], Call(("python", sys.argv[0]), tuple(sys.argv[1:]))))

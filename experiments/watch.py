@@ -6,19 +6,16 @@ python experiments/watch.py --workdir=runs/simulated-sweep --once
 
 import json
 import pathlib
+import sys
 import time
 from typing import Any, NamedTuple
 
-from absl import app, flags
+from absl import flags
 
-from experiments.sweeps.points import RESULT_FILE
+from pdae_jax.cli.command import Call, execute
+from pdae_jax.cli.sweeps.points import RESULT_FILE
 from pdae_jax.runs.files import read_json
 from pdae_jax.runs.folder import CONFIG_FILE, METRICS_FILE
-
-WORKDIR = flags.DEFINE_string("workdir", None, "folder of the sweep")
-ONCE = flags.DEFINE_bool("once", False, "print once")
-ROWS = flags.DEFINE_integer("rows", 30, "most runs that are shown; the others are counted")
-flags.mark_flag_as_required("workdir")
 
 _SECONDS = 5.0
 _IDLE = 60.0  # seconds without a line, after which a run that has not ended is shown as idle
@@ -37,14 +34,20 @@ class Seen(NamedTuple):
     note: str = ""
 
 
-def main(_):
-    workdir = pathlib.Path(str(WORKDIR.value))
+def define(values):
+    flags.DEFINE_string("workdir", None, "folder of the sweep", required=True, flag_values=values)
+    flags.DEFINE_bool("once", False, "print once", flag_values=values)
+    flags.DEFINE_integer("rows", 30, "most runs that are shown; the others are counted", flag_values=values)
+
+
+def main(asked, call):
+    workdir = pathlib.Path(asked.workdir)
     if not workdir.is_dir():
         raise FileNotFoundError(f"No folder {str(workdir)!r}. Pass the workdir of a sweep.")
     while True:
-        text = board(look(workdir), ROWS.value)
-        print(text if ONCE.value else _CLEAR + text, flush=True)
-        if ONCE.value:
+        text = board(look(workdir), asked.rows)
+        print(text if asked.once else _CLEAR + text, flush=True)
+        if asked.once:
             return
         time.sleep(_SECONDS)
 
@@ -118,4 +121,4 @@ def _last(value: float) -> float:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(execute(sys.modules[__name__], Call(("python", sys.argv[0]), tuple(sys.argv[1:]))))

@@ -34,7 +34,15 @@ SECTIONS = {
     "fit": "fields of the recipe",
     "evaluation": "options of evaluate, and comparators that are trained for it",
 }
-SPLIT = ("test", "validation", "test_fraction", "validation_fraction", "protocol", "strata", "seed")
+SPLIT = {
+    "test": "conditions to hold out, \"('A+B','A+C')\"; they choose nothing, only judge",
+    "validation": "conditions that choose the last step and test additivity",
+    "test_fraction": "share of the combinations of measured singles to hold out for the test, where none are named",
+    "validation_fraction": "share of the remaining ones for validation, where none are named",
+    "protocol": "a split of the field, see pdae_jax/data/protocols.py; stratum holds out what perturbations do in one",
+    "strata": "of the protocol stratum: those to choose from",
+    "seed": "of the choice",
+}
 EVALUATION = ("num_samples", "source", "baselines", "metrics", "splits", "most_in_sample", "comparators")
 DATASETS = {
     "bodenmiller": datasets.bodenmiller,
@@ -44,6 +52,7 @@ DATASETS = {
     "mapk_rnai": datasets.mapk_rnai,
     "own_data": own_data,
 }
+KNOWN_DATA = {"simulated": simulate, **DATASETS}
 
 
 class Experiment(NamedTuple):
@@ -155,10 +164,9 @@ def _sources(
 def load_data(key: Array, section: Any) -> tuple[PerturbationData, Truth | None]:
     """The data set of a config section: simulated with a key, and its truth, or one of the named ones."""
     options = {name: value for name, value in section.to_dict().items() if name != "name"}
-    known = {"simulated": simulate, **DATASETS}
-    if section.name not in known:
-        raise KeyError(f"Unknown data set {section.name!r}; {_nearest(section.name, known)}.")
-    make = known[section.name]
+    if section.name not in KNOWN_DATA:
+        raise KeyError(f"Unknown data set {section.name!r}; {_nearest(section.name, KNOWN_DATA)}.")
+    make = KNOWN_DATA[section.name]
     _check_names("config.data", options, [name for name in inspect.signature(make).parameters if name != "key"])
     if make is not simulate:
         return make(**options), None

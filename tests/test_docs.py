@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from experiments.configs import anndata as own_file
-from experiments.sweeps.searches import random_settings
 from pdae_jax import build
+from pdae_jax.cli.sweeps.searches import random_settings
 from pdae_jax.data.own_data import own_data
 
 REPOSITORY = Path(__file__).parents[1]

@@ -43,7 +43,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict, config_dict
 
-from experiments.configs import base
+from pdae_jax.cli import base
 
 
 def get_config(arg: str = "default"):

@@ -14,7 +14,7 @@ a cell type that was only ever measured without it? ``--config.split.seed=1`` ho
 import random
 from typing import NamedTuple
 
-from experiments.configs import base
+from pdae_jax.cli import base
 from pdae_jax.data.datasets import COMMON_CELL_TYPES, STIMULATIONS
 from pdae_jax.types import PerturbationData
 

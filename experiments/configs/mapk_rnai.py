@@ -13,7 +13,7 @@ form and a recipe chosen for these data (``mapk_rnai.py:drawn``); two-way fit .0
 
 import random
 
-from experiments.configs import base
+from pdae_jax.cli import base
 from pdae_jax.data.datasets import MAPK_GENES
 
 # The earlier form of the model. More latents than features, and no reconstruction: a well of three noisy numbers does

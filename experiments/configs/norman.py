@@ -7,7 +7,7 @@ The argument names a protocol of `pdae_jax.data.protocols`: ``doubles`` (half of
 around the measured effects of this screen, and ``devel``, a small real part of it. ``smoke`` is a few steps on it.
 """
 
-from experiments.configs import base
+from pdae_jax.cli import base
 from pdae_jax.data.protocols import PROTOCOLS
 
 DEVEL_PAIRS = ("KLF1+MAP2K6", "KLF1+TGFBR2", "MAP2K3+MAP2K6", "MAP2K3+SLC38A2", "MAPK1+TGFBR2")

@@ -6,7 +6,7 @@
 231 conditions, 100 cells each, 300 genes. The recipe is the default one.
 """
 
-from experiments.configs import base
+from pdae_jax.cli import base
 from pdae_jax.data.norman_pairs import split_pairs
 
 

@@ -14,7 +14,7 @@ compositional autoencoders trained on the same cells.
 """
 
 from experiments import studies
-from experiments.configs import base
+from pdae_jax.cli import base
 from pdae_jax.evaluation.compositional import COMPARATORS
 
 VARIANTS = {

@@ -9,7 +9,7 @@ import itertools
 
 import numpy as np
 
-from experiments.configs import base
+from pdae_jax.cli import base
 
 SIZES = {"norman": (105, 124, 390), "thousands": (2000, 500, 100), "smoke": (8, 6, 30)}  # singles, pairs, cells each
 

@@ -6,7 +6,7 @@ make run CONFIG=experiments/configs/simulated.py:plane     2-d world, mixing = c
 make run CONFIG=experiments/configs/simulated.py:smoke     a few steps, to see that everything runs
 """
 
-from experiments.configs import base
+from pdae_jax.cli import base
 
 
 def get_config(arg: str = "default"):

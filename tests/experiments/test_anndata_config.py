@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import dry_run
 from experiments.configs import anndata as own
 from pdae_jax import build, check_guarantee, from_arrays
+from pdae_jax.cli import dry_run
 from pdae_jax.data.own_data import choose_held_out, own_data
 
 REPOSITORY = Path(__file__).parents[2]

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 import pdae_jax
-from experiments.sweeps import launchers, points
-from experiments.sweeps.points import Point, Result, load_config, save_result, train_point
+from pdae_jax.cli.configs import load_config
+from pdae_jax.cli.sweeps import launchers, points
+from pdae_jax.cli.sweeps.points import Point, Result, save_result, train_point
 from pdae_jax.runs.folder import Lock
 from tests.experiments.scripts import CONFIG, call
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
-from experiments.sweeps import searches
-from experiments.sweeps.points import Point, Result, grid_of
+from pdae_jax.cli.sweeps import searches
+from pdae_jax.cli.sweeps.points import Point, Result, grid_of
 from pdae_jax.reporting import sweeps
 
 SPACE = {"a": [1, 2, 4], "rate": ("log", 1e-4, 1e-1), "weight": ("uniform", 0.0, 2.0), "cells": ("int", 3, 5)}

@@ -7,8 +7,9 @@ import pytest
 from ml_collections import ConfigDict
 
 import pdae_jax
-from experiments.sweeps import searches, tune
-from experiments.sweeps.points import configure, earlier_result, load_config, train_point
+from pdae_jax.cli.configs import load_config
+from pdae_jax.cli.sweeps import searches, tune
+from pdae_jax.cli.sweeps.points import configure, earlier_result, train_point
 from pdae_jax.runs.folder import read_config
 from tests.experiments.scripts import CONFIG, call
 

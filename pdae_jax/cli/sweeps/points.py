@@ -3,23 +3,22 @@
 import contextlib
 import copy
 import hashlib
-import importlib.util
 import json
 import pathlib
 import shlex
 import time
-from collections.abc import Callable, Iterable
-from types import ModuleType
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
-from pdae_jax import build, fit
+from pdae_jax import build
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.runs.files import read_json, write_text
 from pdae_jax.runs.folder import METRICS_FILE, FolderInUse, Lock
 from pdae_jax.runs.track import read_metrics
+from pdae_jax.training.fit import fit
 from pdae_jax.training.population import share_of_control
 
 RESULT_FILE = "sweep_point.json"  # in the folder of a point that ended
@@ -47,19 +46,10 @@ class Result(NamedTuple):
     error: str = ""
 
 
-def load_config(path: pathlib.Path) -> ModuleType:
-    """The module of a config file."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None, "the flag has read this file"
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def grid_of(module: ModuleType, path: pathlib.Path) -> list[dict[str, Any]]:
+def grid_of(module: Any, path: pathlib.Path | str) -> list[dict[str, Any]]:
     """The points that a config file lists."""
     if not hasattr(module, "get_sweep"):
-        raise AttributeError(f"{path} has no get_sweep(). Add one that yields flat dicts, {{'fit.latent_dim': 4}}.")
+        raise ValueError(f"{path} has no get_sweep(). Add one that yields flat dicts, {{'fit.latent_dim': 4}}.")
     points = [{name: _plain(value) for name, value in point.items()} for point in module.get_sweep()]
     if not points:
         raise ValueError(f"get_sweep() of {path} yields no points.")
@@ -106,10 +96,10 @@ def digest_of(config: Any) -> str:
     return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
 
 
-def command_of(source: str, values: dict[str, Any], workdir: pathlib.Path) -> str:
+def command_of(door: Sequence[str], source: str, values: dict[str, Any], workdir: pathlib.Path) -> str:
     """What trains and evaluates a point alone, in its folder."""
     changes = [f"--config.{name}={value}" for name, value in values.items() if value is not None]
-    return shlex.join(["python", "experiments/run.py", f"--config={source}", *changes, f"--workdir={workdir}"])
+    return shlex.join([*door, f"--config={source}", *changes, f"--workdir={workdir}"])
 
 
 def folder_name(settings: dict[str, Any]) -> str:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from experiments.sweeps import searches
-from experiments.sweeps.launchers import result_of, start_ray
-from experiments.sweeps.points import (
+from pdae_jax.cli.sweeps import searches
+from pdae_jax.cli.sweeps.launchers import result_of, start_ray
+from pdae_jax.cli.sweeps.points import (
     RESULT_FILE,
     Point,
     Result,

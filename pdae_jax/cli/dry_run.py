@@ -1,10 +1,11 @@
-"""What an experiment has read and would hold out, in words: what `run.py --dry_run` prints."""
+"""What an experiment has read and would hold out, in words: what ``run --dry_run`` prints."""
 
 import numpy as np
 
-from pdae_jax import PerturbationData, check_guarantee
 from pdae_jax.build import Experiment
 from pdae_jax.data.units import moments
+from pdae_jax.prediction.guarantee import check_guarantee
+from pdae_jax.types import PerturbationData
 
 
 def describe(experiment: Experiment) -> str:

@@ -8,11 +8,11 @@ A space is what ``get_space()`` of a config gives, name -> values:
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from experiments.sweeps.points import Point, Result, check_names
+from pdae_jax.cli.sweeps.points import Point, Result, check_names
 from pdae_jax.recipe import LossWeights
 from pdae_jax.training.values import VALUES
 
@@ -21,6 +21,7 @@ OBJECTIVES = ("error", "seconds")
 FIRST_RUNG = 4  # evaluations before a point can be stopped; then at 16, 64 ...
 
 
+@runtime_checkable
 class Search(Protocol):
     """Asked for points, and told what came of them."""
 

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from experiments.sweeps.points import (
+from pdae_jax import build
+from pdae_jax.cli.sweeps.points import (
     Point,
     Result,
     await_others,
@@ -18,7 +19,6 @@ from experiments.sweeps.points import (
     score_of,
     train_point,
 )
-from pdae_jax import build
 from pdae_jax.training.requests import Request
 from pdae_jax.training.together import train_requests
 

@@ -1,0 +1,1 @@
+"""The command line: `pdae-jax run`, `evaluate`, `predict`, `check` and `sweep`."""

@@ -1,0 +1,154 @@
+"""How a command is called: its flags are read, its help is shown, and what goes wrong is said in one message."""
+
+import contextlib
+import os
+import pathlib
+import re
+import shlex
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from types import ModuleType
+from typing import NamedTuple
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from pdae_jax.cli.configs import is_config_flag, located, read_config
+from pdae_jax.cli.help import help_of
+from pdae_jax.runs.folder import FolderInUse
+
+INTERRUPTED = 130  # status of a process that Ctrl-C has ended, as shells have it
+MISUSED = 2  # status where the flags themselves are wrong
+# what input, files and machines cause; anything else is a fault of ours
+_EXPECTED = (
+    *(ValueError, TypeError, KeyError, OSError, ImportError, FloatingPointError, MemoryError, NotImplementedError),
+    FolderInUse,
+)
+
+
+class Call(NamedTuple):
+    """How a command was called."""
+
+    door: tuple[str, ...]  # ``("pdae-jax", "run")``, or ``("python", "experiments/run.py")``
+    arguments: tuple[str, ...]
+    rest: tuple[str, ...] = ()  # those that are no flags
+
+    @property
+    def text(self) -> str:
+        """The command line."""
+        return shlex.join([*self.door, *self.arguments])
+
+    def door_of(self, command: str) -> list[str]:
+        """The door of another command, beside this one."""
+        first, own = self.door
+        return [first, str(pathlib.Path(own).with_name(f"{command}.py")) if own.endswith(".py") else command]
+
+
+def execute(command: ModuleType, call: Call, config: str | None = None) -> int:
+    """Run a command, and return the status of its process.
+
+    Args:
+        command: a module with a docstring, `define` (adds its flags) and `main`, called with their values.
+        call: the door, and what follows it on the command line.
+        config: the config where the command line has none; default that of the command.
+    """
+    debug = any(re.fullmatch("--?debug(=(true|1))?", each) for each in call.arguments)
+    try:
+        with _ended_at_once_by_a_second_interrupt():
+            found = _parsed(command, call, config or getattr(command, "CONFIG", None))
+            if found is not None:
+                logging.set_verbosity(logging.WARNING)
+                command.main(*found)
+        return 0
+    except KeyboardInterrupt as error:
+        _say(str(error) or "Stopped. The same command goes on from what is saved, or begins again.")
+        return INTERRUPTED
+    except BrokenPipeError:  # who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except (flags.Error, app.UsageError) as error:
+        _say(f"{error}\nSee {shlex.join(call.door)} --help.")
+        return MISUSED
+    except _EXPECTED as error:
+        if debug:
+            raise
+        _say(f"{message_of(error)}\n(--debug shows where.)")
+        return 1
+    except Exception:
+        traceback.print_exc()
+        _say("This should not happen, whatever the input. Please report it, with the lines above and your command.")
+        return 1
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says, without the quotes of a ``KeyError``, with its notes, and its type where it says nothing."""
+    if error.args and isinstance(error.args[0], BaseException):
+        return message_of(error.args[0])
+    if isinstance(error, KeyError) and error.args:
+        said = str(error.args[0])
+    elif isinstance(error, OSError) and error.strerror and not error.filename:
+        said = str(error.strerror)
+    else:
+        said = str(error)
+    return "\n".join([said or type(error).__name__, *getattr(error, "__notes__", ())])
+
+
+def _parsed(command: ModuleType, call: Call, config: str | None) -> tuple[flags.FlagValues, Call] | None:
+    """The flags by name, and the call with what is no flag; None where only help was asked for."""
+    arguments = [located(argument) for argument in call.arguments]
+    given = [argument.partition("=")[2] for argument in arguments if is_config_flag(argument)]
+    source = given[-1] if given else located(config) if config else None
+    values = flags.FlagValues()
+    flags.DEFINE_bool("debug", False, "show where an error came from", flag_values=values)
+    flags.DEFINE_bool("help", False, "show this", short_name="h", flag_values=values)
+    command.define(values)
+    known = read_config(source) if source and hasattr(command, "CONFIG") else None
+    if any(re.fullmatch("--?(h|help|helpshort|helpfull)", each) for each in arguments):
+        print(help_of(command, shlex.join(call.door), values, source, known))
+        return None
+    try:
+        if hasattr(command, "CONFIG"):
+            default, every = None if given else source, [*call.door, *arguments]
+            config_flags.DEFINE_config_file("config", default, "path[:arg]", flag_values=values, sys_argv=every)
+        rest = tuple(values([shlex.join(call.door), *arguments])[1:])
+    except AttributeError as error:  # of a field that the config does not have
+        raise app.UsageError(f"The config {source} has no such field: {message_of(error)}") from error
+    if rest and not hasattr(command, "REST"):
+        raise app.UsageError(f"{rest[0]!r} is no flag. A file of your own is passed as --config.data.path={rest[0]}.")
+    return values, call._replace(rest=rest)
+
+
+@contextlib.contextmanager
+def _ended_at_once_by_a_second_interrupt() -> Iterator[None]:
+    """Ctrl-C says that it was heard, even while a compiled program runs; the second one does not wait for its end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+
+    def watch() -> None:
+        count = 0
+        while signals := os.read(heard, 1):
+            count += signals[0] == signal.SIGINT
+            if count == 1:
+                _say("\nStopping at the next chance. Press Ctrl-C again to end at once.")
+            elif count > 1:
+                os._exit(INTERRUPTED)
+        os.close(heard)
+
+    threading.Thread(target=watch, daemon=True).start()
+    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(told)
+
+
+def _say(message: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # nobody listens
+        print(message, file=sys.stderr, flush=True)

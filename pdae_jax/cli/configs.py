@@ -1,0 +1,90 @@
+"""Config files: where they are, and what to say of one that cannot be read."""
+
+import difflib
+import importlib.util
+import pathlib
+import re
+from types import ModuleType
+from typing import Any
+
+_INSTALLED = pathlib.Path(__file__).with_name("shipped")  # the wheel has those of the repository there
+FOLDER = _INSTALLED if _INSTALLED.is_dir() else pathlib.Path(__file__).parents[2] / "experiments" / "configs"
+
+
+def is_config_flag(argument: str) -> bool:
+    """Whether an argument names a config file."""
+    return re.match("--?config=", argument) is not None
+
+
+def located(argument: str) -> str:
+    """A flag or a source with the path of the config that it names: ``--config=simulated:plane`` too."""
+    flag, _, source = argument.rpartition("=") if is_config_flag(argument) else ("", "", argument)
+    path, colon, arg = source.partition(":")
+    ours = FOLDER / f"{path}.py"
+    if (argument.startswith("-") and not flag) or pathlib.Path(path).exists() or not ours.is_file():
+        return argument
+    return f"{flag}{'=' if flag else ''}{ours}{colon}{arg}"
+
+
+def load_config(path: pathlib.Path) -> ModuleType:
+    """The module of a config file.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it cannot be imported; names the file and the line.
+    """
+    if not path.is_file():
+        ours = [each.stem for each in sorted(FOLDER.glob("*.py")) if each.stem != "base"]
+        near = difflib.get_close_matches(path.stem, ours, n=1) or ours
+        raise FileNotFoundError(
+            f"No config file {str(path)!r}. Pass the path of one, or a name of ours: {', '.join(near)}."
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"The config {str(path)!r} is no Python file. Pass one that ends in .py and has get_config().")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(
+            f"The config {str(path)!r} cannot be imported: {_line(error, path)}{type(error).__name__}: {error}. "
+            f"Mend the file."
+        ) from error
+    return module
+
+
+def read_config(source: str) -> Any:
+    """The config of ``path[:arg]``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or has no ``get_config``; names the file.
+    """
+    name, _, arg = source.partition(":")
+    path = pathlib.Path(name)
+    module = load_config(path)
+    if not hasattr(module, "get_config"):
+        raise ValueError(
+            f"The config {name!r} has no get_config(). Add one that returns a config; see base.get_config."
+        )
+    try:
+        config = module.get_config(*([arg] if ":" in source else []))
+    except Exception as error:
+        raise ValueError(
+            f"The config {source!r} cannot be made: {_line(error, path)}{type(error).__name__}: {error}"
+        ) from error
+    if config is None:
+        raise ValueError(f"get_config() of {name!r} returns nothing. Add `return config`.")
+    return config
+
+
+def _line(error: Exception, path: pathlib.Path) -> str:
+    """``line 7, `` where the error passed through the file."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f"line {error.lineno}, "
+    trace, found = error.__traceback__, None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            found = trace.tb_lineno
+        trace = trace.tb_next
+    return "" if found is None else f"line {found}, "

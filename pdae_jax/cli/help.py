@@ -1,0 +1,62 @@
+"""What ``--help`` shows: the flags of a command, and the fields of a config with their meaning.
+
+Meanings come from where they are written: the docstrings of the functions that take the fields as arguments.
+"""
+
+import inspect
+import re
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+from absl import flags
+
+from pdae_jax import build
+from pdae_jax.evaluation.table import evaluate
+from pdae_jax.reporting.results import write_evaluation
+
+
+def help_of(command: ModuleType, door: str, values: flags.FlagValues, source: str | None, config: Any) -> str:
+    """The help of a command; with a config that of its fields, too."""
+    lines = [f"{door}: {inspect.getdoc(command)}", "", "Flags:"]
+    for name in sorted(values):
+        flag = values[name]
+        if name == flag.name and name != "help":
+            default = "" if flag.default in (None, False) else f" (default {flag.default_as_str})"
+            lines += _entry(f"--{name}", f"{flag.help or ''}{default}")
+    if source is not None:
+        lines += ["", f"--config=path[:arg] is {source}", "Its fields, each of which is a flag, and their values:"]
+    for section, value, meaning in _fields(config) if config is not None else ():
+        lines += _entry(f"--config.{section}={value!r}", meaning)
+    return "\n".join(lines)
+
+
+def meanings(function: Callable) -> dict[str, str]:
+    """Argument -> what the docstring of its function says of it."""
+    text = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.getdoc(function) or "", re.DOTALL | re.MULTILINE)
+    entries = re.finditer(r"^    \**(\w+): (.*?)(?=^    \S|\Z)", text[1] if text else "", re.DOTALL | re.MULTILINE)
+    return {entry[1]: " ".join(entry[2].split()) for entry in entries}
+
+
+def _fields(config: Any) -> Iterator[tuple[str, Any, str]]:
+    """Every field of a config: name, value, meaning."""
+    make = build.KNOWN_DATA.get(config.data.get("name"))
+    known = {
+        "data": {"name": "of the data set"} | (meanings(make) if make else {}),
+        "split": build.SPLIT,
+        "evaluation": meanings(evaluate) | meanings(write_evaluation),
+        "fit": {},
+    }
+    for section, about in build.SECTIONS.items():
+        if section not in known:
+            yield section, config[section], about
+            continue
+        for name in config[section]:
+            yield f"{section}.{name}", config[section][name], known[section].get(name, "")
+
+
+def _entry(name: str, meaning: str) -> list[str]:
+    width = min(max(shutil.get_terminal_size().columns, 60), 120)
+    return [f"  {name}", *textwrap.wrap(meaning, width, initial_indent=" " * 6, subsequent_indent=" " * 6)]

@@ -1,0 +1,1 @@
+"""Sweeps: which points to try, where they are trained, what is reported of them."""
