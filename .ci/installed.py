@@ -1,11 +1,15 @@
 """The installed package works from an empty folder: a tiny fit, kept, loaded again, predicted and evaluated."""
 
+import subprocess
+import sys
 from importlib import resources
 from pathlib import Path
 
 import jax
+import pandas as pd
 
 import pdae_jax
+from pdae_jax.cli.main import main
 
 assert not list(Path.cwd().iterdir()), "run this from an empty folder"
 where = resources.files("pdae_jax")
@@ -27,4 +31,10 @@ fitted = pdae_jax.load_run("run")
 prediction = pdae_jax.predict(fitted, "p0+p1", key=jax.random.key(2), num_samples=50)
 table = pdae_jax.evaluate(fitted, test, num_samples=50, progress=False)
 assert prediction.samples.shape == (50, 4) and set(table["method"]) >= {"pdae", "ridge", "oracle_half"}
+frame = pd.DataFrame(world.data.x, columns=pd.Index(world.data.features))
+frame.assign(condition=[world.data.conditions[row] for row in world.data.condition_index]).to_csv("my.csv", index=False)
+assert main(["run", "--config.data.path=my.csv", "--dry_run"]) == 0
+assert main(["check", "--config=simulated"]) == 0
+script = Path(sys.executable).with_name("pdae-jax")
+assert "predict" in subprocess.run([script, "--help"], check=True, capture_output=True, text=True).stdout
 print(f"{where}: {prediction.verdict.summary()}")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pdae_jax.cli.configs import is_config_flag, located, read_config
+from pdae_jax.cli.configs import located, read_config, split_config
 from pdae_jax.cli.help import help_of
 from pdae_jax.runs.folder import FolderInUse
 
@@ -35,11 +35,17 @@ class Call(NamedTuple):
     door: tuple[str, ...]  # ``("pdae-jax", "run")``, or ``("python", "experiments/run.py")``
     arguments: tuple[str, ...]
     rest: tuple[str, ...] = ()  # those that are no flags
+    source: str = ""  # of the config, path[:arg]
 
     @property
     def text(self) -> str:
         """The command line."""
         return shlex.join([*self.door, *self.arguments])
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What a run folder keeps of it."""
+        return {"file": self.source, "command": self.text}
 
     def door_of(self, command: str) -> list[str]:
         """The door of another command, beside this one."""
@@ -96,29 +102,28 @@ def message_of(error: BaseException) -> str:
     return "\n".join([said or type(error).__name__, *getattr(error, "__notes__", ())])
 
 
-def _parsed(command: ModuleType, call: Call, config: str | None) -> tuple[flags.FlagValues, Call] | None:
-    """The flags by name, and the call with what is no flag; None where only help was asked for."""
-    arguments = [located(argument) for argument in call.arguments]
-    given = [argument.partition("=")[2] for argument in arguments if is_config_flag(argument)]
-    source = given[-1] if given else located(config) if config else None
+def _parsed(command: ModuleType, call: Call, default: str | None) -> tuple[flags.FlagValues, Call] | None:
+    """The flags by name, and the call as it was understood; None where only help was asked for."""
+    named, arguments = split_config(call.arguments)
+    source = located(named or default or "")
+    config = read_config(source) if source and hasattr(command, "CONFIG") else None
     values = flags.FlagValues()
     flags.DEFINE_bool("debug", False, "show where an error came from", flag_values=values)
-    flags.DEFINE_bool("help", False, "show this", short_name="h", flag_values=values)
     command.define(values)
-    known = read_config(source) if source and hasattr(command, "CONFIG") else None
     if any(re.fullmatch("--?(h|help|helpshort|helpfull)", each) for each in arguments):
-        print(help_of(command, shlex.join(call.door), values, source, known))
+        print(help_of(command, shlex.join(call.door), values, source, config))
         return None
     try:
-        if hasattr(command, "CONFIG"):
-            default, every = None if given else source, [*call.door, *arguments]
-            config_flags.DEFINE_config_file("config", default, "path[:arg]", flag_values=values, sys_argv=every)
+        if config is not None:
+            config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=[*call.door, *arguments])
+        elif hasattr(command, "CONFIG"):
+            flags.DEFINE_string("config", None, "", flag_values=values)
         rest = tuple(values([shlex.join(call.door), *arguments])[1:])
     except AttributeError as error:  # of a field that the config does not have
         raise app.UsageError(f"The config {source} has no such field: {message_of(error)}") from error
     if rest and not hasattr(command, "REST"):
         raise app.UsageError(f"{rest[0]!r} is no flag. A file of your own is passed as --config.data.path={rest[0]}.")
-    return values, call._replace(rest=rest)
+    return values, call._replace(rest=rest, source=source)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 import pathlib
 import re
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -11,19 +12,24 @@ _INSTALLED = pathlib.Path(__file__).with_name("shipped")  # the wheel has those 
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else pathlib.Path(__file__).parents[2] / "experiments" / "configs"
 
 
-def is_config_flag(argument: str) -> bool:
-    """Whether an argument names a config file."""
-    return re.match("--?config=", argument) is not None
+def split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The config that arguments name, the last, if they name one; and the other arguments."""
+    source, rest, following = None, [], iter(arguments)
+    for argument in following:
+        if re.fullmatch("--?config", argument):
+            source = next(following, "")
+        elif re.match("--?config=", argument):
+            source = argument.partition("=")[2]
+        else:
+            rest.append(argument)
+    return source, rest
 
 
-def located(argument: str) -> str:
-    """A flag or a source with the path of the config that it names: ``--config=simulated:plane`` too."""
-    flag, _, source = argument.rpartition("=") if is_config_flag(argument) else ("", "", argument)
+def located(source: str) -> str:
+    """``path[:arg]`` of a config that is named by its path, or as one of ours: ``simulated:plane``."""
     path, colon, arg = source.partition(":")
     ours = FOLDER / f"{path}.py"
-    if (argument.startswith("-") and not flag) or pathlib.Path(path).exists() or not ours.is_file():
-        return argument
-    return f"{flag}{'=' if flag else ''}{ours}{colon}{arg}"
+    return source if pathlib.Path(path).exists() or not ours.is_file() else f"{ours}{colon}{arg}"
 
 
 def load_config(path: pathlib.Path) -> ModuleType:

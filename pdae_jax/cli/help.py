@@ -12,21 +12,22 @@ from types import ModuleType
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from pdae_jax import build
 from pdae_jax.evaluation.table import evaluate
 from pdae_jax.reporting.results import write_evaluation
 
 
-def help_of(command: ModuleType, door: str, values: flags.FlagValues, source: str | None, config: Any) -> str:
+def help_of(command: ModuleType, door: str, values: flags.FlagValues, source: str, config: Any) -> str:
     """The help of a command; with a config that of its fields, too."""
     lines = [f"{door}: {inspect.getdoc(command)}", "", "Flags:"]
     for name in sorted(values):
         flag = values[name]
-        if name == flag.name and name != "help":
+        if name == flag.name:
             default = "" if flag.default in (None, False) else f" (default {flag.default_as_str})"
             lines += _entry(f"--{name}", f"{flag.help or ''}{default}")
-    if source is not None:
+    if source:
         lines += ["", f"--config=path[:arg] is {source}", "Its fields, each of which is a flag, and their values:"]
     for section, value, meaning in _fields(config) if config is not None else ():
         lines += _entry(f"--config.{section}={value!r}", meaning)
@@ -54,7 +55,9 @@ def _fields(config: Any) -> Iterator[tuple[str, Any, str]]:
             yield section, config[section], about
             continue
         for name in config[section]:
-            yield f"{section}.{name}", config[section][name], known[section].get(name, "")
+            value = config[section][name]
+            shown = value.to_dict() if isinstance(value, ConfigDict) else value
+            yield f"{section}.{name}", shown, known[section].get(name, "")
 
 
 def _entry(name: str, meaning: str) -> list[str]:

@@ -17,7 +17,6 @@ import pathlib
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
 
 from pdae_jax import build
 from pdae_jax.cli import dry_run
@@ -50,8 +49,7 @@ def main(asked: flags.FlagValues, call: Call) -> None:
     """Do it."""
     devices = join_processes(asked)
     cache_compilations()
-    source = config_flags.get_config_filename(asked["config"])  # path[:arg]
-    workdir = pathlib.Path(asked.workdir or default_workdir(source))
+    workdir = pathlib.Path(asked.workdir or default_workdir(call.source))
     experiment = build.experiment(asked.config)
     if asked.dry_run:
         print(dry_run.describe(experiment))
@@ -74,7 +72,7 @@ def main(asked: flags.FlagValues, call: Call) -> None:
         workdir=workdir,
         progress=True,
         # with the sources that a protocol found: who evaluates the folder again has them from there
-        config={"file": source, "command": call.text, **asked.config.to_dict(), "evaluation": experiment.evaluation},
+        config=call.record | asked.config.to_dict() | {"evaluation": experiment.evaluation},
     )
     if asked.coordinator:
         jax.distributed.shutdown()  # the others need not wait until the first has evaluated

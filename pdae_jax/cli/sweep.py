@@ -80,7 +80,7 @@ def main(asked: flags.FlagValues, call: Call) -> None:
     if asked.launcher == "population" and jax.config.values["jax_num_cpu_devices"] < 1:
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # members train on all cores
     cache_compilations()
-    source = config_flags.get_config_filename(asked["config"])  # path[:arg]
+    source = call.source
     path, _, arg = source.partition(":")
     workdir = pathlib.Path(asked.workdir or f"runs/{pathlib.Path(path).stem}{'-' if arg else ''}{arg}-sweep")
     sweep = Sweep(asked, call, source, workdir)
