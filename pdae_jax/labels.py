@@ -1,6 +1,7 @@
 """The grammar of labels: ``"A:0.5+B"``."""
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -15,9 +16,11 @@ from pdae_jax.spelling import first_names, nearest_names, unquoted
 LabelLike = str | Real | Mapping[Any, Any] | Sequence[Any] | np.ndarray | Array
 
 #: A dose as it is written: float() would also take "1_000".
-NUMBER = re.compile(r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|inf|nan)")
+NUMBER = re.compile(r"[-+]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|(?i:inf(?:inity)?|nan))")
 
 _TWICE = re.compile(r"(.+)__\1(?:_[0-9]+)?")  # a pair of guides, as Norman et al. 2019 write it
+_PLUS = re.compile(r"(:\s*|:\s*[-.0-9]+[eE]|^\s*[-.0-9]+[eE])\+(?=[0-9.])")  # of a number: "A:1e+05", "A:+1"
+_AFTER_COLON = re.compile(rf":\s*({NUMBER.pattern}|[-+]?[0-9]+,[0-9]+)")
 _HELD = 1e-6  # relative error of a dose in float32 from which on it is another dose
 
 
@@ -39,7 +42,7 @@ def parse_label(
         ValueError: a vector of the wrong length, a list of names, a dose that is not finite or that float32 cannot
             hold, a name given twice.
     """
-    if isinstance(spec, Real):
+    if isinstance(spec, Real | str):
         spec = as_name(spec, [*perturbations, control])
     if isinstance(spec, str):
         doses = dict(_parse_string(spec, perturbations, control, separator))
@@ -66,8 +69,13 @@ def dose_fault(dose: float) -> str | None:
 
 
 def as_name(value: object, known: Iterable[str]) -> str:
-    """A name as text. A number is the known name that reads as it, ``"1.50"`` of 1.5, else as Python writes it."""
+    """A name as text. A number is the known name that reads as it, ``"1.50"`` of 1.5, else as Python writes it.
+
+    Letters with accents are one character each, as in names that were read, unless known ones are otherwise.
+    """
     names, text = list(known), str(value)
+    if not text.isascii() and all(unicodedata.is_normalized("NFC", name) for name in names):
+        return unicodedata.normalize("NFC", text)
     if not isinstance(value, Real) or isinstance(value, bool) or text in names:
         return text
     same = [name for name in names if NUMBER.fullmatch(name.replace("_", "")) and float(name) == value]
@@ -95,7 +103,7 @@ def split_name(name: str, separator: str, known: Collection[str] = ()) -> list[s
     """
     twice = _TWICE.fullmatch(name.strip()) if separator == "_" and name not in known else None
     name = twice.group(1) if twice else name
-    pieces, whole = name.split(separator), {each for each in known if separator in each}
+    pieces, whole = split_sum(name, separator), {each for each in known if separator in each}
     parts, start = [], 0
     while start < len(pieces):
         stop = len(pieces) if whole else start + 1
@@ -104,6 +112,25 @@ def split_name(name: str, separator: str, known: Collection[str] = ()) -> list[s
         parts.append(separator.join(pieces[start:stop]).strip())
         start = stop
     return parts
+
+
+def split_sum(text: str, separator: str) -> list[str]:
+    """A text in pieces; the plus of a number, as in ``"A:1e+05"``, joins nothing."""
+    return (_PLUS.sub(r"\1", text) if separator == "+" else text).split(separator)
+
+
+def check_uncut(text: object, parts: Sequence[str], separator: str) -> None:
+    """Raises ``ValueError`` where the separator has cut a number after a colon: ``"A:0.5"`` by a point."""
+    numbers = [found.group(1).rstrip(".") for found in _AFTER_COLON.finditer(str(text))]
+    for number in [] if separator == "+" else numbers:  # whose plus joins nothing, see `split_sum`
+        cut = separator in number and not any(number in part for part in parts)
+        alone = separator.strip() == ":" and not number.isdigit() and number in parts
+        if cut or alone:
+            raise ValueError(
+                f"{text!r}: the separator {separator!r} would cut off the number {number!r}. Join names by something "
+                f"that is in no dose, such as '+', and pass it as separator=; or pass perturbations=<all names>, which "
+                f"are found whole."
+            )
 
 
 def split_dose(part: str, known: Collection[str]) -> tuple[str, float]:
@@ -123,7 +150,9 @@ def said_twice(spec: object, name: str) -> str:
 def _parse_string(spec: str, perturbations: Sequence[str], control: str, separator: str) -> Iterator[tuple[str, float]]:
     seen: set[str] = set()
     known = (*perturbations, control)
-    for part in [] if spec.strip() == control else split_name(spec, separator, known):
+    parts = [] if spec.strip() == control else split_name(spec, separator, known)
+    check_uncut(spec, parts, separator)
+    for part in parts:
         name, dose = split_dose(part, known)
         if name == control:
             continue

@@ -58,6 +58,7 @@ class PerturbationData:
     control: str = "control"  # name of the condition with the zero label
     separator: str = "+"  # joins perturbation names in a condition name
     size_factors: Float[np.ndarray, " cells"] | None = None  # of log-normalised counts: counts are (e^x - 1) times it
+    strata: tuple[str, ...] = ()  # perturbations that are cell types, lines or donors, and make no combination
     reading: Reading | None = None  # how the values were read; None: not known, as in runs of older versions
 
     def __post_init__(self):
@@ -123,7 +124,7 @@ class PerturbationData:
 
     def _as_written(self, condition: LabelLike) -> LabelLike:
         """The condition or label; a number is a name."""
-        return as_name(condition, self.conditions) if isinstance(condition, Real) else condition
+        return as_name(condition, self.conditions) if isinstance(condition, Real | str) else condition
 
     def has(self, condition: LabelLike) -> bool:
         """Whether there is such a condition, however it is written."""

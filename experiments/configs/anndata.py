@@ -14,6 +14,7 @@ Add `--dry_run` to ARGS to see what was read, and what would be held out, before
     config.data.dose        column with doses: one number, or "1+0.5" in the order of the names; or a column for each of
                             config.data.condition; none: every dose is 1
     config.data.dose_in_name  whether the number in "A:2" is a dose; none: where that is certain
+    config.data.allow_doses "('zero','negative')": doses of 0 beside a named control, or below 0, that are meant so
     config.data.stratum     column with the cell type, line or donor, which becomes a part of conditions: "A+nk"
     config.data.reference   the stratum whose unperturbed cells are the control
     config.data.layer       layer of an .h5ad or .zarr file, or raw for its raw.X; none: X
@@ -60,6 +61,7 @@ def get_config(arg: str = "default"):
     config.data.separator = "+"
     config.data.dose = config_dict.placeholder(str)
     config.data.dose_in_name = config_dict.placeholder(bool)
+    config.data.allow_doses = ()
     config.data.stratum = config_dict.placeholder(str)
     config.data.reference = config_dict.placeholder(str)
     config.data.layer = config_dict.placeholder(str)

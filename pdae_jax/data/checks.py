@@ -69,6 +69,7 @@ def aligned(data: PerturbationData, train: PerturbationData, name: str) -> Pertu
         labels=labels,
         features=train.features,
         perturbations=train.perturbations,
+        strata=train.strata,
     )
 
 

@@ -1,5 +1,6 @@
 """The table of distinct conditions of a data set: names and labels that agree one to one, the control first."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -21,6 +22,7 @@ class Conditions(NamedTuple):
     labels: Float[np.ndarray, "conditions perturbations"]
     names: tuple[str, ...]
     perturbations: tuple[str, ...]
+    strata: tuple[str, ...] = ()  # those of the perturbations that are strata
 
 
 class Written(NamedTuple):
@@ -84,6 +86,8 @@ def make_conditions(
     check_names("Condition", names)
     check_names("Perturbation", perturbations)
     _check_perturbations(perturbations, notation)
+    _check_words(names, notation.control)
+    _warn_of_look_alikes(perturbations)
     control = notation.control
     zero = [name for name, label in zip(names, labels, strict=True) if not label.any()]
     if control not in zero and (zero or notation.needs_control):
@@ -142,7 +146,8 @@ def drop_unused(table: Conditions) -> Conditions:
     unused = [name for name, use in zip(table.perturbations, used, strict=True) if not use]
     logging.info("No label column for perturbations that no cell has: %s", first_names(unused))
     names = tuple(name for name in table.perturbations if name not in unused)
-    return table._replace(labels=np.ascontiguousarray(table.labels[:, used]), perturbations=names)
+    strata = tuple(name for name in table.strata if name in names)
+    return table._replace(labels=np.ascontiguousarray(table.labels[:, used]), perturbations=names, strata=strata)
 
 
 def _columns(written: Sequence[Written], notation: Notation) -> list[str]:
@@ -216,6 +221,30 @@ def _check_perturbations(perturbations: Sequence[str], notation: Notation) -> No
                 f"{notation.separator!r} or with a dose: labels would be ambiguous. Rename it, or pass a separator "
                 f"that no name contains, such as ' & '."
             )
+
+
+def _check_words(names: Sequence[str], control: str) -> None:
+    """No condition has a name by which predictions ask for other cells."""
+    meanings = {"all": "all training cells", "nearest": "the nearest condition", "control": f"the control, {control!r}"}
+    for word, meaning in meanings.items():
+        if word in names and word != control:
+            more = f", or pass control=[{control!r}, 'control'] if it is unperturbed too" if word == "control" else ""
+            raise ValueError(
+                f"A condition is named {word!r}, but source={word!r} of a prediction stands for {meaning}. Rename the "
+                f"condition{more}."
+            )
+
+
+def _warn_of_look_alikes(names: Sequence[str]) -> None:
+    """Says which names differ in what is hardly seen: case, spaces within, signs that look the same."""
+    seen: dict[str, str] = {}
+    for name in names:
+        letters = unicodedata.normalize("NFKC", name).casefold()
+        other = seen.setdefault(
+            "".join(x for x in letters if not x.isspace() and unicodedata.category(x) != "Cf"), name
+        )
+        if other != name:
+            logging.warning("Read as two perturbations: %r and %r. If they are one, give them one name.", other, name)
 
 
 def _no_control(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from pdae_jax.data.notation import is_missing
+from pdae_jax.data.notation import as_text, is_missing
 
 
 def distinct(values: Sequence[Any]) -> tuple[Int[np.ndarray, " cells"], list[Any]]:
@@ -55,6 +55,6 @@ def distinct_labels(
 
 
 def _clean(name: Any) -> Any:
-    if isinstance(name, str):
-        return name.strip()
+    if isinstance(name, str | bytes):
+        return as_text(name)
     return str(name) if isinstance(name, bool | int | np.bool_ | np.integer) else name

@@ -1,26 +1,18 @@
 """What users give for the condition of each cell (names, columns, dicts, a matrix), read into `Conditions`."""
 
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import Float
 
 from pdae_jax.data.conditions import Conditions, Written, make_conditions, merge_written
 from pdae_jax.data.distinct import distinct, distinct_labels, distinct_names
-from pdae_jax.data.notation import (
-    Notation,
-    as_text,
-    check_control_parts,
-    check_parts,
-    parts_of,
-    read_doses,
-    split_name,
-    unit_of,
-)
-from pdae_jax.labels import NUMBER, format_label, said_twice
+from pdae_jax.data.doses import check_control_dose, check_doses, doses_of
+from pdae_jax.data.notation import Notation, as_text, check_control_parts, check_parts, parts_of, read_doses
+from pdae_jax.labels import NUMBER, check_uncut, dose_fault, format_label, said_twice, split_name
 from pdae_jax.spelling import first_names
 
 
@@ -32,6 +24,7 @@ def read_names(names: Sequence[Any], notation: Notation) -> Conditions:
         TypeError: a name is neither text nor an integer.
         KeyError: a name mentions something that is not in `notation.perturbations`.
     """
+    _check_joined(names, notation.separator)
     index, texts = distinct_names(names, notation.known)
     parts = [parts_of(text, notation) for text in texts]
     doses = _doses_in_names(parts, notation)
@@ -40,43 +33,59 @@ def read_names(names: Sequence[Any], notation: Notation) -> Conditions:
         own = [part for part in each if part in doses]
         name = notation.separator.join(_part_name(part, *doses[part]) for part in own if doses[part][1] != 0)
         written.append(Written(text, _by_perturbation(text, [doses[part] for part in own]), name))
+    check_doses(index, written, notation)
     return merge_written(index, written, notation)
 
 
-def read_columns(names: Sequence[Sequence[Any]], doses: Sequence[Sequence[Any]], notation: Notation) -> Conditions:
+def read_columns(
+    names: Sequence[Sequence[Any]],
+    doses: Sequence[Sequence[Any]],
+    notation: Notation,
+    strata: Sequence[bool] = (),
+) -> Conditions:
     """Conditions given by columns of names and of doses; they are named by `format_label`.
 
     Args:
         names: one column of combinations; or several, the control standing for none, in which a name is a combination
-            where a part of it stands alone in the same column, or is the control.
+            where all its parts stand alone somewhere in them, are listed perturbations, or the control.
         doses: none; one column with a number for all perturbations of a cell, or a text such as ``"1+0.5"`` in the
             order of the names; or as many columns as `names`, each for the perturbations of its column. Ignored for
             the control.
         notation: how the data set is written.
+        strata: of each column of names, whether it has cell types, lines or donors: they have no dose, and are never
+            split. None are by default.
 
     Raises:
-        ValueError: a dose is no finite number, or there are not as many as names; see also `read_names`.
+        ValueError: a dose is no finite number, or there are not as many as names; a name is a stratum and a
+            perturbation; see also `read_names`.
     """
+    fixed = tuple(strata) or (False,) * len(names)
     texts = [_texts(column, notation) for column in names]
-    alone = [_standing_alone(column, notation) for column in texts]
+    alone = _standing_alone([column for column, stratum in zip(texts, fixed, strict=True) if not stratum], notation)
     of_cells = list(zip(*texts, strict=True))
     dosed = zip(*doses, strict=True) if doses else itertools.repeat((), len(of_cells))
-    index, found = distinct([(each, _asked(each, dose, notation)) for each, dose in zip(of_cells, dosed, strict=True)])
-    by_column = [_parts_of_columns(each, alone, notation) for each, _ in found]
-    parts = [list(itertools.chain(*each)) for each in by_column]
-    in_names = _doses_in_names(parts, notation)
+    asked = [(each, _asked(each, dose, fixed, notation)) for each, dose in zip(of_cells, dosed, strict=True)]
+    index, found = distinct(asked)
+    by_column = [_parts_of_columns(each, fixed, alone, notation) for each, _ in found]
+    of_strata = _strata(texts, fixed, notation)
+    in_names = _doses_in_names([_of_columns(each, fixed, False) for each in by_column], notation)
+    _check_apart(of_strata, [name for name, _ in in_names.values()])
     written = []
-    for (_, dose), columns, each in zip(found, by_column, parts, strict=True):
-        text = notation.separator.join(each)
+    for (_, dose), columns in zip(found, by_column, strict=True):
+        text = notation.separator.join(itertools.chain(*columns))
+        perturbing = _of_columns(columns, fixed, False)
+        pairs = [(name, 1.0) for name in _of_columns(columns, fixed, True) if name in of_strata]
         if doses:
-            _check_one_dose(text, [part for part in each if in_names.get(part, (part,))[0] != part])
-            groups = zip(columns, dose, strict=True) if len(dose) == len(columns) else [(each, dose[0])]
-            pairs = [pair for group, value in groups for pair in _with_doses(text, group, value, notation)]
+            _check_one_dose(text, [part for part in perturbing if in_names.get(part, (part,))[0] != part])
+            own = [column for column, stratum in zip(columns, fixed, strict=True) if not stratum]
+            groups = zip(own, dose, strict=True) if len(dose) > 1 else [(perturbing, dose[0])]
+            pairs += [pair for group, value in groups for pair in doses_of(text, group, value, notation)]
             text = f"{text} at {notation.separator.join(map(str, dose))}" if pairs else text
         else:
-            pairs = [in_names[part] for part in each if part in in_names]
+            pairs += [in_names[part] for part in perturbing if part in in_names]
         written.append(Written(text, _by_perturbation(text, pairs)))
-    return merge_written(index, written, notation)
+    check_doses(index, written, notation)
+    return merge_written(index, written, notation)._replace(strata=of_strata)
 
 
 def read_dicts(dicts: Sequence[Any], notation: Notation) -> Conditions:
@@ -132,14 +141,15 @@ def read_matrix(labels: Any, names: Sequence[Any] | None, notation: Notation) ->
             f"labels has {labels.shape[1]} columns, but perturbations has {len(perturbations)} names "
             f"({first_names(perturbations)}). Pass one name per column of labels."
         )
-    bad = ~np.isfinite(labels)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ValueError(
-            f"labels has a dose that is not finite: row {row}, perturbation {perturbations[column]!r}, "
-            f"{labels[row, column]}. Doses are real numbers, 0 for absent."
-        )
-    index, rows = distinct_labels(labels.astype(np.float32))
+    different, of_rows = distinct_labels(labels if labels.dtype.kind == "f" else labels.astype(np.float32))
+    faults = {dose: fault for dose in np.unique(of_rows.astype(np.float64)).tolist() if (fault := dose_fault(dose))}
+    if faults:
+        row, column = np.argwhere(np.isin(labels, list(faults)) | np.isnan(labels))[0]
+        fault = dose_fault(float(labels[row, column]))
+        where = f"labels, row {row}, perturbation {perturbations[column]!r}, {labels[row, column]}"
+        raise ValueError(f"{where}: the dose {fault}")
+    joined, rows = distinct_labels(of_rows.astype(np.float32))  # doses that differ in rounding are one
+    index = joined[different]
     if names is None:
         found = [
             format_label(row, perturbations, control=notation.control, separator=notation.separator) for row in rows
@@ -171,6 +181,9 @@ def _doses_in_names(parts: Iterable[Sequence[str]], notation: Notation) -> dict[
     perturbing = [part for each in parts for part in each if part not in notation.controls]
     check_control_parts(perturbing, notation)
     found = read_doses(perturbing, notation)
+    for part, (name, dose) in found.items():
+        if name in notation.controls:
+            check_control_dose(part, dose)
     return {part: pair for part, pair in found.items() if pair[0] not in notation.controls}
 
 
@@ -183,51 +196,98 @@ def _by_perturbation(text: object, pairs: Iterable[tuple[str, float]]) -> dict[s
     for name, dose in pairs:
         if name in doses:
             raise ValueError(f"Condition {said_twice(text, name)}")
-        if not math.isfinite(dose):
-            raise ValueError(
-                f"Condition {text!r}: the dose of {name!r} is {dose}, not finite. Doses are real numbers, 0 for absent."
-            )
+        fault = dose_fault(dose)
+        if fault:
+            raise ValueError(f"Condition {text!r}: the dose of {name!r} {fault}")
         doses[name] = dose
     return doses
 
 
+def _check_joined(names: Sequence[Any], separator: str) -> None:
+    for row, name in enumerate(names):
+        if isinstance(name, list | tuple | set | frozenset | np.ndarray):
+            joined = separator.join(map(str, name))
+            raise TypeError(f"conditions[{row}] is {name!r}. Join the names of a combination to one, {joined!r}.")
+
+
 def _texts(column: Sequence[Any], notation: Notation) -> list[str]:
+    _check_joined(column, notation.separator)
     index, texts = distinct_names(column, notation.known)
     return [texts[row] for row in index.tolist()]
 
 
-def _asked(names: tuple[str, ...], doses: tuple[Any, ...], notation: Notation) -> tuple[Any, ...]:
+def _of_columns(columns: Sequence[Sequence[str]], fixed: Sequence[bool], strata: bool) -> list[str]:
+    """The parts in columns of strata, or in the others."""
+    return [part for column, stratum in zip(columns, fixed, strict=True) if stratum is strata for part in column]
+
+
+def _strata(texts: Sequence[Sequence[str]], fixed: Sequence[bool], notation: Notation) -> tuple[str, ...]:
+    """Names of the strata that are a part of conditions; the control's are none."""
+    columns = [column for column, stratum in zip(texts, fixed, strict=True) if stratum]
+    return tuple(name for name in dict.fromkeys(itertools.chain(*columns)) if name not in notation.controls)
+
+
+def _check_apart(strata: Sequence[str], perturbations: Sequence[str]) -> None:
+    both = [name for name in strata if name in set(perturbations)]
+    if both:
+        raise ValueError(f"{both[0]!r} is a stratum and a perturbation. Rename one of the two.")
+
+
+def _asked(
+    names: tuple[str, ...], doses: tuple[Any, ...], fixed: Sequence[bool], notation: Notation
+) -> tuple[Any, ...]:
     """Doses without those of the control, which are often NaN: every NaN would be a value of its own."""
-    if len(names) == len(doses):
-        return tuple(None if name in notation.controls else dose for name, dose in zip(names, doses, strict=True))
-    return (None,) if doses and all(name in notation.controls for name in names) else doses
+    own = [name for name, stratum in zip(names, fixed, strict=True) if not stratum]
+    groups = [own] if len(doses) == 1 else [[name] for name in own]
+    kept = []
+    for group, dose in zip(groups if doses else (), doses, strict=True):
+        unperturbed = all(name in notation.controls for name in group)
+        if unperturbed:
+            check_control_dose(group[0], dose)
+        kept.append(None if unperturbed else dose)
+    return tuple(kept)
 
 
-def _parts_of_columns(names: tuple[str, ...], alone: Sequence[set[str]], notation: Notation) -> list[list[str]]:
-    """The parts of one cell's condition in each column: of a combination, or from several columns.
-
-    A name in one of several columns is a combination where a part of it stands alone in that column, or is a control.
-    """
+def _parts_of_columns(
+    names: tuple[str, ...], fixed: Sequence[bool], alone: set[str], notation: Notation
+) -> list[list[str]]:
+    """The parts of one cell's condition in each column: of a combination, or from several columns."""
     if len(names) == 1:
         return [parts_of(names[0], notation)]
     parts = []
-    for name, known in zip(names, alone, strict=True):
-        split = split_name(name, notation.separator, notation.whole)
-        is_combination = len(split) > 1 and all(split) and any(_head(part) in known for part in split)
+    for name, stratum in zip(names, fixed, strict=True):
+        split = [name] if stratum else split_name(name, notation.separator, notation.whole)
+        is_combination = len(split) > 1 and all(split) and all(_head(part) in alone for part in split)
         parts.append(split if is_combination and name not in notation.whole else [name])
-    together = list(itertools.chain(*parts))
-    check_parts(notation.separator.join(together), together, notation)
+    together, perturbing = list(itertools.chain(*parts)), _of_columns(parts, fixed, False)
+    text = notation.separator.join(together)
+    check_uncut(text, together, notation.separator)
+    check_parts(text, perturbing, notation)
     return parts
 
 
-def _standing_alone(column: Sequence[str], notation: Notation) -> set[str]:
-    """Names that stand alone in a column, or beside controls only; and the controls."""
-    found = set(notation.controls)
-    for text in dict.fromkeys(column):
+def _standing_alone(columns: Sequence[Sequence[str]], notation: Notation) -> set[str]:
+    """Names that stand alone in a column, or beside controls only; the controls, and listed perturbations."""
+    found, beside = {_head(name) for name in notation.known} | notation.known, []
+    for text in dict.fromkeys(itertools.chain(*columns)):
         parts = split_name(text, notation.separator, notation.whole)
         others = [part for part in parts if part not in notation.controls]
         found.add(_head(others[0] if len(others) == 1 and len(parts) > 1 and all(parts) else text))
+        beside += [(text, part) for part in parts if len(parts) > 1]
+    _warn_of_unsplit(beside, found)
     return found
+
+
+def _warn_of_unsplit(parts: Sequence[tuple[str, str]], alone: set[str]) -> None:
+    """Says which names are read as one, though a part of them stands alone."""
+    some = {text for text, part in parts if _head(part) in alone}
+    missing = {text: part for text, part in parts if text in some and _head(part) not in alone}
+    if missing:
+        logging.warning(
+            "Read as one name each, because a part does not stand alone: %s. Pass perturbations=<all names> if they "
+            "are combinations, strata=<the column> if they are cell types, lines or donors.",
+            ", ".join(f"{text!r} ({part!r})" for text, part in list(missing.items())[:8]),
+        )
 
 
 def _head(part: str) -> str:
@@ -236,36 +296,9 @@ def _head(part: str) -> str:
     return head.strip() if head and NUMBER.fullmatch(tail.strip()) else part
 
 
-def _with_doses(text: str, parts: Sequence[str], dose: Any, notation: Notation) -> list[tuple[str, float]]:
-    """Names and doses of the perturbations that have one dose, or a text with one for each; the control left out."""
-    separator, perturbing = notation.separator, [part for part in parts if part not in notation.controls]
-    if not perturbing:
-        return []
-    given = dose.split(separator) if isinstance(dose, str) else [dose]
-    given = given * len(parts) if len(given) == 1 else given
-    if len(given) == len(parts):
-        pairs = [(part, _number(dose)) for part, dose in zip(parts, given, strict=True) if part in perturbing]
-        if all(math.isfinite(dose) for _, dose in pairs):
-            return pairs
-    unit = next((unit for dose in given if isinstance(dose, str) and (unit := unit_of(dose))), None)
-    fix = f"Take off the unit {unit!r}, and convert all doses to one. " if unit else ""
-    raise ValueError(
-        f"Condition {text!r} has the dose {dose!r}. {fix}Pass one number, or {len(parts)} joined by {separator!r}, "
-        f"finite; 0 where the perturbation is absent."
-    )
-
-
 def _check_one_dose(text: str, dosed: Sequence[str]) -> None:
     if dosed:
         raise ValueError(
             f"Condition {text!r}: {dosed[0]!r} has a dose, and so has the dose column. Pass one of the two, or "
             f"dose_in_name=False if the number is part of the name."
         )
-
-
-def _number(dose: Any) -> float:
-    """A dose as a number; NaN for what is none."""
-    try:
-        return float(dose)
-    except (TypeError, ValueError):
-        return math.nan

@@ -39,6 +39,8 @@ def from_arrays(
     control: str | int | Sequence[str | int] = "control",
     separator: str = "+",
     dose_in_name: bool | None = None,
+    allow_doses: str | Sequence[str] = (),
+    strata: str | Sequence[str] = (),
     min_cells: int | None = None,
     normalize: bool = False,
     like: PerturbationData | None = None,
@@ -67,6 +69,11 @@ def from_arrays(
         dose_in_name: whether the number in ``"A:2"`` is a dose of A, or part of a name as in ``"CHEBI:41423"``. None:
             it is a dose where that is certain: A is in `perturbations`, stands alone in other conditions, or has a
             number elsewhere that no identifier has (``"A:0.5"``, ``"A:-1"``, ``"A:0"``); else it is part of the name.
+        allow_doses: odd doses in names, and in columns of doses, that are meant so: ``"zero"`` of named perturbations
+            beside a named control, which makes these cells the control, and ``"negative"``. They are refused otherwise,
+            since logarithms make them. A matrix and dicts of doses are taken as they are.
+        strata: names of perturbations that are cell types, lines or donors. A combination is one of perturbations,
+            never of one with a stratum, and is held out of all strata.
         min_cells: conditions with fewer cells are dropped, and named in the log. None: all must have 2.
         normalize: x holds raw counts, which become ``log(1 + counts per 10,000)``; the size of each cell is kept, and
             predictions can be had as counts (`Prediction.counts`). Raw counts that are not normalised are warned
@@ -90,7 +97,7 @@ def from_arrays(
             raise ValueError(f"{name} has {count} entries, but x has {x.shape[0]} rows. Pass one entry per row of x.")
     if labels is not None and perturbations is None:
         perturbations = labels.columns if hasattr(labels, "columns") else _numbered(labels)
-    notation = _notation(like, control, separator, perturbations, dose_in_name)
+    notation = _notation(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
     features = like.features if like is not None and features is None else features
     notation = with_found_controls(notation, entries or [])
     if labels is not None:
@@ -99,6 +106,7 @@ def from_arrays(
         table = read_dicts(entries, notation)
     else:
         table = read_names(entries or [], notation)
+    find_columns([name for name in notation.strata if name != notation.control], table.perturbations, "perturbations")
     return _build(_counts(x, None, normalize, like), table, features, notation, min_cells)
 
 
@@ -112,6 +120,8 @@ def from_frame(
     control: str | int | Sequence[str | int] = "control",
     separator: str = "+",
     dose_in_name: bool | None = None,
+    allow_doses: str | Sequence[str] = (),
+    strata: str | Sequence[str] = (),
     min_cells: int | None = None,
     normalize: bool = False,
     like: PerturbationData | None = None,
@@ -131,6 +141,10 @@ def from_frame(
         control: name of the control, several, or a pattern, see `from_arrays`.
         separator: joins perturbation names in a condition name, see `from_arrays`.
         dose_in_name: whether the number in ``"A:2"`` is a dose, see `from_arrays`.
+        allow_doses: ``"zero"``, ``"negative"`` or both, where these are meant so, see `from_arrays`.
+        strata: those of the columns `condition` that have cell types, lines or donors. Their names are never split, and
+            have no dose. A combination is one of perturbations, never of one with a stratum, and is held out of all
+            strata.
         min_cells: conditions with fewer cells are dropped.
         normalize: the features are raw counts, see `from_arrays`.
         like: data that these cells join, see `from_arrays`.
@@ -143,7 +157,7 @@ def from_frame(
         raise TypeError(
             f"frame is a {type(frame).__name__}. Pass a pandas data frame, or use from_anndata or from_arrays."
         )
-    notation = _notation(like, control, separator, perturbations, dose_in_name)
+    notation = _notation(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
     features = like.features if like is not None and features is None else features
     known = [str(name) for name in frame.columns]
     named, dosed = column_names(condition), column_names(dose)
@@ -171,6 +185,8 @@ def from_anndata(
     drop_constant: bool = False,
     perturbations: Iterable[str] | None = None,
     dose_in_name: bool | None = None,
+    allow_doses: str | Sequence[str] = (),
+    strata: str | Sequence[str] = (),
     min_cells: int | None = None,
     normalize: bool = False,
     store: str | Path | None = None,
@@ -196,6 +212,8 @@ def from_anndata(
             where they contain the separator; see `from_arrays`.
         dose_in_name: whether the number in ``"A:2"`` is a dose of A, or part of a name as in ``"CHEBI:41423"``. None:
             it is a dose where that is certain, see `from_arrays`.
+        allow_doses: ``"zero"``, ``"negative"`` or both, where these are meant so, see `from_arrays`.
+        strata: those of the columns `condition` that have cell types, lines or donors, see `from_frame`.
         min_cells: conditions with fewer cells are dropped, and named in the log. None: all must have 2.
         normalize: the layer holds raw counts, see `from_arrays`. They are divided by the counts of all features of the
             file, also those that are not kept.
@@ -214,7 +232,7 @@ def from_anndata(
         raise ValueError(f"highly_variable={highly_variable} chooses the features, and others are given. Pass one.")
     if store is not None and not isinstance(adata, str | Path):
         raise TypeError(f"store={str(store)!r} is for the path of a file; a {type(adata).__name__} was passed.")
-    notation = _notation(like, control, separator, perturbations, dose_in_name)
+    notation = _notation(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
     features = like.features if like is not None and features is None else features
     named, dosed = column_names(condition), column_names(dose)
     place = Place(layer, obsm, gene_symbols)
@@ -258,12 +276,20 @@ def _without_constant(observed: Sized, names: list[str]) -> tuple[Sized, list[st
     return observed._replace(x=observed.x.with_columns(np.flatnonzero(varying))), kept
 
 
-def _notation(like: PerturbationData | None, control: Any, separator: str, perturbations: Any, dose_in_name: Any):
+def _notation(
+    like: PerturbationData | None,
+    control: Any,
+    separator: str,
+    perturbations: Any,
+    dose_in_name: bool | None,
+    allow_doses: str | Sequence[str],
+    strata: str | Sequence[str],
+) -> Notation:
     """How conditions are written: as the caller says, or as in the data that these join."""
     if like is None:
-        return make_notation(control, separator, perturbations, dose_in_name)
-    found = make_notation(like.control, like.separator, like.perturbations, dose_in_name)
-    return found._replace(needs_control=False)
+        return make_notation(control, separator, perturbations, dose_in_name, allow_doses, strata)
+    found = make_notation(like.control, like.separator, like.perturbations, dose_in_name, allow_doses, strata)
+    return found._replace(needs_control=False, strata=(*found.strata, *like.strata))
 
 
 def _counts(x: np.ndarray, totals: np.ndarray | None, normalize: bool, like: PerturbationData | None) -> Sized:
@@ -315,6 +341,7 @@ def _build(
         control=notation.control,
         separator=notation.separator,
         size_factors=None if sizes is None else sizes[kept],
+        strata=tuple(name for name in table.perturbations if name in (*table.strata, *notation.strata)),
     )
     _log_data(data)
     return data

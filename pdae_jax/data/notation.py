@@ -1,12 +1,13 @@
 """How a data set writes its conditions: control names, the separator, doses in names; what may be part of a name."""
 
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import logging
 
-from pdae_jax.labels import NUMBER, said_twice, split_dose, split_name
+from pdae_jax.labels import NUMBER, check_uncut, said_twice, split_dose, split_name
 from pdae_jax.spelling import check_names, first_names, is_pattern, matching_names, nearest_names
 
 #: What programs write for a value that is missing, as text; the first ones in any case.
@@ -14,7 +15,12 @@ _MISSING_ANY_CASE = frozenset({"", "nan", "none", "null", "n/a", "#n/a", "<na>"}
 _MISSING = frozenset({"NA", "na", "NaT"})  # not Na, which is sodium, or NAT, a gene
 _UNIT = r"(?:[fpnuµμm]M|m?mol|[pnuµμm]g|[fpnuµμmk]?g/[nuµμmk]?(?:l|L|g)|I?U/m?[lL]|m?Gy|%)"
 _DOSE_WITH_UNIT = re.compile(rf"(?:^|.*[:\s_(]){NUMBER.pattern}\s*{_UNIT}\)?")
+_DECIMAL_COMMA = re.compile(r".*:\s*[-+]?[0-9]*,[0-9]+")
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
+
+
+#: Doses in names and columns that are refused unless they are asked for: they may be logarithms by mistake.
+ODD_DOSES = ("zero", "negative")
 
 
 class Notation(NamedTuple):
@@ -26,6 +32,8 @@ class Notation(NamedTuple):
     dose_in_name: bool | None  # whether a number after the last colon is a dose; None: where that is certain
     known: frozenset[str]  # controls and listed perturbations: names whatever they contain
     whole: frozenset[str]  # those of them that contain the separator
+    allow_doses: tuple[str, ...] = ()  # of `ODD_DOSES`, that are meant so
+    strata: tuple[str, ...] = ()  # columns of names, or names, that are strata and no perturbations
     needs_control: bool = True  # False: cells that join other data, which have the control
 
     @property
@@ -38,6 +46,8 @@ def make_notation(
     separator: str = "+",
     perturbations: Iterable[Any] | None = None,
     dose_in_name: bool | None = None,
+    allow_doses: str | Iterable[str] = (),
+    strata: Any = (),
 ) -> Notation:
     """Checks and cleans what the caller says of the notation.
 
@@ -57,7 +67,12 @@ def make_notation(
     check_names("Perturbation", names or ())
     known = frozenset((*(names or ()), *controls))
     whole = frozenset(name for name in known if separator in name)
-    return Notation(tuple(dict.fromkeys(controls)), separator, names, dose_in_name, known, whole)
+    allowed, of_strata = ((given,) if isinstance(given, str) else tuple(given) for given in (allow_doses, strata))
+    for kind in allowed:
+        if kind not in ODD_DOSES:
+            raise ValueError(f"allow_doses names {kind!r}; known are {first_names(ODD_DOSES)}.")
+    texts = tuple(map(as_text, of_strata))
+    return Notation(tuple(dict.fromkeys(controls)), separator, names, dose_in_name, known, whole, allowed, texts)
 
 
 def with_found_controls(notation: Notation, conditions: Iterable[Any]) -> Notation:
@@ -98,8 +113,8 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def as_text(name: Any) -> str:
-    """A name as text, without spaces around it."""
-    return str(name).strip()
+    """A name as text, without spaces around it; letters with accents as one character, however they are typed."""
+    return unicodedata.normalize("NFC", name.decode() if isinstance(name, bytes) else str(name)).strip()
 
 
 def is_missing(name: str, known: Collection[str]) -> bool:
@@ -112,6 +127,8 @@ def parts_of(name: str, notation: Notation) -> list[str]:
     if name in notation.controls:
         return [name]
     parts = split_name(name, notation.separator, notation.whole)
+    if notation.dose_in_name is not False:
+        check_uncut(name, parts, notation.separator)
     check_parts(name, parts, notation)
     return parts
 
@@ -145,13 +162,6 @@ def read_doses(parts: Iterable[str], notation: Notation) -> dict[str, tuple[str,
         certain &= evident | {part for part in found if part not in heads}
         _warn_of_numbers([part for part, head in heads.items() if head not in certain])
     return {part: split_dose(part, certain) if part in heads else (part, 1.0) for part in found}
-
-
-def unit_of(text: str) -> str | None:
-    """What follows the number in ``"10 uM"``; None for anything else."""
-    number = NUMBER.match(text.strip())
-    rest = text.strip()[number.end() :].strip() if number else ""
-    return rest or None
 
 
 def check_control_parts(parts: Iterable[str], notation: Notation) -> None:
@@ -188,6 +198,10 @@ def _check_part(condition: object, part: str, notation: Notation) -> None:
         raise ValueError(
             f"{where} is {why}. If {separator!r} belongs to the name, pass separator=<what joins names, such as "
             f"' & '>, or {whole}."
+        )
+    if _DECIMAL_COMMA.fullmatch(part):
+        raise ValueError(
+            f"{where} has a decimal comma. Write doses with a point, 'A:0.5'; if it is a name, pass {whole}."
         )
     if _DOSE_WITH_UNIT.fullmatch(part):
         raise ValueError(

@@ -33,6 +33,7 @@ def own_data(
     separator: str = "+",
     dose: str | Sequence[str] | None = None,
     dose_in_name: bool | None = None,
+    allow_doses: Sequence[str] = (),
     stratum: str | None = None,
     reference: str | None = None,
     layer: str | None = None,
@@ -59,8 +60,10 @@ def own_data(
         separator: joins perturbation names in a condition name.
         dose: column with doses, see `pdae_jax.from_frame`; or one for each column of `condition`.
         dose_in_name: whether the number in ``"A:2"`` is a dose, see `from_arrays`.
+        allow_doses: ``"zero"``, ``"negative"`` or both, where such doses are meant so, see `from_arrays`.
         stratum: column with the cell type, line or donor of each cell. It becomes a part of the condition, ``"A+nk"``,
-            with a shift of its own and without a dose.
+            with a shift of its own and without a dose; combinations are those of the other names, and are held out of
+            all strata.
         reference: stratum whose unperturbed cells are the control; it has no part in names.
         layer: layer of an .h5ad or .zarr file, ``"raw"`` for the matrix of ``raw``; ``X`` when None.
         obsm: key of ``obsm`` of such a file with the observations instead, see `from_anndata`.
@@ -108,6 +111,8 @@ def own_data(
         "separator": separator,
         "dose": dosed,
         "dose_in_name": dose_in_name,
+        "allow_doses": several(allow_doses),
+        "strata": several(stratum),
         "normalize": normalize,
     }
     if annotated:

@@ -115,10 +115,16 @@ def read_conditions(columns: Any, dosed: Sequence[str | None], notation: Notatio
     """
     num_doses = len(dosed)
     num_names = columns.shape[1] - sum(name is not None for name in dosed)
-    if num_names < 1 or num_doses not in (0, 1, num_names):
+    strata = [str(name) in notation.strata for name in columns.columns[:num_names]]
+    if num_doses == num_names:
+        dosed = [name for name, stratum in zip(dosed, strata, strict=True) if name is not None or not stratum]
+    num_own = num_names - sum(strata)
+    given = [name for name in notation.strata if name not in (notation.perturbations or ())]
+    find_columns(given, [str(name) for name in columns.columns[:num_names]], "condition")
+    if num_own < 1 or num_doses not in (0, 1, num_names, num_own) or len(dosed) not in (0, 1, num_own):
         raise ValueError(
-            f"{num_names} condition columns and {num_doses} dose columns. Pass one condition column or more, and no "
-            f"dose column, one, or one for each."
+            f"{num_own} condition columns and {num_doses} dose columns. Pass one condition column or more, and no "
+            f"dose column, one, or one for each; strata have none."
         )
     for column in range(num_names):
         missing = np.flatnonzero(columns.iloc[:, column].isna().to_numpy())
@@ -133,7 +139,7 @@ def read_conditions(columns: Any, dosed: Sequence[str | None], notation: Notatio
         return read_names(values[0], notation)
     found = iter(values[num_names:])
     doses = [next(found) if name is not None else [1.0] * len(columns) for name in dosed]
-    return read_columns(values[:num_names], doses, notation)
+    return read_columns(values[:num_names], doses, notation, strata)
 
 
 def _open_file(file: Any, used: Sequence[str], place: Place, source: str | Path) -> Table:

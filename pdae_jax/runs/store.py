@@ -18,6 +18,7 @@ from pdae_jax.types import PerturbationData, Reading, once_for_each, read_only
 _ARRAYS = ("condition_index", "labels")
 _NAMES = ("conditions", "perturbations", "features")
 _SIZES = "size_factors"  # of counts only
+_STRATA = "strata"  # of data that have some
 _STRINGS = ("control", "separator")
 _READING = "reading"  # JSON; not in runs of older versions, and no part of the identity
 
@@ -62,6 +63,8 @@ def data_arrays(data: PerturbationData) -> dict[str, np.ndarray]:
     Cells that stay in files are named by their folder, and by their rows and columns in it.
     """
     arrays = {name: getattr(data, name) for name in (*_ARRAYS, _SIZES) if getattr(data, name) is not None}
+    if data.strata:
+        arrays[_STRATA] = np.array(data.strata, dtype=np.str_)
     if data.reading is not None:
         arrays[_READING] = np.array(json.dumps(dataclasses.asdict(data.reading)))
     return (
@@ -101,7 +104,7 @@ def load_data(path: pathlib.Path) -> PerturbationData:
     arrays = read_arrays(path)
     fields: dict[str, Any] = {name: read_only(arrays[name]) for name in (*_ARRAYS, _SIZES) if name in arrays}
     fields["x"] = _read_cells(arrays)
-    fields |= {name: tuple(arrays[name].tolist()) for name in _NAMES}
+    fields |= {name: tuple(arrays[name].tolist()) for name in (*_NAMES, _STRATA) if name in arrays}
     fields |= {name: str(arrays[name]) for name in _STRINGS}
     if _READING in arrays:
         fields[_READING] = Reading(**json.loads(str(arrays[_READING])))
@@ -122,6 +125,8 @@ def _fingerprint(data: PerturbationData) -> str:
         digest.update(np.ascontiguousarray(array).tobytes())
     if data.size_factors is not None:
         digest.update(np.ascontiguousarray(data.size_factors).tobytes())
+    if data.strata:
+        digest.update(repr(data.strata).encode())
     for name in (*_NAMES, *_STRINGS):
         digest.update(repr(getattr(data, name)).encode())
     return digest.hexdigest()

@@ -72,7 +72,7 @@ def test_an_identifier_is_one_name(log):
     ],
 )
 def test_a_number_is_a_dose_where_that_is_certain(names, doses):
-    found = labels_of(read(["control", *names]))
+    found = labels_of(read(["control", *names], allow_doses=("zero", "negative")))
     assert {name: found[name] for name in doses} == {n: {p: float(d) for p, d in e.items()} for n, e in doses.items()}
 
 
@@ -232,7 +232,7 @@ def test_a_dose_of_zero_is_absent(log):
     assert "Read as the control 'control': 'IPTG at 0'" in log.text
     assert "A dose of 0 is read as absent in 'IPTG+RBS1L+O1 at 0.0+1+1'" in log.text
     assert "doses: IPTG at 2, 5" in log.text
-    text = read(["ctrl", "A:0", "A:0+B", "A:2", "A:-0.0+B"], control="ctrl")
+    text = read(["ctrl", "A:0", "A:0+B", "A:2", "A:-0.0+B"], control="ctrl", allow_doses="zero")
     assert text.conditions == ("ctrl", "B", "A:2")
     assert read([{"A": 0, "C": 0}, {"A": 1}]).perturbations == ("A",)
 
@@ -310,9 +310,9 @@ def test_small_conditions_are_dropped_with_a_message(log):
 
 
 def test_names_survive_a_file(tmp_path):
-    data = read(["control", "CHEBI:41423", "A:0.5", "CHEBI:41423+A:0.5", "MYC:-1"])
+    data = read(["control", "CHEBI:41423", "A:0.5", "CHEBI:41423+A:0.5", "MYC:-1"], allow_doses="negative")
     to_anndata(data).write_h5ad(tmp_path / "data.h5ad")
-    again = from_anndata(tmp_path / "data.h5ad")
+    again = from_anndata(tmp_path / "data.h5ad", allow_doses="negative")
     assert (again.conditions, again.perturbations) == (data.conditions, data.perturbations)
     np.testing.assert_array_equal(again.labels, data.labels)
 
@@ -328,8 +328,8 @@ def test_a_combination_in_one_of_several_columns_is_one_where_its_parts_stand_al
 
 
 def test_controls_and_doses_are_parts_in_several_columns_too():
-    drugs = ["none", "A+none", "B:0.5+none", "A+C", "B:0.2+A"]
-    frame = pd.DataFrame({"drug": np.repeat(drugs, 2), "kind": "K562", "y": np.arange(10.0)})
+    drugs = ["none", "A+none", "B:0.5+none", "A+C", "B:0.2+A", "C"]
+    frame = pd.DataFrame({"drug": np.repeat(drugs, 2), "kind": "K562", "y": np.arange(12.0)})
     data = from_frame(frame, condition=["drug", "kind"], control=["none", "K562"])
     assert data.perturbations == ("A", "B", "C")
-    np.testing.assert_allclose(data.labels, [[0, 0, 0], [1, 0, 0], [0, 0.5, 0], [1, 0, 1], [1, 0.2, 0]])
+    np.testing.assert_allclose(data.labels, [[0, 0, 0], [1, 0, 0], [0, 0.5, 0], [1, 0, 1], [1, 0.2, 0], [0, 0, 1]])
