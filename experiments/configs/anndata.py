@@ -1,13 +1,15 @@
-r"""Your own file: .h5ad, .zarr, .csv, .tsv, .parquet, .fcs, or a folder of .fcs files. No Python to write.
+r"""Your own files: .h5ad, .zarr, .csv, .tsv, .parquet, .fcs, a folder of tables, a sample sheet. No Python to write.
 
     make run CONFIG=experiments/configs/anndata.py WORKDIR=runs/mine \
         ARGS="--config.data.path=my.h5ad --config.data.condition=perturbation --config.data.control=ctrl"
 
 Add `--dry_run` to ARGS to see what was read, and what would be held out, before anything is trained. The fields:
 
-    config.data.path        the file
+    config.data.path        the file, or a folder of tables or .fcs files
+    config.data.sheet       a table with a line for each file: columns file, condition, and if you like dose, batch,
+                            replicate, the stratum and others; its paths are from config.data.path or its own folder
     config.data.condition   column with one condition name per cell: of obs, of the table; for .fcs a channel, a
-                            keyword, or "file", the name of the file; or several columns, "('drug_1','drug_2')"
+                            keyword; "file", the name of the file; or several columns, "('drug_1','drug_2')"
     config.data.control     name of the unperturbed condition; or several, "('NT-1','NT-2')"; or a pattern, "NegCtrl*"
     config.data.perturbations  names to be found whole, "('(+)-JQ1','A+B')", where they contain the separator
     config.data.separator   joins the perturbations of a combination, "+" in "A+B"
@@ -55,6 +57,7 @@ def get_config(arg: str = "default"):
     config.data = ConfigDict(type_safe=False)  # a column or a tuple of columns; `own_data` checks what it is given
     config.data.name = "own_data"
     config.data.path = config_dict.placeholder(str)
+    config.data.sheet = config_dict.placeholder(str)
     config.data.condition = "condition"
     config.data.control = "control"
     config.data.perturbations = ()

@@ -3,9 +3,7 @@
 import ast
 import contextlib
 import dataclasses
-import importlib
 import random
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +11,16 @@ from typing import Any
 import numpy as np
 
 from pdae_jax.data.load import from_anndata, from_frame, varying_names
+from pdae_jax.data.sheet import Sheet, read_sheet
+from pdae_jax.data.table_files import ending_of, find_file, read_tables, table_files
 from pdae_jax.data.tables import in_old_layout
-from pdae_jax.spelling import first_names, nearest_names
 from pdae_jax.types import PerturbationData
-
-ENDINGS = (".h5ad", ".zarr", ".csv", ".csv.gz", ".tsv", ".parquet", ".fcs")
-
-#: Condition or dose of an .fcs file by its own name, without the ending.
-FILE = "file"
-_MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")  # of a value in a table
 
 
 def own_data(
     *,
     path: str | Path | None = None,
+    sheet: str | Path | None = None,
     condition: str | Sequence[str] = "condition",
     control: str | Sequence[str] = "control",
     perturbations: Sequence[str] = (),
@@ -49,16 +43,21 @@ def own_data(
     """Data from a file, the columns by their names.
 
     Args:
-        path: an .h5ad, .zarr, .csv, .tsv, .parquet or .fcs file, or a folder of .fcs files with the same channels.
-        condition: column with the condition names: of ``obs``, of the table, or for .fcs a channel or a keyword of the
-            file; ``"file"`` is the name of the .fcs file itself. Or several columns, one perturbation in each, and the
-            control's name where there is none. Several names are also read from one text, as a command line has it:
-            ``"('drug_1', 'drug_2')"``.
+        path: an .h5ad, .zarr, .csv, .tsv, .parquet or .fcs file, or a folder of tables or .fcs files with the same
+            columns.
+        sheet: a .csv or .tsv file with a line for each of several tables or .fcs files: columns ``file`` and
+            `condition`, and if you like ``dose``, `stratum`, ``batch``, ``replicate`` and others, see `read_sheet`. Its
+            paths are from `path`, a folder, or else from its own folder.
+        condition: column with the condition names: of ``obs``, of the table, of the sheet, or for .fcs a channel or a
+            keyword of the file; ``"file"`` is the name of a file without its ending. Or several columns, one
+            perturbation in each, and the control's name where there is none. Several names are also read from one
+            text, as a command line has it: ``"('drug_1', 'drug_2')"``.
         control: name of the control, several, or a pattern such as ``"NegCtrl*"``.
         perturbations: names of perturbations, found whole where they contain the separator, see `from_arrays`. None
             given: by first appearance.
         separator: joins perturbation names in a condition name.
-        dose: column with doses, see `pdae_jax.from_frame`; or one for each column of `condition`.
+        dose: column with doses, see `pdae_jax.from_frame`; or one for each column of `condition`. None: the column
+            ``dose`` of a sheet that has it.
         dose_in_name: whether the number in ``"A:2"`` is a dose, see `from_arrays`.
         allow_doses: ``"zero"``, ``"negative"`` or both, where such doses are meant so, see `from_arrays`.
         stratum: column with the cell type, line or donor of each cell. It becomes a part of the condition, ``"A+nk"``,
@@ -82,46 +81,62 @@ def own_data(
         KeyError: a column, layer or feature is missing; the message names the nearest ones.
         ValueError, TypeError: a setting that makes no sense; see also `pdae_jax.from_arrays`.
     """
-    file = _find(path)
+    _check_transforms(min_cells, arcsinh, normalize, store)
+    controls, named, dosed = several(control), several(condition), several(dose)
+    tables = None
+    if sheet is not None:
+        folder = None if path is None else find_file(path)
+        asked = {"conditions": named, "doses": dosed or ["dose"], "stratum": stratum, "controls": controls}
+        tables = read_sheet(sheet, **asked, folder=folder)
+        dosed = dosed or [name for name in ("dose",) if name in tables.columns]
+    options = _of_conditions(named, controls, dosed, stratum, reference) | {
+        "perturbations": several(perturbations) or None,
+        "separator": separator,
+        "dose_in_name": dose_in_name,
+        "allow_doses": several(allow_doses),
+        "normalize": normalize,
+        "min_cells": min_cells,
+    }
+    inside = {"layer": layer, "obsm": obsm, "gene_symbols": gene_symbols}
+    inside |= {"store": store, "highly_variable": highly_variable}
+    file = Path(str(sheet)) if tables else find_file(path)
+    if ending_of(file) in (".h5ad", ".zarr"):
+        data = _from_anndata(file, several(features), options | inside)
+    else:
+        for name, value in inside.items():
+            if value is not None:
+                raise ValueError(f"{name}={str(value)!r}, but {file.name!r} is no .h5ad or .zarr file. Leave it out.")
+        tables = tables or Sheet(table_files(file) if file.is_dir() else [file], None)
+        data = _from_tables(tables, several(features), options)
+    return data if arcsinh is None else dataclasses.replace(data, x=np.arcsinh(data.x[:] / np.float32(arcsinh)))
+
+
+def _check_transforms(min_cells: int, arcsinh: float | None, normalize: bool, store: str | Path | None) -> None:
     if min_cells < 2:
         raise ValueError(f"min_cells is {min_cells}. Pass at least 2: a distribution needs two cells.")
     if arcsinh is not None and not arcsinh > 0:
         raise ValueError(f"arcsinh is {arcsinh}. Pass a cofactor above 0: 5 is usual for CyTOF, 150 for fluorescence.")
+    if store is not None and arcsinh is not None:
+        raise ValueError("store is for counts and other values that are used as they are. Leave arcsinh or store out.")
+    if normalize and arcsinh is not None:
+        raise ValueError(f"normalize=True and arcsinh={arcsinh}: counts of sequencing take one, cytometry the other.")
+
+
+def _of_conditions(
+    named: list[str], controls: list[str], dosed: list[str | None], stratum: str | None, reference: str | None
+) -> dict[str, Any]:
+    """Columns of names and doses and the controls, with those of a stratum."""
     if (stratum is None) != (reference is None):
         raise ValueError(
             f"stratum={stratum!r} and reference={reference!r} go together: the column, and the value of it whose "
             f"unperturbed cells are the control. Pass both or neither."
         )
-    annotated = file.suffix in (".h5ad", ".zarr")
-    inside = {"layer": layer, "obsm": obsm, "gene_symbols": gene_symbols}
-    for name, value in {**inside, "store": store, "highly_variable": highly_variable}.items():
-        if value is not None and not annotated:
-            raise ValueError(f"{name}={str(value)!r}, but {file.name!r} is no .h5ad or .zarr file. Leave it out.")
-    if store is not None and arcsinh is not None:
-        raise ValueError("store is for counts and other values that are used as they are. Leave arcsinh or store out.")
-    if normalize and arcsinh is not None:
-        raise ValueError(f"normalize=True and arcsinh={arcsinh}: counts of sequencing take one, cytometry the other.")
-    named, dosed = several(condition), several(dose)
-    if stratum is not None:  # one column of doses is for all names but those of strata
-        named, dosed = [*named, stratum], [*(dosed * len(named) if len(dosed) == 1 else dosed), None] if dosed else []
-    options = {
-        "condition": named,
-        "control": [*several(control), *([] if reference is None else [reference])],
-        "perturbations": several(perturbations) or None,
-        "separator": separator,
+    return {
+        "condition": [*named, *several(stratum)],
+        "control": [*controls, *several(reference)],
         "dose": dosed,
-        "dose_in_name": dose_in_name,
-        "allow_doses": several(allow_doses),
         "strata": several(stratum),
-        "normalize": normalize,
     }
-    if annotated:
-        chosen = {"store": store, "highly_variable": highly_variable, "min_cells": min_cells}
-        data = _from_anndata(file, list(features), options | inside | chosen)
-    else:
-        used = [*named, *(name for name in dosed if name is not None)]
-        data = _from_table(_read_table(file, used), list(features), used, min_cells, options)
-    return data if arcsinh is None else dataclasses.replace(data, x=np.arcsinh(data.x[:] / np.float32(arcsinh)))
 
 
 def several(names: str | Sequence[str] | None) -> list[Any]:
@@ -163,22 +178,6 @@ def combinations_of_singles(data: PerturbationData) -> list[str]:
     ]
 
 
-def _find(path: str | Path | None) -> Path:
-    """The file or folder of a path, which must be there and of a known kind."""
-    if not path:
-        raise ValueError(f"No file. Pass config.data.path=<a file that ends in one of {', '.join(ENDINGS)}>.")
-    file = Path(path).expanduser()
-    if not file.exists():
-        there = sorted(other.name for other in file.parent.glob("*") if other.name.endswith(ENDINGS))
-        nearest = nearest_names(file.name, there) if there else "that folder has no file of a known kind"
-        raise FileNotFoundError(f"No file {str(path)!r}; {nearest}. Pass the path of a file that is there.")
-    if file.is_dir() and file.suffix != ".zarr" and not list(file.glob("*.fcs")):
-        raise ValueError(f"The folder {str(path)!r} has no .fcs file. Pass a file, or a folder of .fcs files.")
-    if file.is_file() and not file.name.endswith(ENDINGS):
-        raise ValueError(f"{file.name!r} is of no known kind. Pass a file that ends in one of {', '.join(ENDINGS)}.")
-    return file
-
-
 def _from_anndata(file: Path, features: list[str], options: dict[str, Any]) -> PerturbationData:
     import anndata
 
@@ -191,86 +190,14 @@ def _from_anndata(file: Path, features: list[str], options: dict[str, Any]) -> P
     return from_anndata(source, features=features or None, drop_constant=not chosen, **options)
 
 
-def _from_table(
-    frame: Any, features: list[str], used: Sequence[str], min_cells: int, options: dict[str, Any]
-) -> PerturbationData:
+def _from_tables(tables: Sheet, features: list[str], options: dict[str, Any]) -> PerturbationData:
     from pandas.api.types import is_numeric_dtype
 
+    used = [name for name in (*options["condition"], *options["dose"]) if name is not None]
+    frame = read_tables(tables.files, used, tables.columns)
     if not features:
-        columns = [(str(name), column) for name, column in frame.items() if str(name) not in used]
+        known = {*used, *(() if tables.columns is None else tables.columns)}
+        columns = [(str(name), column) for name, column in frame.items() if str(name) not in known]
         constant = [is_numeric_dtype(column) and column.min() == column.max() for _, column in columns]
         features = varying_names([name for name, _ in columns], ~np.array(constant, dtype=bool))
-    return from_frame(frame, features=features, min_cells=min_cells, **options)
-
-
-def _read_table(file: Path, used: Sequence[str]) -> Any:
-    """A data frame of a file that is no .h5ad; the used columns are names and doses."""
-    import pandas as pd
-
-    if file.is_dir() or file.suffix == ".fcs":
-        return _read_fcs(file, used)
-    if file.suffix == ".parquet":
-        _require("pyarrow", file)
-        return pd.read_parquet(file)
-    separator = "\t" if file.suffix == ".tsv" else ","
-    # a name such as "NA" or "1" is a name, and not a missing value or a number
-    text: dict[Any, Any] = dict.fromkeys(used, str)
-    numeric = [name for name in pd.read_csv(file, sep=separator, nrows=0).columns if name not in text]
-    table = pd.read_csv(
-        file, sep=separator, dtype=text, keep_default_na=False, na_values={name: list(_MISSING) for name in numeric}
-    )
-    # what pandas and R write before the first column: the names of the rows
-    return table.iloc[:, 1:] if str(table.columns[0]).startswith("Unnamed: 0") else table
-
-
-def _read_fcs(file: Path, used: Sequence[str]) -> Any:
-    """Events of one .fcs file, or of all in a folder, one after the other."""
-    import pandas as pd
-
-    _require("flowio", file)
-    files = [file] if file.is_file() else sorted(file.glob("*.fcs"))
-    frames = [_read_events(each, used) for each in files]
-    for each, frame in zip(files, frames, strict=True):
-        odd = sorted(set(frame.columns) ^ set(frames[0].columns))
-        if odd:
-            raise ValueError(
-                f"{each.name!r} and {files[0].name!r} have not the same channels: {first_names(odd)} in one of them "
-                f"only. Put files of one panel into a folder of their own."
-            )
-    return pd.concat(frames, ignore_index=True)
-
-
-def _read_events(file: Path, used: Sequence[str]) -> Any:
-    """Events of one .fcs file, with a column for each used name that is a keyword of the file, or `FILE`."""
-    import pandas as pd
-
-    content = importlib.import_module("flowio").FlowData(str(file))
-    markers = Counter(content.pns_labels)
-    names = [
-        marker if marker and markers[marker] == 1 else channel
-        for channel, marker in zip(content.pnn_labels, content.pns_labels, strict=True)
-    ]
-    frame = pd.DataFrame(content.as_array(), columns=pd.Index(names))
-    keywords = {**content.text, FILE: file.stem}
-    for name in used:
-        key = name.lower().removeprefix("$")
-        if name not in names and key not in keywords:
-            known = [FILE, *names, *content.text]
-            raise KeyError(
-                f"No {name!r} in {file.name!r}; {nearest_names(name, known)}. Pass a channel, a keyword of the file, "
-                f"or {FILE!r} for its name."
-            )
-        if name not in names:
-            frame[name] = keywords[key]
-    return frame
-
-
-def _require(package: str, file: Path) -> None:
-    """``ImportError`` with the command that mends it, if an optional reader is not installed."""
-    try:
-        importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(
-            f"Reading {file.name!r} needs {package}, which is not installed. Run make .venv/files.stamp in the "
-            f"repository, or pip install 'pdae_jax[files]' elsewhere."
-        ) from error
+    return from_frame(frame, features=features, **options)

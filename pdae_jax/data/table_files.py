@@ -1,0 +1,160 @@
+"""Tables of users: one .csv, .tsv, .parquet or .fcs file, or several of one kind, in one data frame."""
+
+import importlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+
+from pdae_jax.spelling import first_names, nearest_names
+
+TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".fcs")
+ENDINGS = (".h5ad", ".zarr", *TABLES)
+
+#: Condition of a file by its own name, without the ending.
+FILE = "file"
+_MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")  # of a value in a table
+
+
+def ending_of(file: Path) -> str:
+    """Which of `ENDINGS` a name has, in whatever case; ``""`` for none."""
+    return next((ending for ending in sorted(ENDINGS, key=len)[::-1] if file.name.lower().endswith(ending)), "")
+
+
+def find_file(path: str | Path | None) -> Path:
+    """The file or folder of a path, which must be there and of a known kind."""
+    if not path:
+        raise ValueError(f"No file. Pass config.data.path=<a file that ends in one of {', '.join(ENDINGS)}>.")
+    file = Path(path).expanduser()
+    if not file.exists():
+        there = sorted(other.name for other in file.parent.glob("*") if ending_of(other))
+        nearest = nearest_names(file.name, there) if there else "that folder has no file of a known kind"
+        raise FileNotFoundError(f"No file {str(path)!r}; {nearest}. Pass the path of a file that is there.")
+    if file.is_file() and not ending_of(file):
+        raise ValueError(f"{file.name!r} is of no known kind. Pass a file that ends in one of {', '.join(ENDINGS)}.")
+    return file
+
+
+def table_files(folder: Path) -> list[Path]:
+    """The tables in a folder, by name: those of one kind, or the .fcs files, beside which others are left out.
+
+    Raises:
+        ValueError: there are none, or of several kinds.
+    """
+    files = sorted(file for file in folder.iterdir() if ending_of(file) in TABLES and not file.name.startswith("."))
+    kinds = sorted({ending_of(file) for file in files})
+    if not files:
+        raise ValueError(f"The folder {str(folder)!r} has no file that ends in one of {', '.join(TABLES)}. Pass one.")
+    if len(kinds) > 1 and ".fcs" not in kinds:
+        raise ValueError(
+            f"The folder {str(folder)!r} has {' and '.join(kinds)} files. Pass one with files of one kind, or name "
+            f"them in a sheet: config.data.sheet."
+        )
+    others = [file.name for file in files if len(kinds) > 1 and ending_of(file) != ".fcs"]
+    if others:
+        logging.warning("Only the .fcs files of %s are read, and not %s", folder, first_names(others))
+    return [file for file in files if file.name not in others]
+
+
+def read_tables(files: Sequence[Path], used: Sequence[str], added: Any = None) -> Any:
+    """One data frame of the rows of all files, one after the other.
+
+    Args:
+        files: with the same columns.
+        used: columns with names and doses, which are read as text; `FILE` where a table has no such column, and of
+            .fcs files a keyword, are the same in all rows of a file.
+        added: a data frame with one row a file, whose columns are added to its rows.
+
+    Raises:
+        KeyError: an .fcs file has no such channel or keyword.
+        ImportError: the reader of this kind of file is not installed.
+        ValueError: files with other columns, or with one that is added.
+    """
+    import pandas as pd
+
+    more = pd.DataFrame(index=range(len(files))) if added is None else added
+    own = [name for name in used if name not in more]
+    frames = []
+    for row, file in enumerate(files):
+        frame = _read_table(file, own)
+        for name in more:
+            if name in frame:
+                raise ValueError(f"{file.name!r} has a column {name!r}, and so has the sheet. Rename one of the two.")
+            frame[name] = more[name].iloc[row]
+        frames.append(frame)
+        odd = sorted(set(map(str, frame.columns)) ^ set(map(str, frames[0].columns)))
+        if odd:
+            raise ValueError(
+                f"{file.name!r} and {files[0].name!r} have not the same columns: {first_names(odd)} in one of them "
+                f"only. Put files of one panel into a folder of their own."
+            )
+    return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
+
+
+def _read_table(file: Path, used: Sequence[str]) -> Any:
+    """A data frame of one file; the used columns are names and doses."""
+    import pandas as pd
+
+    ending = ending_of(file)
+    if ending == ".fcs":
+        _require("flowio", file)
+        return _read_events(file, used)
+    if ending == ".parquet":
+        _require("pyarrow", file)
+        table = pd.read_parquet(file)
+    else:
+        table = _read_text(file, "\t" if ending.startswith(".tsv") else ",", used)
+    if FILE in used and FILE not in table:
+        table[FILE] = file.name[: -len(ending)]
+    return table
+
+
+def _read_text(file: Path, separator: str, used: Sequence[str]) -> Any:
+    import pandas as pd
+
+    # a name such as "NA" or "1" is a name, and not a missing value or a number
+    text: dict[Any, Any] = dict.fromkeys(used, str)
+    numeric = [name for name in pd.read_csv(file, sep=separator, nrows=0).columns if name not in text]
+    table = pd.read_csv(
+        file, sep=separator, dtype=text, keep_default_na=False, na_values={name: list(_MISSING) for name in numeric}
+    )
+    # what pandas and R write before the first column: the names of the rows
+    return table.iloc[:, 1:] if str(table.columns[0]).startswith("Unnamed: 0") else table
+
+
+def _read_events(file: Path, used: Sequence[str]) -> Any:
+    """Events of one .fcs file, with a column for each used name that is a keyword of the file, or `FILE`."""
+    import pandas as pd
+
+    content = importlib.import_module("flowio").FlowData(str(file))
+    markers = Counter(content.pns_labels)
+    names = [
+        marker if marker and markers[marker] == 1 else channel
+        for channel, marker in zip(content.pnn_labels, content.pns_labels, strict=True)
+    ]
+    frame = pd.DataFrame(content.as_array(), columns=pd.Index(names))
+    keywords = {**content.text, FILE: file.stem}
+    for name in used:
+        key = name.lower().removeprefix("$")
+        if name not in names and key not in keywords:
+            known = [FILE, *names, *content.text]
+            raise KeyError(
+                f"No {name!r} in {file.name!r}; {nearest_names(name, known)}. Pass a channel, a keyword of the file, "
+                f"or {FILE!r} for its name."
+            )
+        if name not in names:
+            frame[name] = keywords[key]
+    return frame
+
+
+def _require(package: str, file: Path) -> None:
+    """``ImportError`` with the command that mends it, if an optional reader is not installed."""
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(
+            f"Reading {file.name!r} needs {package}, which is not installed. Run make .venv/files.stamp in the "
+            f"repository, or pip install 'pdae_jax[files]' elsewhere."
+        ) from error
