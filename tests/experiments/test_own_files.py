@@ -96,17 +96,17 @@ def test_names_are_found_whole_and_numbers_are_doses_where_it_is_said(tmp_path):
 
 
 def test_a_dose_beside_a_stratum_is_of_the_perturbation_alone(tmp_path):
-    frame = cells("DMSO", "A", "A", "A+B", each=6, uM=["0", "2", "4", "2+5"]).assign(line=["K562", "RPE1"] * 12)
+    frame = cells("DMSO", "A", "B", "A+B", each=6, uM=["0", "2", "4", "2+5"]).assign(line=["K562", "RPE1"] * 12)
     given = {"control": "DMSO", "stratum": "line", "reference": "K562"}
     found = read(frame, tmp_path, dose="uM", **given)
-    two = {"condition": ["condition", "line"], "dose": ["uM", None], "control": ["DMSO", "K562"]}
+    two = {"condition": ["condition", "line"], "strata": "line", "dose": "uM", "control": ["DMSO", "K562"]}
     assert_same(found, from_frame(frame, features=MARKERS, **two))
     assert found.num_conditions == 8 and set(found.perturbations) == {"A", "B", "RPE1"}
-    labels = [{"A": 2, "RPE1": 1}, {"RPE1": 1}, {"A": 2, "B": 5}, {"A": 4}, {}]
-    for name, label in zip(("A:2+RPE1", "RPE1", "A:2+B:5", "A:4", "DMSO"), labels, strict=True):
+    labels = [{"A": 2, "RPE1": 1}, {"RPE1": 1}, {"A": 2, "B": 5}, {"B": 4}, {}]
+    for name, label in zip(("A:2+RPE1", "RPE1", "A:2+B:5", "B:4", "DMSO"), labels, strict=True):
         assert found.index(name) == found.index(label)
     plain = read(frame.drop(columns="uM"), tmp_path, **given)
-    assert sorted(map(plain.index, ("DMSO", "RPE1", "A", "A+RPE1", "A+B", "A+B+RPE1"))) == list(range(6))
+    assert sorted(map(plain.index, ("DMSO", "RPE1", "A", "B", "A+B", "A+B+RPE1"))) == [0, 1, 2, 4, 6, 7]
 
 
 def test_a_screen_of_singles_trains_on_all(tmp_path):
@@ -236,7 +236,7 @@ def test_a_sheet_says_what_each_file_is(tmp_path, write, caplog):
     found = build.experiment(config).train
     lines = frame["well"].map({"A1": "K562", "A2": "K562", "B1": "RPE1", "B2": "RPE1"})
     told = frame.assign(line=lines, dose=frame["well"].map({"A2": 0.5, "B2": 2.0}))
-    expected = {"condition": ["condition", "line"], "dose": ["dose", None], "control": ["DMSO", "K562"]}
+    expected = {"condition": ["condition", "line"], "strata": "line", "dose": "dose", "control": ["DMSO", "K562"]}
     assert_same(found, from_frame(told, features=MARKERS, **expected))
     assert "sheet.csv that no setting uses: 'notes'" in caplog.text
     # Excel writes semicolons where numbers have commas, and marks the beginning; paths are from a folder that is given
