@@ -14,12 +14,11 @@ import itertools
 import numpy as np
 from absl import app, flags
 
-from pdae_jax import build
 from pdae_jax.cli.command import Call
+from pdae_jax.cli.reading import read_data, read_run
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.prediction.guarantee import check_guarantee
 from pdae_jax.prediction.verdict import Verdict
-from pdae_jax.training.restore import load_model
 from pdae_jax.types import PerturbationData
 
 CONFIG = None  # one is read where it is named
@@ -38,7 +37,7 @@ def main(asked: flags.FlagValues, call: Call) -> None:
     cache_compilations()
     if (asked.config is None) == (asked.workdir is None):
         raise app.UsageError("Pass --workdir of a run, or --config of an experiment that was not run yet.")
-    source = load_model(asked.workdir) if asked.workdir else build.experiment(asked.config).train
+    source = read_run(asked.workdir) if asked.workdir else read_data(asked.config).train
     train = source if isinstance(source, PerturbationData) else source.train
     verdicts = [check_guarantee(source, label) for label in asked.label or unmeasured_doubles(train)]
     for verdict in verdicts:

@@ -12,10 +12,11 @@ import jax
 from absl import flags
 
 from pdae_jax.cli.command import Call
+from pdae_jax.cli.reading import read_run
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.prediction.export import to_anndata
 from pdae_jax.prediction.samples import predict
-from pdae_jax.training.restore import load_model
+from pdae_jax.runs.track import stage
 
 
 def define(values: flags.FlagValues) -> None:
@@ -40,10 +41,11 @@ def main(asked: flags.FlagValues, call: Call) -> None:
     out = pathlib.Path(asked.out)
     if out.exists():
         raise FileExistsError(f"{out} exists, and nothing is overwritten. Pass another --out, or remove it.")
-    fitted, key = load_model(asked.workdir), jax.random.key(asked.seed)
-    predictions = [
-        predict(fitted, label, key=key, num_samples=asked.num_samples, source=asked.source) for label in asked.label
-    ]
+    fitted, key = read_run(asked.workdir), jax.random.key(asked.seed)
+    with stage(True, f"Predicting {', '.join(asked.label)}"):
+        predictions = [
+            predict(fitted, label, key=key, num_samples=asked.num_samples, source=asked.source) for label in asked.label
+        ]
     for prediction in predictions:
         print(prediction.verdict.summary())
     out.parent.mkdir(parents=True, exist_ok=True)

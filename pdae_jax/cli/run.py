@@ -18,9 +18,9 @@ import pathlib
 import jax
 from absl import app, flags
 
-from pdae_jax import build
 from pdae_jax.cli import dry_run
 from pdae_jax.cli.command import Call
+from pdae_jax.cli.reading import read_data
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.evaluation import identification
 from pdae_jax.reporting import results
@@ -50,7 +50,7 @@ def main(asked: flags.FlagValues, call: Call) -> None:
     devices = join_processes(asked)
     cache_compilations()
     workdir = pathlib.Path(asked.workdir or default_workdir(call.source))
-    experiment = build.experiment(asked.config)
+    experiment = read_data(asked.config)
     if asked.dry_run:
         print(dry_run.describe(experiment))
         return

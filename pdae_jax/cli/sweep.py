@@ -37,9 +37,9 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from pdae_jax import build
 from pdae_jax.cli.command import Call
 from pdae_jax.cli.configs import load_config
+from pdae_jax.cli.reading import read_data
 from pdae_jax.cli.sweeps import launchers, report, searches, tune
 from pdae_jax.cli.sweeps.asked import Sweep, check, define
 from pdae_jax.cli.sweeps.points import (
@@ -268,7 +268,7 @@ def _evaluate_winner(sweep: Sweep, table: Any) -> None:
     if (folder / "config.json").exists():  # of a sweep that had fewer points
         earlier = json.loads((folder / "config.json").read_text())["config"].get("point")
         folder = folder if earlier == best_point else workdir / f"{WINNER_FOLDER}-{best_point}"
-    experiment, replicas = build.experiment(config), sweep.asked.config.replicas
+    experiment, replicas = read_data(config), sweep.asked.config.replicas
     train = functools.partial(fit_ensemble, num_replicas=replicas) if replicas > 1 else fit
     train(
         experiment.train,
@@ -294,7 +294,7 @@ def _evaluate_winner(sweep: Sweep, table: Any) -> None:
 def _evaluate_best_run(sweep: Sweep, config: Any, table: Any) -> None:
     """The best run of a population, evaluated as it is: its settings changed on the way, and no fit repeats it."""
     best = str(table.loc[table[table["state"] == "finished"][SCORE].idxmin(), "folder"])
-    experiment, folder = build.experiment(config), sweep.workdir / best
+    experiment, folder = read_data(config), sweep.workdir / best
     results.save_test(folder, experiment.test)
     print(f"\nThe winner, {best}, as it is, on the test conditions ({folder}):")
     print(results.write_results(folder, command=sweep.call.text, **experiment.evaluation))

@@ -7,6 +7,7 @@ adversary that guesses the condition from it is to fail, or the basal states of 
 `N(0, I)`. Everything else is that of `fit`: networks, linear start, batches, optimiser, averaged parameters.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -191,9 +192,9 @@ def fit_compositional(
     # copies: a step donates its state
     start = TrainState(jnp.zeros((), jnp.int32), key_steps, params, jnp.copy(params), opponents)
     state = with_errors(parts.state._replace(train=start, kept=jnp.copy(params)), frame.validator)
-    history, bar = History(), make_progress(progress, "fit_compositional")
-    data = feed(train, frame.standardizer, _sizes(frame.recipe), step_keys)
-    state = run_steps(parts._replace(frame=frame, step=step, data=data), state, None, history, bar)
+    history, data = History(), feed(train, frame.standardizer, _sizes(frame.recipe), step_keys)
+    with contextlib.closing(make_progress(progress, "fit_compositional")) as bar:
+        state = run_steps(parts._replace(frame=frame, step=step, data=data), state, None, history, bar)
     params = frame.unravel(state.kept if validation else state.train.average)
     return Compositional(networks, params, frame.standardizer, train, frame.recipe, history.entries)
 

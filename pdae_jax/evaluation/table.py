@@ -159,14 +159,25 @@ def evaluate(
     def rows_of_case(case: Case) -> list[dict[str, Any]]:
         return _rows(jax.random.fold_in(key, zlib.crc32(case.condition.encode())), fitted, case, known, request)
 
-    rows, bar = [], make_progress(progress, "evaluate", "condition")
-    bar.update(0, len(cases), math.nan)
     found = on_devices(rows_of_case, cases, sharing) if sharing else map(rows_of_case, cases)
-    for number, of_case in enumerate(found, 1):
-        rows += of_case
-        bar.update(number, len(cases), math.nan)
-    bar.close()
-    return pd.DataFrame(rows)
+    return pd.DataFrame(_collected(found, len(cases), progress))
+
+
+def _collected(found: Iterator[list[dict[str, Any]]], number: int, progress: bool | Progress | None) -> list[Any]:
+    """The rows of so many conditions, one after the other; Ctrl-C says what is lost."""
+    rows, done = [], 0
+    with contextlib.closing(make_progress(progress, "evaluate", "condition")) as bar:
+        bar.update(0, number, math.nan)
+        try:
+            for done, of_case in enumerate(found, 1):
+                rows += of_case
+                bar.update(done, number, math.nan)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"Stopped after {done} of {number} conditions. Their rows are lost, as an evaluation is kept whole or "
+                f"not at all; what was on disk is as it was, and the same call begins the evaluation again."
+            ) from None
+    return rows
 
 
 def _sources(source: Mapping[str, str], cases: Sequence[Case], train: PerturbationData) -> dict[str, str]:

@@ -27,6 +27,7 @@ from pdae_jax.reporting.report import write_report
 from pdae_jax.runs import folder
 from pdae_jax.runs.files import write_text, written
 from pdae_jax.runs.store import fingerprint, load_data, save_data
+from pdae_jax.runs.track import stage
 from pdae_jax.training.restore import load_model
 from pdae_jax.types import PerturbationData, Table
 
@@ -86,17 +87,20 @@ def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: 
     Raises:
         FileNotFoundError: no run or no checkpoint in the folder, or its test data are gone.
     """
-    path = pathlib.Path(workdir)
-    fitted, test = load_model(path), load_test(path)
+    path, show = pathlib.Path(workdir), options.get("progress", True)
+    with stage(show, f"Reading the run in {path}"):
+        fitted, test = load_model(path), load_test(path)
     write_evaluation(path, fitted, test, **options)
     table = read_evaluation(path)  # as the report does: pandas may change the last bit of a number
-    predictions = held_out_predictions(fitted, test, sources_of(table)) if test else []
-    if predictions:
-        write_predictions(path, predictions)
-    write_identification(path, first_member(fitted))
-    write_diagnostics(path, fitted, test, predictions)
-    _draw_figures(path, fitted, test, table, predictions[:MOST_DETAILED])
-    render(path, command)
+    with stage(show, "Writing predictions and diagnostics"):
+        predictions = held_out_predictions(fitted, test, sources_of(table)) if test else []
+        if predictions:
+            write_predictions(path, predictions)
+        write_identification(path, first_member(fitted))
+        write_diagnostics(path, fitted, test, predictions)
+    with stage(show, "Drawing figures, and writing the report"):
+        _draw_figures(path, fitted, test, table, predictions[:MOST_DETAILED])
+        render(path, command)
     return format_table(table, split=judged_split(table))
 
 

@@ -142,6 +142,20 @@ def check_free(path: str | pathlib.Path) -> None:
         )
 
 
+def begin(path: str | pathlib.Path) -> None:
+    """Make the folder of a run, so that people see it while a fit is prepared; what is there stays.
+
+    Raises:
+        ValueError, NotADirectoryError: as `check_free`.
+        OSError: the folder cannot be written to.
+    """
+    path = pathlib.Path(path)
+    check_free(path)
+    _make(path)
+    if not (path / CONFIG_FILE).exists() and not (path / ENVIRONMENT_FILE).exists():
+        write_text(path / ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
+
+
 class FolderInUse(RuntimeError):
     """Another process, or another fit of this one, works in a folder."""
 

@@ -19,8 +19,8 @@ from jaxtyping import Array
 from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
-from pdae_jax.runs.folder import RunFolder, check_free
-from pdae_jax.runs.track import Progress
+from pdae_jax.runs.folder import RunFolder, begin
+from pdae_jax.runs.track import Progress, stage
 from pdae_jax.training.fit import with_stop
 from pdae_jax.training.population import share_of_control
 from pdae_jax.training.prepare import wide_of
@@ -79,8 +79,9 @@ def fit_ensemble(
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
     if workdir is not None:
-        check_free(workdir)
-    recipe, components = with_components(recipe, train, workdir)
+        begin(workdir)
+    with stage(progress, "Preparing: what the cells look like"):
+        recipe, components = with_components(recipe, train, workdir)
     recipe = with_stop(train, validation, key, recipe, workdir, workdir, progress, components)  # once for all replicas
     identity = identity_of(recipe, key, source) | {"num_replicas": num_replicas, "bootstrap": bootstrap}
     path = None if workdir is None else pathlib.Path(workdir)

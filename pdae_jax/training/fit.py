@@ -12,7 +12,7 @@ from pdae_jax.data.components import Components
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
-from pdae_jax.runs.track import Progress, make_progress
+from pdae_jax.runs.track import Progress, make_progress, stage
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.devices import Devices, shared_by
 from pdae_jax.training.last_step import best_step, errors_by_step, fold_of, folds_to_leave_out
@@ -76,16 +76,18 @@ def fit(
     if shared is not None and not shared.writes:
         workdir, start_from, progress = None, None, False
     if workdir is not None:
-        folder.check_free(workdir)
+        folder.begin(workdir)
     before = goes_on_from(workdir, start_from)  # has found components already, and after how many steps it ends
-    recipe, components = with_components(recipe, train, before)
+    with stage(progress, "Preparing: what the cells look like"):
+        recipe, components = with_components(recipe, train, before)
     if shared is not None and components is not None:  # the signs of directions are not the same everywhere
         components = Components(*(np.asarray(part) for part in shared.of_first(components)))
     recipe = with_stop(train, validation, key, recipe, before, workdir, progress, components, shared)
     resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
     # a finished run has nothing to compile
     chunk = 0 if resuming else recipe.log_every
-    parts = prepare(key, train, validation, recipe, source, chunk=chunk, components=components, devices=shared)
+    with stage(progress, "Preparing: the linear start, and compiling"):
+        parts = prepare(key, train, validation, recipe, source, chunk=chunk, components=components, devices=shared)
     identity = identity_of(parts.frame.recipe, key, source)
     if start_from is not None:
         parts, identity["start"] = started(parts, source, train, validation, workdir, start_from)

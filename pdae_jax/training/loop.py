@@ -3,7 +3,6 @@
 import contextlib
 import math
 import pathlib
-import threading
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
 from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, step_of
-from pdae_jax.training.recovery import STOPPED, open_run, told_to_stop
+from pdae_jax.training.recovery import Stop, open_run, told_to_stop
 from pdae_jax.training.step import Metrics, make_train_steps
 from pdae_jax.training.validate import check_errors, worth_keeping
 from pdae_jax.types import PerturbationData
@@ -46,10 +45,14 @@ def run_training(
     run, state, history = open_run(parts, identity, train, validation, workdir, config)
     devices = parts.devices
     saves = run is not None if devices is None else devices.any_of(run is not None)
-    with contextlib.closing(run) if run else contextlib.nullcontext(), told_to_stop(saves) as stop:
+    with (
+        contextlib.closing(run) if run else contextlib.nullcontext(),
+        told_to_stop(saves) as stop,
+        contextlib.closing(make_progress(progress)) as bar,
+    ):
         if devices is not None:
             state = devices.everywhere(state)
-        state = run_steps(parts, state, run, history, make_progress(progress), stop)
+        state = run_steps(parts, state, run, history, bar, stop)
         if devices is not None:
             state = devices.one_copy(state)
     return state, history.entries, run.path if run else None
@@ -61,12 +64,12 @@ def run_steps(
     run: folder.RunFolder | None,
     history: History,
     progress: Progress,
-    stop: threading.Event | None = None,
+    stop: Stop | None = None,
 ) -> LoopState:
     """The loop: chunks of scanned steps until the last step, or until patience runs out.
 
     It knows steps, states and validation errors, and nothing of the model: comparators are trained by it too. Where it
-    is told to stop, it saves what there is after the chunk and ends the process (`told_to_stop`).
+    is told to stop, it saves what there is after the chunk and ends the fit (`told_to_stop`).
     """
     recipe, devices, clock, compiled = parts.frame.recipe, parts.devices, Clock(), {}
 
@@ -75,8 +78,8 @@ def run_steps(
             run.checkpoints.save(step, state if devices is None else devices.one_copy(state))
 
     step = step_of(state)
-    state = with_start_errors(state, parts.frame)
     progress.update(step, parts.num_steps, math.nan)
+    state = with_start_errors(state, parts.frame)
     if run and run.checkpoints.latest_step() is None and (step or not parts.num_steps):
         save()  # of another run, which is not needed from now on; or nothing is trained, and this is the result
     while step < parts.num_steps and not stopped(state, recipe):
@@ -100,9 +103,8 @@ def run_steps(
         if told or is_saved(parts, state, step):
             save()
         progress.update(step, parts.num_steps, entry["total"])  # of what is saved: it may break off the fit
-        if told:
-            raise SystemExit(STOPPED)
-    progress.close()
+        if told and stop is not None:
+            stop.end(f"step {step} in {run.path if run else 'the folder of the first process'}")
     return state
 
 

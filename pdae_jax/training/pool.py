@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from pdae_jax.runs.track import History
 from pdae_jax.training import loop
 from pdae_jax.training.devices import own_devices
 from pdae_jax.training.prepare import LoopState, Parts, step_of
-from pdae_jax.training.recovery import STOPPED
+from pdae_jax.training.recovery import Stop
 from pdae_jax.training.step import TrainState, make_train_steps
 
 _MEMORY = 0.5  # share of an accelerator's that members may take
@@ -76,16 +75,14 @@ class Member:
         self.run.close()
 
 
-def run_pool(
-    members: Sequence[Member], places: int, told: Callable[[float], None], stop: threading.Event | None = None
-) -> None:
+def run_pool(members: Sequence[Member], places: int, told: Callable[[float], None], stop: Stop | None = None) -> None:
     """Train members that share a step and the length of its chunks, as many at once as there are places.
 
     Args:
         members: in whatever state; those that have ended are left alone.
         places: how many train at once, a multiple of the number of devices.
         told: of the mean loss, after every chunk of steps.
-        stop: when it is set, members are saved after the chunk, and the process ends (`recovery.told_to_stop`).
+        stop: when it is set, members are saved after the chunk, and the fit ends (`recovery.told_to_stop`).
     """
     waiting = deque(member for member in members if not member.finished)
     pool: _Pool | None = None
@@ -96,7 +93,8 @@ def run_pool(
         pool.advance(told)
         if stop is not None and stop.is_set():
             pool.save()
-            raise SystemExit(STOPPED)
+            folders = {str(member.run.path.parent) for member in pool.taken.values() if member.run}
+            stop.end(f"the {len(pool.taken)} fits in work, in {', '.join(sorted(folders))}")
         if not waiting:
             pool.shrink()
 

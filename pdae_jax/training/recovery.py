@@ -5,7 +5,7 @@ import pathlib
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
@@ -22,22 +22,50 @@ from pdae_jax.types import PerturbationData
 STOPPED = 128 + signal.SIGTERM  # status of a process that was told to stop, as shells have it
 
 
-@contextlib.contextmanager
-def told_to_stop(saves: bool) -> Iterator[threading.Event]:
-    """Set by SIGTERM, which schedulers send before they kill; only where there is a folder to save to.
+class Stop:
+    """Whether a process was told to stop, and by which signal."""
 
-    A handler that somebody else has installed stays, and other threads than the main one cannot have any.
+    def __init__(self):
+        self.signal: int | None = None
+
+    def is_set(self) -> bool:
+        """Whether it was."""
+        return self.signal is not None
+
+    def end(self, saved: str) -> NoReturn:
+        """End the fit, which is saved: ``KeyboardInterrupt`` after Ctrl-C, else the status of SIGTERM."""
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt(f"Stopped, and saved {saved}. The same call goes on from there.")
+        raise SystemExit(STOPPED)
+
+
+# what a signal does where nobody has said otherwise
+_PLAIN: dict[int, Any] = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+
+
+@contextlib.contextmanager
+def told_to_stop(saves: bool) -> Iterator[Stop]:
+    """Set by Ctrl-C, and by SIGTERM, which schedulers send before they kill; only where there is a folder to save to.
+
+    A second Ctrl-C ends at once. A handler that somebody else has installed stays, and other threads than the main one
+    cannot have any.
     """
-    event = threading.Event()
-    main = threading.current_thread() is threading.main_thread()
-    if not saves or not main or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield event
-        return
-    signal.signal(signal.SIGTERM, lambda *_: event.set())
+    stop, plain = Stop(), {}
+    if saves and threading.current_thread() is threading.main_thread():
+        plain = {number: before for number, before in _PLAIN.items() if signal.getsignal(number) == before}
+
+    def tell(number: int, _: Any) -> None:
+        stop.signal = number
+        if number == signal.SIGINT:
+            signal.signal(number, plain[number])
+
+    for number in plain:
+        signal.signal(number, tell)
     try:
-        yield event
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number, before in plain.items():
+            signal.signal(number, before)
 
 
 def open_run(

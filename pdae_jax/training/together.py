@@ -10,7 +10,6 @@ by `MOST_OPEN`, however many are asked for; fits of other data have cells of the
 
 import contextlib
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,13 +17,13 @@ import numpy as np
 
 from pdae_jax.data.components import Components
 from pdae_jax.data.sample import DeviceData, padded_to
-from pdae_jax.runs.folder import check_free
-from pdae_jax.runs.track import Progress, make_progress
+from pdae_jax.runs.folder import begin
+from pdae_jax.runs.track import Progress, make_progress, stage
 from pdae_jax.training.last_step import best_step, choice_folder, errors_by_step, fold_of, folds_to_leave_out
 from pdae_jax.training.loop import fitted_of
 from pdae_jax.training.pool import Member, places_for, run_pool, step_key
 from pdae_jax.training.prepare import Parts, step_of
-from pdae_jax.training.recovery import identity_of, key_data, open_run, stop_of_folder, told_to_stop
+from pdae_jax.training.recovery import Stop, identity_of, key_data, open_run, stop_of_folder, told_to_stop
 from pdae_jax.training.reduction import with_components
 from pdae_jax.training.requests import Outcome, Request, check_request
 from pdae_jax.training.starts import Starts
@@ -65,7 +64,7 @@ def train_requests(
         with of_request(row):
             source = check_request(request.train, request.validation, request.source, request.recipe)
             if request.workdir is not None:
-                check_free(request.workdir)
+                begin(request.workdir)
             recipe, components[row] = request.recipe, request.components
             if request.components is None:
                 recipe, components[row] = with_components(recipe, request.train, request.workdir)
@@ -79,11 +78,12 @@ def train_requests(
         starts, members = Starts(), {}
         with contextlib.ExitStack() as folders:  # they are free again however this ends
             stop = folders.enter_context(told_to_stop(any(asked[row].workdir is not None for row in batch)))
-            for row in batch:
-                with of_request(row):
-                    request = asked[row]._replace(recipe=asked[row].recipe.override(stop_step=stops[row]))
-                    members[row] = _member(starts.parts(request, components[row]), request)
-                    folders.callback(members[row].close)
+            with stage(progress, f"Preparing {len(batch)} fits: the linear starts, and compiling"):
+                for row in batch:
+                    with of_request(row):
+                        request = asked[row]._replace(recipe=asked[row].recipe.override(stop_step=stops[row]))
+                        members[row] = _member(starts.parts(request, components[row]), request)
+                        folders.callback(members[row].close)
             _pad(list(members.values()))
             of_bar = name if len(batches) == 1 else f"{name} {number + 1}/{len(batches)}"
             _run(list(members.values()), at_once, progress, of_bar, stop, tolerant)
@@ -130,31 +130,30 @@ def _run(
     at_once: int | None,
     progress: bool | Progress | None,
     name: str,
-    stop: threading.Event,
+    stop: Stop,
     tolerant: bool,
 ) -> None:
     pools: dict[tuple[Any, ...], list[Member]] = {}
     for member in members:
         if not member.finished:
             pools.setdefault(step_key(member), []).append(member)
-    bar = make_progress(progress, name)
+    with contextlib.closing(make_progress(progress, name)) as bar:
 
-    def told(loss: float = math.nan) -> None:
-        # a member that stopped early has no steps left
-        total = sum(member.step if member.finished else member.parts.num_steps for member in members)
-        bar.update(sum(member.step for member in members), total, loss)
+        def told(loss: float = math.nan) -> None:
+            # a member that stopped early has no steps left
+            total = sum(member.step if member.finished else member.parts.num_steps for member in members)
+            bar.update(sum(member.step for member in members), total, loss)
 
-    told()
-    for pool in pools.values():
-        try:
-            run_pool(pool, places_for(pool, at_once), told, stop)
-        except Exception as error:  # the memory of the device is full, say: other pools may be smaller
-            if not tolerant:
-                raise
-            for member in pool:
-                if not member.finished:
-                    member.error = f"{type(error).__name__}: {error}"
-    bar.close()
+        told()
+        for pool in pools.values():
+            try:
+                run_pool(pool, places_for(pool, at_once), told, stop)
+            except Exception as error:  # the memory of the device is full, say: other pools may be smaller
+                if not tolerant:
+                    raise
+                for member in pool:
+                    if not member.finished:
+                        member.error = f"{type(error).__name__}: {error}"
 
 
 def _outcome(request: Request, member: Member) -> Outcome:

@@ -19,7 +19,7 @@ from pdae_jax.runs import folder
 from pdae_jax.runs.files import append_line, read_arrays, write_arrays, write_text
 from pdae_jax.runs.folder import RunFolder
 from pdae_jax.runs.track import read_metrics
-from pdae_jax.training.recovery import STOPPED
+from pdae_jax.training.recovery import STOPPED, told_to_stop
 
 KEY = jax.random.key(0)
 SMALL = {
@@ -168,35 +168,67 @@ def test_a_full_disk_loses_no_checkpoint(train, tmp_path, monkeypatch):
         np.testing.assert_array_equal(left, right)
 
 
-class SendsSigterm:
-    """Of a fit that is told to stop in its second chunk."""
+def test_ctrl_c_and_sigterm_are_heard_and_a_second_ctrl_c_ends_at_once():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with told_to_stop(saves=True) as stop:
+        assert not stop.is_set()
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt, match=r"saved step 20 in runs/a\. The same call goes on from there"):
+        stop.end("step 20 in runs/a")
+    with told_to_stop(saves=True) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended:
+        stop.end("step 20 in runs/a")
+    assert ended.value.code == STOPPED
+    with told_to_stop(saves=False) as stop, pytest.raises(KeyboardInterrupt):  # nothing is kept: why wait
+        signal.raise_signal(signal.SIGINT)
+    assert {number: signal.getsignal(number) for number in before} == before
 
-    def __init__(self):
-        self.steps = []
+
+def test_a_handler_of_somebody_else_stays():
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    try:
+        with told_to_stop(saves=True) as stop:
+            signal.raise_signal(signal.SIGINT)
+        assert heard == [1] and not stop.is_set()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Sends:
+    """A signal, to a fit in its second chunk."""
+
+    def __init__(self, number):
+        self.number = number
 
     def update(self, step, num_steps, loss):
-        self.steps.append(step)
         if step == 10:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(self.number)
 
     def close(self):
         pass
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("population", [False, True])
-def test_sigterm_saves_and_ends_with_its_status(train, tmp_path, population):
+@pytest.mark.parametrize(
+    ("population", "number"), [(False, signal.SIGTERM), (True, signal.SIGTERM), (False, signal.SIGINT)]
+)
+def test_a_signal_saves_and_ends_with_its_status(train, tmp_path, population, number):
     def run(**options):
         if population:
             return pdae_jax.fit_population(train, [{}, {"learning_rate": 1e-3}], key=KEY, **SMALL, **options).members
         return [pdae_jax.fit(train, key=KEY, **SMALL, **options)]
 
-    whole, told = run(), SendsSigterm()
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as ended:
-        run(workdir=tmp_path / "run", progress=told)
-    assert ended.value.code == STOPPED == 143
-    assert signal.getsignal(signal.SIGTERM) == before
+    whole, before = run(), signal.getsignal(number)
+    ending, said = (SystemExit, "143") if number == signal.SIGTERM else (KeyboardInterrupt, "saved step 20 in .*/run")
+    with pytest.raises(ending, match=said):
+        run(workdir=tmp_path / "run", progress=Sends(number))
+    assert STOPPED == 143 and signal.getsignal(number) == before
     first = tmp_path / "run" / "000" if population else tmp_path / "run"
     assert max(int(p.name) for p in (first / "checkpoints").iterdir() if p.name.isdigit()) in (10, 20)
     for left, right in zip(whole, run(workdir=tmp_path / "run"), strict=True):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pdae_jax import build
+from pdae_jax.cli.reading import read_data
 from pdae_jax.cli.sweeps.points import (
     Point,
     Result,
@@ -47,7 +48,7 @@ def population(points: Sequence[Point], config: Any, source: str) -> Iterator[tu
             own = configure(config, point.settings)
             which = repr((own.seed, own.data.to_dict(), own.split.to_dict(), own.evaluation.to_dict()))
             if which not in experiments:  # points of the same data share them on the device
-                experiments[which] = build.experiment(own)
+                experiments[which] = read_data(own)
             experiment = experiments[which]
             recipe = build.recipe(own.fit)
         except Exception as error:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from pdae_jax import build
+from pdae_jax.cli.reading import read_data
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.runs.files import read_json, write_text
 from pdae_jax.runs.folder import METRICS_FILE, FolderInUse, Lock
@@ -226,7 +226,7 @@ def _trained(
     try:
         start -= earlier_seconds(point.folder)
         own = configure(config, point.settings)
-        experiment = build.experiment(own)
+        experiment = read_data(own)
         fitted = fit(
             experiment.train,
             key=experiment.key,
