@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse
 
 import pdae_jax
-from pdae_jax.data.norman import norman
+from pdae_jax.data.norman import LAYOUTS, norman
 from pdae_jax.data.protocols import PROTOCOLS, held_out
 
 SINGLES = [f"G{i}" for i in range(10)]
@@ -29,6 +29,14 @@ def written(folder, layout, names, x):
     if layout == "gears":
         columns = {"condition": ["+".join(n) if len(n) == 2 else f"{n[0]}+ctrl" if n else "ctrl" for n in names]}
         x = np.log1p(x / x.sum(1, keepdims=True) * 1e4)
+    elif layout == "cpa":
+        columns = {"guide_merged": ["+".join(n) if len(n) == 2 else f"ctrl+{n[0]}" if n else "ctrl" for n in names]}
+    elif layout == "geo":
+        guides = [
+            "_".join([*n, "NegCtrl0"] if len(n) == 1 else n or (f"NegCtrl{i % 2 * 10}", "NegCtrl0"))
+            for i, n in enumerate(names)
+        ]
+        columns = {"perturbation": "unknown", "guide_identity": [f"{guide}__{guide}" for guide in guides]}
     else:
         columns = {"perturbation": ["_".join(n) or "control" for n in names]}
     obs = pd.DataFrame(columns, index=[f"cell{i}" for i in range(len(x))])
@@ -38,12 +46,15 @@ def written(folder, layout, names, x):
 
 
 @pytest.mark.parametrize("by", ["mean", "dispersion"])
-def test_both_layouts_are_read_alike(tmp_path, by):
+def test_all_layouts_are_read_alike(tmp_path, by):
     names, x = screen()
-    first, second = (
-        norman(path=written(tmp_path, layout, names, x), genes=12, by=by, min_cells=2)
-        for layout in ("gears", "scperturb")
+    first, second, *others = (
+        norman(path=written(tmp_path, layout, names, x), genes=12, by=by, min_cells=2) for layout in LAYOUTS
     )
+    for other in others:
+        assert other.features == second.features and other.perturbations == second.perturbations
+        np.testing.assert_array_equal(other.x, second.x)
+        np.testing.assert_array_equal(other.labels[other.condition_index], second.labels[second.condition_index])
     assert first.features == second.features and len(first.features) == 12
     np.testing.assert_allclose(first.x, second.x, atol=1e-4)
     # of twelve genes a cell may have no count of one
