@@ -99,14 +99,15 @@ def _split(
     """Training, validation and test conditions, by name, by a fraction or as a protocol has chosen them."""
     if chosen:
         names, unseen = chosen.test, chosen.validation
-        train, _ = hold_out(data, [*names, *chosen.left_out])
+        train, _ = hold_out(data, [*names, *chosen.left_out], of_all_strata=not chosen.source)
         test = data.select(names)
     else:
         names = _held_out(section, "test", data)
         nothing = not names and section.get("test_fraction") is not None  # singles only, or so it is asked
         train, test = (data, None) if nothing else hold_out(data, conditions=names)
         unseen = _held_out(section, "validation", train)
-    train, validation = hold_out(train, conditions=unseen) if unseen else (train, None)
+    apart = chosen is None or not chosen.source  # else the stratum is the question
+    train, validation = hold_out(train, conditions=unseen, of_all_strata=apart) if unseen else (train, None)
     return train, validation, test
 
 
@@ -130,7 +131,7 @@ def _held_out(section: Any, part: str, data: PerturbationData) -> list[str]:
     if given or not fraction:
         return given
     chosen = list(choose_held_out(data, fraction, section.get("seed", 0)))
-    if part == "test" and not chosen and np.any(np.count_nonzero(data.labels, axis=1) > 1):
+    if part == "test" and not chosen and np.any(data.orders > 1):
         raise ValueError(
             f"No conditions to hold out: no combination in the data has all its perturbations measured alone. Name "
             f"some in config.split.test; there are {first_names([c for c in data.conditions if c != data.control])}. "

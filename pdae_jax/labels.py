@@ -7,7 +7,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pdae_jax.spelling import first_names, nearest_names, unquoted
 
@@ -94,6 +94,13 @@ def format_label(
         name if dose == 1 else f"{name}:{dose:g}" for name, dose in zip(perturbations, label, strict=True) if dose != 0
     ]
     return separator.join(parts) if parts else control
+
+
+def count_perturbations(
+    labels: Float[np.ndarray, "conditions perturbations"], perturbations: Sequence[str], strata: Collection[str]
+) -> Int[np.ndarray, " conditions"]:
+    """Number of perturbations of each label; strata are none."""
+    return np.count_nonzero(labels[:, [name not in strata for name in perturbations]], axis=1)
 
 
 def split_name(name: str, separator: str, known: Collection[str] = ()) -> list[str]:

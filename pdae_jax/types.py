@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.cells import StoredCells, blocks
-from pdae_jax.labels import LabelLike, as_name, format_label, parse_label
+from pdae_jax.labels import LabelLike, as_name, count_perturbations, format_label, parse_label
 from pdae_jax.spelling import nearest_names, unquoted
 
 #: Of NumPy or of JAX: what numerical functions take from users.
@@ -93,6 +93,11 @@ class PerturbationData:
         """Rows of the cells of each condition."""
         order = read_only(np.argsort(self.condition_index, kind="stable"))
         return np.split(order, np.cumsum(self.counts)[:-1])
+
+    @functools.cached_property
+    def orders(self) -> Int[np.ndarray, " conditions"]:
+        """Number of perturbations of each condition; strata are none."""
+        return read_only(count_perturbations(self.labels, self.perturbations, self.strata))
 
     def index(self, condition: LabelLike) -> int:
         """Row of a condition, given by its name, by another way to write it (``"B+A"``), or by its label.

@@ -36,25 +36,25 @@ def _overview(parts: dict[str, PerturbationData]) -> list[str]:
 def _perturbations(parts: dict[str, PerturbationData]) -> list[str]:
     """The doses of each perturbation, and whether it was measured alone."""
     labels = np.concatenate([part.labels for part in parts.values()])
-    names, order = parts["train"].perturbations, np.count_nonzero(labels, axis=1)
+    names, order = parts["train"].perturbations, np.concatenate([part.orders for part in parts.values()])
     rows = [("perturbation", "doses", "alone")]
     for column, name in enumerate(names):
         doses = labels[:, column]
         shown = ", ".join(f"{dose:g}" for dose in np.unique(doses[doses != 0]))
-        rows.append((name, shown, "yes" if np.any((order == 1) & (doses != 0)) else "no"))
+        alone = _yes(np.any((order == 1) & (doses != 0)))
+        rows.append((name, shown, "stratum" if name in parts["train"].strata else alone))
     return _aligned(rows)
 
 
 def _conditions(parts: dict[str, PerturbationData]) -> list[str]:
     """One line a condition; of combinations, whether singles, and whether training conditions, identify them."""
     train = parts["train"]
-    single = np.count_nonzero(train.labels, axis=1) <= 1
-    singles = train.select([name for name, alone in zip(train.conditions, single, strict=True) if alone])
+    singles = train.select([name for name, order in zip(train.conditions, train.orders, strict=True) if order <= 1])
     rows = [("condition", "cells", "part", "identified by singles", "by training")]
     found = {"combinations": 0, "identified": 0}
     for name, part in parts.items():
-        for condition, count, label in zip(part.conditions, part.counts, part.labels, strict=True):
-            if np.count_nonzero(label) <= 1:
+        for condition, count, label, order in zip(part.conditions, part.counts, part.labels, part.orders, strict=True):
+            if order <= 1:
                 rows.append((condition, str(count), name, "", ""))
                 continue
             by_singles = check_guarantee(singles, label).identified
@@ -69,7 +69,7 @@ def _conditions(parts: dict[str, PerturbationData]) -> list[str]:
     return [*_aligned(rows), "", total]
 
 
-def _yes(value: bool) -> str:
+def _yes(value: bool | np.bool_) -> str:
     return "yes" if value else "no"
 
 

@@ -26,7 +26,9 @@ def check_training_data(train: PerturbationData, validation: PerturbationData | 
     if validation is None:
         return
     check_same_columns(validation, train, "validation")
-    shared = [name for name in validation.conditions if name in train.conditions]
+    known = {label.tobytes() for label in train.labels + 0.0}  # without minus zeros
+    labels = zip(validation.conditions, validation.labels + 0.0, strict=True)
+    shared = [name for name, label in labels if label.tobytes() in known]
     if shared or validation.num_conditions == 0:
         raise ValueError(
             f"Validation conditions must be unseen and at least one; shared with the training data: {shared}. "

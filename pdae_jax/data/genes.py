@@ -10,6 +10,7 @@ from absl import logging
 from pdae_jax.data.conditions import Conditions
 from pdae_jax.data.counts import TARGET_SUM, is_counts
 from pdae_jax.data.observations import row_blocks
+from pdae_jax.labels import count_perturbations
 from pdae_jax.spelling import first_names
 
 MOST_CELLS = 30_000  # that are looked at
@@ -44,7 +45,7 @@ def highly_variable(matrix: Any, features: Sequence[str], conditions: Conditions
     import anndata
     import pandas as pd
 
-    single = np.count_nonzero(conditions.labels, axis=1) <= 1
+    single = count_perturbations(conditions.labels, conditions.perturbations, conditions.strata) <= 1
     rows = np.flatnonzero(single[conditions.index])
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_CELLS])
     blocks = [scipy.sparse.csr_matrix(block, dtype=np.float32) for block in row_blocks(matrix, rows)]

@@ -12,6 +12,7 @@ import numpy as np
 
 from pdae_jax.data.load import from_anndata, from_frame, varying_names
 from pdae_jax.data.sheet import Sheet, read_sheet
+from pdae_jax.data.split import across_strata, measured_alone
 from pdae_jax.data.table_files import ending_of, find_file, read_tables, table_files
 from pdae_jax.data.tables import in_old_layout
 from pdae_jax.types import PerturbationData
@@ -151,7 +152,8 @@ def several(names: str | Sequence[str] | None) -> list[Any]:
 def choose_held_out(data: PerturbationData, fraction: float, seed: int) -> tuple[str, ...]:
     """Combinations to hold out: a random fraction of those whose perturbations were all measured alone.
 
-    What is left always has every perturbation by itself, so each held-out combination stays identified.
+    What is left always has every perturbation by itself, so each held-out combination stays identified. A combination
+    is one of perturbations, and is held out of all strata.
 
     Args:
         data: the data.
@@ -163,18 +165,22 @@ def choose_held_out(data: PerturbationData, fraction: float, seed: int) -> tuple
     """
     if not 0 < fraction < 1:
         raise ValueError(f"The fraction to hold out is {fraction}. Pass a number between 0 and 1, such as 0.2.")
-    candidates = sorted(combinations_of_singles(data))
+    known, together = set(combinations_of_singles(data)), {}
+    for name, row in zip(data.conditions, across_strata(data).tolist(), strict=True):
+        together.setdefault(row, set()).add(name)
+    candidates = {min(names): names for names in together.values() if names <= known}
     number = max(1, round(fraction * len(candidates))) if candidates else 0
-    chosen = set(random.Random(seed).sample(candidates, number))
+    chosen = set().union(*(candidates[name] for name in random.Random(seed).sample(sorted(candidates), number)))
     return tuple(name for name in data.conditions if name in chosen)
 
 
 def combinations_of_singles(data: PerturbationData) -> list[str]:
     """Conditions of at least two perturbations, each of which was also measured alone, at any dose."""
-    present = data.labels != 0
-    alone = present[present.sum(axis=1) == 1].any(axis=0)
+    known = ~np.any((data.labels != 0) & ~measured_alone(data), axis=1)
     return [
-        name for name, row in zip(data.conditions, present, strict=True) if row.sum() > 1 and not np.any(row & ~alone)
+        name
+        for name, order, of_known in zip(data.conditions, data.orders, known, strict=True)
+        if order > 1 and of_known
     ]
 
 

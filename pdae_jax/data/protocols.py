@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pdae_jax.data.split import across_strata, measured_alone
 from pdae_jax.labels import as_name
 from pdae_jax.spelling import first_names, nearest_names, unquoted
 from pdae_jax.types import PerturbationData
@@ -43,7 +44,8 @@ def held_out(
         seed: of the random choice; of ``tenth`` the fold is ``seed % 10`` and the order that of ``seed // 10``; of
             ``stratum`` it is number ``seed`` of the strata, round and round.
         strata: of ``stratum``, the label columns that are strata: ``("nk", "cd8+")``, in data whose conditions are
-            pairs of a perturbation and a cell type. The stratum of the control has no column, and stays.
+            pairs of a perturbation and a cell type. The stratum of the control has no column, and stays. Default
+            `PerturbationData.strata`. The other protocols hold out combinations of perturbations, in all strata.
 
     Returns:
         Names in the order of the data. A tenth of the pairs that train, at least one, is for validation.
@@ -56,15 +58,16 @@ def held_out(
     if protocol not in PROTOCOLS:
         raise ValueError(f"No protocol {protocol!r}; {nearest_names(protocol, list(PROTOCOLS))}.")
     if protocol == "stratum":
-        return _stratum_held_out(data, seed, (strata,) if isinstance(strata, str | Real) else strata)
-    present = data.labels != 0
-    order = present.sum(axis=1)
-    alone = present[order == 1].any(axis=0)
-    pairs = [c for c, row in zip(data.conditions, present, strict=True) if row.sum() == 2 and not np.any(row & ~alone)]
+        return _stratum_held_out(data, seed, (strata,) if isinstance(strata, str | Real) else strata or data.strata)
+    present, first = data.labels != 0, across_strata(data)
+    effects = present & ~np.isin(data.perturbations, data.strata)
+    whole = ~np.isin(first, first[np.any(present & ~measured_alone(data), axis=1)])  # in all strata
+    rows = np.flatnonzero(whole & (data.orders == 2) & (first == np.arange(data.num_conditions)))
+    pairs = [data.conditions[row] for row in rows]  # one of each in whatever stratum
     random = np.random.default_rng(seed // _FOLDS if protocol == "tenth" else seed)
     left_out: list[str] = []
     if protocol in _UNSEEN:
-        used = np.flatnonzero(present[[data.index(c) for c in pairs]].any(axis=0)) if pairs else np.zeros(0, int)
+        used = np.flatnonzero(effects[rows].any(axis=0))
         unseen = random.permutation(used)[: round(_UNSEEN[protocol] * len(used))]
         touched = present[:, unseen].sum(axis=1)
         wanted = 1 if protocol == "seen1" else 2
@@ -83,7 +86,8 @@ def held_out(
         )
     validation = _some([c for c in pairs if c not in test and c not in left_out], random)
     test, unseen, out = (
-        tuple(c for c in data.conditions if c in set(chosen)) for chosen in (test, validation, left_out)
+        tuple(c for c, row in zip(data.conditions, first, strict=True) if data.conditions[row] in set(chosen))
+        for chosen in (test, validation, left_out)
     )
     return HeldOut(test, unseen, out)
 

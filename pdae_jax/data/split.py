@@ -1,13 +1,14 @@
 """Splits: whole conditions held out, cells held out within conditions, and which conditions may be held out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Int
 
+from pdae_jax.data.distinct import distinct_labels
 from pdae_jax.data.span import label_rank
 from pdae_jax.labels import LabelLike
 from pdae_jax.spelling import first_names
@@ -15,20 +16,23 @@ from pdae_jax.types import PerturbationData
 
 
 def hold_out(
-    data: PerturbationData, conditions: LabelLike | Iterable[LabelLike]
+    data: PerturbationData, conditions: LabelLike | Iterable[LabelLike], *, of_all_strata: bool = True
 ) -> tuple[PerturbationData, PerturbationData]:
     """Whole conditions held out; both parts keep all label columns.
 
     Args:
         data: the data.
         conditions: the held-out conditions, each by its name or by any label that it has (``"B+A"``, ``{"A": 1}``).
+        of_all_strata: whether a combination that is held out must not train in another stratum, where it would tell
+            what it does (`PerturbationData.strata`). False: the stratum itself is the question.
 
     Returns:
         Train, with the control and every condition not named, in order; test, in the order named.
 
     Raises:
         KeyError: no condition has this name or label.
-        ValueError: nothing is held out, the control is, or nothing but the control would be left.
+        ValueError: nothing is held out, the control is, or nothing but the control would be left; a combination stays
+            in other strata.
     """
     specs: list[Any] = [conditions] if isinstance(conditions, str | Mapping | Real) else list(conditions)
     names = list(dict.fromkeys(data.conditions[data.index(spec)] for spec in specs))
@@ -44,7 +48,43 @@ def hold_out(
             f"Holding out {first_names(names)} leaves {first_names(rest)} to train on. Keep at least one condition "
             f"beside the control."
         )
+    if of_all_strata:
+        _check_strata(data, names)
     return data.select(rest), data.select(names)
+
+
+def across_strata(data: PerturbationData) -> Int[np.ndarray, " conditions"]:
+    """For each condition the first of the same perturbations and doses in whatever stratum; itself without strata."""
+    effects = data.labels * np.array([name not in data.strata for name in data.perturbations])
+    group, _ = distinct_labels(effects)
+    return np.unique(group, return_index=True)[1][group]
+
+
+def measured_alone(data: PerturbationData) -> Bool[np.ndarray, " perturbations"]:
+    """Which perturbations and strata are known from conditions of at most one perturbation, at any dose."""
+    single = data.labels[data.orders <= 1] != 0
+    known = np.zeros(data.num_perturbations, dtype=bool)
+    while True:
+        unknown = single & ~known
+        found = unknown[unknown.sum(axis=1) == 1].any(axis=0)
+        if not found.any():
+            return known
+        known |= found
+
+
+def _check_strata(data: PerturbationData, names: Sequence[str]) -> None:
+    """Raises ``ValueError`` for a held-out combination that stays in other strata."""
+    first = across_strata(data)
+    for name in names:
+        row = data.conditions.index(name)
+        stays = [data.conditions[other] for other in np.flatnonzero(first == first[row])]
+        stays = [other for other in stays if other not in names]
+        if data.orders[row] > 1 and stays:
+            raise ValueError(
+                f"{name!r} is held out, but {first_names(stays)} would train, the same combination in other strata. "
+                f"Hold out all of them; or pass of_all_strata=False where the stratum itself is the question (in a "
+                f"config: config.split.protocol='stratum')."
+            )
 
 
 def hold_out_cells(key: Array, data: PerturbationData, fraction: float) -> tuple[PerturbationData, PerturbationData]:
@@ -93,7 +133,7 @@ def random_conditions(
     Args:
         key: typed PRNG key.
         data: the data.
-        number: how many conditions.
+        number: how many conditions; those of all strata count as one, and are held out together.
         combinations_only: only conditions with at least two perturbations.
 
     Returns:
@@ -102,20 +142,21 @@ def random_conditions(
     Raises:
         ValueError: there are not so many.
     """
-    labels = data.labels
-    eligible = (labels != 0).sum(axis=1) >= (2 if combinations_only else 1)
+    labels, first = data.labels, across_strata(data)
+    eligible = (data.orders >= (2 if combinations_only else 1)) & (first == np.arange(data.num_conditions))
     rank = label_rank(labels)  # the control is the zero row: labels are differences to it
     keep = np.ones(data.num_conditions, dtype=bool)
     for row in np.asarray(jax.random.permutation(key, data.num_conditions)):
-        if (~keep).sum() == number:
+        if (~keep & eligible).sum() == number:
             break
         if eligible[row]:
-            keep[row] = False
-            keep[row] = label_rank(labels[keep]) < rank
+            keep[first == row] = False
+            keep[first == row] = label_rank(labels[keep]) < rank
     found = tuple(name for name, kept in zip(data.conditions, keep, strict=True) if not kept)
-    if not 0 < number == len(found):
+    left_out = int((~keep & eligible).sum())
+    if not 0 < number == left_out:
         raise ValueError(
-            f"number is {number}, but {len(found)} of {eligible.sum()} eligible conditions can be held out so that the "
+            f"number is {number}, but {left_out} of {eligible.sum()} eligible conditions can be held out so that the "
             f"others identify them. Pass a smaller number (at least 1), or combinations_only=False."
         )
     return found

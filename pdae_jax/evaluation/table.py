@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.data.checks import aligned
@@ -30,6 +31,7 @@ from pdae_jax.evaluation.scoring import (
     scaled,
     values_of,
 )
+from pdae_jax.labels import count_perturbations
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.samples import predict
@@ -37,7 +39,7 @@ from pdae_jax.prediction.source import resolve_source
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.randomness import make_random
 from pdae_jax.runs.track import Progress, make_progress
-from pdae_jax.spelling import nearest_names
+from pdae_jax.spelling import first_names, nearest_names
 from pdae_jax.training.devices import local_devices, on_devices
 from pdae_jax.types import PerturbationData, Table
 
@@ -155,6 +157,7 @@ def evaluate(
         every = [case for split, data in parts.items() if data for case in _cases(split, data)]
         request = request._replace(source=_sources(source, every, fitted.train))
     known = _known_means(parts)
+    _warn_of_seen([case for case in cases if case.split == "test"], fitted)
 
     def rows_of_case(case: Case) -> list[dict[str, Any]]:
         return _rows(jax.random.fold_in(key, zlib.crc32(case.condition.encode())), fitted, case, known, request)
@@ -218,6 +221,16 @@ def _cases(split: str, data: PerturbationData) -> Iterator[Case]:
             yield Case(split, condition, label, data, rows)
 
 
+def _warn_of_seen(cases: Sequence[Case], fitted: Fitted | Ensemble) -> None:
+    """Says which test conditions were trained on or chose the last step, by their labels."""
+    for part, data in {"trained on": fitted.train, "used for validation": fitted.validation}.items():
+        seen = [case.condition for case in cases if data and len(rows_of(data.labels, case.label))]
+        if seen:
+            logging.warning(
+                "Test conditions that were %s: %s. They say nothing of unseen ones.", part, first_names(seen)
+            )
+
+
 def _rows(
     key: Array, fitted: Fitted | Ensemble, case: Case, known: KnownMeans, request: Request
 ) -> list[dict[str, Any]]:
@@ -256,7 +269,7 @@ def _rows(
     scale = {n: (base.values[n], ceiling.values[n]) for n in request.metrics if n not in UNSCALED}
     about = {
         "seed": fitted.seed,
-        "order": int(np.count_nonzero(case.label)),
+        "order": int(count_perturbations(case.label[None], fitted.train.perturbations, fitted.train.strata)[0]),
         "in_training": len(rows_of(fitted.train.labels, case.label)) > 0,
         "source": source,
         "reach": prediction.reach,

@@ -97,4 +97,4 @@ def _latent_rank(fitted: Fitted) -> int:
 
 def _order(fitted: Fitted, condition: str) -> int:
     assert fitted.validation is not None
-    return int(np.count_nonzero(fitted.validation.labels[fitted.validation.index(condition)]))
+    return int(fitted.validation.orders[fitted.validation.index(condition)])

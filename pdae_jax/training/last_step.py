@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from pdae_jax.data.span import determined_by_others, label_span
-from pdae_jax.data.split import hold_out
+from pdae_jax.data.split import across_strata, hold_out
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import make_random
 from pdae_jax.runs.folder import CHOICE_FOLDER
@@ -38,20 +38,22 @@ class Fold(NamedTuple):
 def folds_to_leave_out(train: PerturbationData, key: Array) -> list[list[str]]:
     """Names of combinations whose labels the rest determines, a fifth of them in each fold; none where they are few.
 
-    Folds have no combination in common, and end with the one in which the tenth combination is left out.
+    A combination is left out of all strata. Folds have none in common, and end with the one in which the tenth
+    combination is left out.
     """
-    order = np.count_nonzero(train.labels, axis=1)
-    determined = np.flatnonzero((order > 1) & determined_by_others(train.labels))
+    first = across_strata(train)
+    determined = np.unique(first[(train.orders > 1) & determined_by_others(train.labels)])
     if len(determined) < MIN_COMBINATIONS:
         return []
     size = min(max(1, round(_LEFT_OUT * len(determined))), _MOST_LEFT_OUT)
     shuffled, folds = make_random(key).permutation(determined), []
     for start in range(0, min(len(determined), _ENOUGH), size):
-        chosen = np.sort(shuffled[start : start + size])
+        chosen = np.flatnonzero(np.isin(first, shuffled[start : start + size]))
         # those that only others among them determine go back
         inside = label_span(np.delete(train.labels, chosen, axis=0)).contains(train.labels[chosen])
-        if inside.any():
-            folds.append([train.conditions[row] for row in chosen[inside]])
+        left_out = chosen[~np.isin(first[chosen], first[chosen[~inside]])]
+        if len(left_out):
+            folds.append([train.conditions[row] for row in left_out])
     return folds
 
 
