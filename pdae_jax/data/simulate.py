@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pdae_jax.labels import LabelLike, format_label, parse_label
-from pdae_jax.randomness import make_random
+from pdae_jax.randomness import check_key, make_random
 from pdae_jax.types import PerturbationData
 
 BASES = ("gaussian", "correlated", "mixture")
@@ -128,6 +128,7 @@ def simulate(
     Raises:
         ValueError: an unknown base, mixing or noise, or impossible dimensions.
     """
+    check_key(key)
     _check(latent_dim, observed_dim, base, mixing, noise)
     key_shift, key_base, key_mixing, key_latents, key_cells = jax.random.split(key, 5)
     perturbations = tuple(f"p{i}" for i in range(num_perturbations))

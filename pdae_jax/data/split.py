@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Int
 from pdae_jax.data.distinct import distinct_labels
 from pdae_jax.data.span import label_rank
 from pdae_jax.labels import LabelLike
+from pdae_jax.randomness import check_key
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
 
@@ -104,6 +105,7 @@ def hold_out_cells(key: Array, data: PerturbationData, fraction: float) -> tuple
     Raises:
         ValueError: a fraction outside (0, 1), or a condition with fewer than 4 cells.
     """
+    check_key(key)
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}. Pass the share of cells to hold out, such as 0.2.")
     counts = data.counts
@@ -142,6 +144,7 @@ def random_conditions(
     Raises:
         ValueError: there are not so many.
     """
+    check_key(key)
     labels, first = data.labels, across_strata(data)
     eligible = (data.orders >= (2 if combinations_only else 1)) & (first == np.arange(data.num_conditions))
     rank = label_rank(labels)  # the control is the zero row: labels are differences to it

@@ -56,7 +56,7 @@ class Method:
             key: draws the cells, and the noise of methods that have some.
             train: training data.
             label: target.
-            num_samples: cells to return.
+            num_samples: cells to return; `pool_all` returns fewer where conditions have too few.
             source: condition whose cells are moved; None: the control.
             floor: clip below.
         """
@@ -69,17 +69,20 @@ def control(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_
     return _moved(key, task.train, task.train.control, np.zeros(task.train.num_features), num_samples)
 
 
-def pool_all(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
-    """Cells of all training conditions: the label carries no information.
+def pool_all(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "number features"]:
+    """Cells of all training conditions, as many of each, the control among them: the label carries no information.
 
-    As equally many of each condition as there are distinct ones to draw: a copy would pass for another cell in U forms
-    and permutation tests. Of more samples than cells, every cell comes equally often.
+    Every condition has the same share whatever `num_samples`, so that the mean is that of the condition means. The
+    control counts as one condition, however many cells it has.
+
+    A copy of a cell would pass for another cell in U forms and permutation tests. So there are at most as many samples
+    as half of the conditions can give their share of without one; smaller conditions repeat cells.
     """
-    train, random = task.train, make_random(key)
-    rounds, rest = divmod(num_samples, train.num_cells)
-    sizes = rounds * train.counts + _even_sizes(random, train.counts, rest)
-    rows = [members[_draw(random, len(members), int(size))] for members, size in zip(train.rows, sizes, strict=True)]
-    return train.x[np.concatenate(rows)]
+    random, conditions = make_random(key), [rows for rows in task.train.rows if len(rows)]
+    counts = np.array([len(rows) for rows in conditions])
+    sizes = _even_sizes(random, counts, min(num_samples, len(counts) * int(np.quantile(counts, 0.5, method="lower"))))
+    rows = [members[_draw(random, len(members), int(size))] for members, size in zip(conditions, sizes, strict=True)]
+    return task.train.x[np.concatenate(rows)]
 
 
 def pseudobulk(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
@@ -255,13 +258,12 @@ def _draw(random: np.random.Generator, population: int, size: int) -> Int[np.nda
 def _even_sizes(
     random: np.random.Generator, counts: Int[np.ndarray, " groups"], total: int
 ) -> Int[np.ndarray, " groups"]:
-    """Sizes that sum to `total`, as equal as they can be without exceeding the counts."""
-    sizes, left = np.zeros_like(counts), total
-    shuffled = random.permutation(len(counts))  # which of equal groups get what does not divide
+    """Sizes that sum to `total`, as equal as they can be; the largest groups get what does not divide."""
+    shuffled = random.permutation(len(counts))
     smallest_first = shuffled[np.argsort(counts[shuffled], kind="stable")]
-    for groups, row in zip(range(len(counts), 0, -1), smallest_first, strict=True):
-        sizes[row] = min(counts[row], left // groups)
-        left -= sizes[row]
+    each, rest = divmod(total, len(counts))
+    sizes = np.full(len(counts), each)
+    sizes[smallest_first[len(counts) - rest :]] += 1
     return sizes
 
 

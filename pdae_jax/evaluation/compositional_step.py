@@ -18,7 +18,7 @@ from pdae_jax.training.prepare import Parts
 from pdae_jax.training.step import Metrics, TrainState, averaged
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import dissimilarity_matrix
-from pdae_jax.two_sample.scores import kernel_score
+from pdae_jax.two_sample.scores import batch_score
 from pdae_jax.types import PerturbationData
 
 ADVERSARY_STEPS = 2  # per step of the autoencoder, as in CPA
@@ -94,7 +94,7 @@ def prior_distance(
     kernel, normal = kernels.energy(1.0), jax.random.normal(key, basal.shape, basal.dtype)
     m = basal.shape[1]
     within = jnp.sum(dissimilarity_matrix(kernel, normal), axis=(1, 2)) / (m * (m - 1))
-    return jnp.mean(2.0 * kernel_score(basal, normal, kernel, same=same) - within)
+    return jnp.mean(2.0 * batch_score(basal, normal, kernel, 1.0 / m if same is None else same) - within)
 
 
 def _split(key: Array, step: Array) -> tuple[Array, Array, Array]:

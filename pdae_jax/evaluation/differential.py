@@ -68,6 +68,11 @@ class Samples:
     def means(self) -> tuple[np.ndarray, np.ndarray]:
         return self.predicted.mean(axis=0, dtype=np.float64), self.true.mean(axis=0, dtype=np.float64)
 
+    @functools.cached_property
+    def are_numbers(self) -> bool:
+        """Whether no value is NaN or infinite."""
+        return bool(np.isfinite(self.predicted).all() and np.isfinite(self.true).all())
+
 
 def mse(samples: Samples) -> float:
     r"""Mean over features of :math:`(\mu_P - \mu_T)^2`."""
@@ -155,15 +160,23 @@ def correlations(x: Float[np.ndarray, "cells d"]) -> Float[np.ndarray, "d d"]:
     return x.T @ x
 
 
+def _of_numbers(metric: Callable[[Samples], float]) -> Callable[[Samples], float]:
+    """The metric, NaN where a value is NaN or infinite: features that it ranks or leaves out would hide it."""
+    return lambda samples: metric(samples) if samples.are_numbers else float("nan")
+
+
 #: Name -> function of `Samples`.
 FIELD_METRICS: dict[str, Callable[[Samples], float]] = {
-    "mse": mse,
-    "mse_top20": mse_of_top(20),
-    "mse_top100": mse_of_top(100),
-    "pearson_delta_top20": pearson_of_top(20),
-    "pearson_delta_top100": pearson_of_top(100),
-    "de_overlap": de_overlap,
-    "de_direction": de_direction,
-    "wasserstein": wasserstein,
-    "correlation_error": correlation_error,
+    name: _of_numbers(metric)
+    for name, metric in {
+        "mse": mse,
+        "mse_top20": mse_of_top(20),
+        "mse_top100": mse_of_top(100),
+        "pearson_delta_top20": pearson_of_top(20),
+        "pearson_delta_top100": pearson_of_top(100),
+        "de_overlap": de_overlap,
+        "de_direction": de_direction,
+        "wasserstein": wasserstein,
+        "correlation_error": correlation_error,
+    }.items()
 }

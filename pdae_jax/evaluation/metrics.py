@@ -2,7 +2,8 @@ r"""How far a predicted sample is from the true one: one number each.
 
 A metric is ``(predicted [n, d], true [m, d], context) -> float``. :math:`\mu_P, \mu_T` are the means of the two
 samples, :math:`\mu_0` that of control. Where a metric is undefined (a correlation over one feature, a direction of
-length zero) it is NaN. Sums run in float64; distance matrices in float32 after the true mean is subtracted.
+length zero) it is NaN, and so it is where a sample has a value that is NaN or infinite. Sums run in float64;
+distance matrices in float32 after the true mean is subtracted.
 """
 
 from collections.abc import Callable
@@ -104,7 +105,7 @@ def rank(predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"], co
         return float("nan")
     mean = _mean(predicted)
     others, own = (cdist(mean[None], means)[0] for means in (context.other_means, _mean(true)[None]))
-    return float(np.mean(others < own))
+    return float(np.mean(others < own)) if np.isfinite(own).all() else float("nan")
 
 
 #: Name -> ``(predicted, true, context) -> float``.
@@ -133,7 +134,8 @@ def coverage_by_feature(
         level: in (0, 1).
     """
     low, high = np.quantile(predicted, [0.5 - 0.5 * level, 0.5 + 0.5 * level], axis=0)
-    return np.mean((true >= low) & (true <= high), axis=0)
+    inside = np.mean((true >= low) & (true <= high), axis=0)
+    return np.where(np.isfinite(predicted).all(axis=0) & np.isfinite(true).all(axis=0), inside, np.nan)
 
 
 def median_distance(true: Float[np.ndarray, "m d"], *, max_cells: int = 1000) -> float:
@@ -183,7 +185,9 @@ def _gaussian_mmd(x: Array, y: Array, weights_x: Array, weights_y: Array, bandwi
 
 
 def _mean(x: np.ndarray) -> np.ndarray:
-    return x.mean(axis=0, dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        mean = x.mean(axis=0, dtype=np.float64)
+    return np.where(np.isfinite(mean), mean, np.nan)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray, reference: np.ndarray) -> float:

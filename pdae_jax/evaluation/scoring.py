@@ -8,18 +8,25 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.data.units import condition_means
+from pdae_jax.data.units import condition_means, moments
 from pdae_jax.evaluation.differential import CONTROL_CELLS, FIELD_METRICS, Differential, Samples, Summary, differential
 from pdae_jax.evaluation.metrics import METRICS, Context, median_distance
+from pdae_jax.evaluation.summary import BY_CHANCE, CEILING
+from pdae_jax.prediction.samples import Beyond, beyond
 from pdae_jax.randomness import make_random
+from pdae_jax.training.validate import distance_variance
 from pdae_jax.two_sample.permutation import two_sample_test
 from pdae_jax.types import PerturbationData, once_for_each
 
-CEILING = "oracle_half"
 METRIC_NAMES = (*METRICS, *FIELD_METRICS, "p_value")
 #: Metrics that are to be calibrated, not as small or as large as can be.
 UNSCALED = ("coverage_50", "coverage_90", "p_value")
-_TOO_SHORT = 2.0  # standard deviations of the ceiling
+#: Values of metrics for a prediction that is exact and has any number of cells; those not named: 0.
+PERFECT = dict.fromkeys(
+    ("r2_mean", "cosine_delta", "pearson_delta", "pearson_delta_centroid", "pearson_delta_top20",
+     "pearson_delta_top100", "de_overlap", "de_direction"),
+    1.0,
+)  # fmt: skip
 MEAN_RESPONSE = "pool_all"  # cells of all training conditions: what is predicted without a look at the label
 P_VALUE_CELLS = 500  # per sample: a p-value depends on the sample size, so that is the same everywhere
 CEILING_REPEATS, CEILING_REPEATS_OF_MANY, CEILING_ENOUGH = 10, 5, 1000  # halvings of fewer cells than this, and of more
@@ -41,6 +48,8 @@ class Result(NamedTuple):
     values: dict[str, float]
     n_true: int
     n_pred: int
+    beyond: Beyond
+    distance_noise: float  # standard deviation of the energy distance of an exact prediction
     noise: Mapping[str, float] | None = None  # of the ceiling: standard deviation of the values over halvings
 
 
@@ -48,6 +57,9 @@ class Known(NamedTuple):
     """What metrics may know of one condition besides the samples of a method."""
 
     context: Context
+    lowest: Float[np.ndarray, " features"]  # of all training cells and the true ones
+    highest: Float[np.ndarray, " features"]
+    spread: float  # distance variance of the true cells
     control_cells: Float[np.ndarray, "cells features"]
     control: Summary  # of these
     true_change: Differential
@@ -67,7 +79,16 @@ def known_of(
         other_means=np.delete(known.means, rows_of(known.labels, label), axis=0),
         bandwidth=median_distance(true),
     )
-    return Known(context, _control_cells(train), control, differential(Summary.of(true), control))
+    measured = moments(train)
+    return Known(
+        context,
+        np.minimum(measured.lowest, true.min(axis=0)),
+        np.maximum(measured.highest, true.max(axis=0)),
+        distance_variance(true),
+        _control_cells(train),
+        control,
+        differential(Summary.of(true), control),
+    )
 
 
 def rows_of(
@@ -99,7 +120,9 @@ def _control_summary(train: PerturbationData) -> Summary:
 def values_of(
     key: Array, predicted: np.ndarray, true: np.ndarray, known: Known, metrics: Sequence[str]
 ) -> dict[str, float]:
-    """Values of the metrics, by name; the key is of the permutation test."""
+    """Values of the metrics, by name; the key is of the permutation test. Cells that are no numbers have none."""
+    if not np.isfinite(predicted).all():
+        return dict.fromkeys(metrics, math.nan)
     samples = Samples(predicted, true, known.control, known.true_change)
     values = {name: METRICS[name](predicted, true, known.context) for name in metrics if name in METRICS}
     values |= {name: FIELD_METRICS[name](samples) for name in metrics if name in FIELD_METRICS}
@@ -108,12 +131,25 @@ def values_of(
     return values
 
 
+def result_of(
+    name: str, key: Array, predicted: np.ndarray, true: np.ndarray, known: Known, metrics: Sequence[str]
+) -> Result:
+    """All numbers of a method."""
+    values = values_of(key, predicted, true, known, metrics)
+    far = beyond(predicted, known.lowest, known.highest)
+    return Result(name, values, len(true), len(predicted), far, _distance_noise(known, len(true), len(predicted)))
+
+
+def _distance_noise(known: Known, n_true: int, n_pred: int) -> float:
+    return math.sqrt(2 * known.spread) * (1 / n_true + 1 / n_pred)  # see `validate.null_variance`
+
+
 def ceiling_of(key: Array, cells: np.ndarray, known: Known, metrics: Sequence[str]) -> Result:
     """One half of the true cells against the other, mean over random halvings; halves of the control as well."""
-    half = len(cells) // 2
+    half, far = len(cells) // 2, beyond(cells, known.lowest, known.highest)
     if half < 2:
         missing = dict.fromkeys(metrics, float("nan"))
-        return Result(CEILING, missing, half, half, noise=missing)
+        return Result(CEILING, missing, half, half, far, math.nan, noise=missing)
     random, values = make_random(key), []
     for number in range(CEILING_REPEATS_OF_MANY if len(cells) >= CEILING_ENOUGH else CEILING_REPEATS):
         shuffled = cells[random.permutation(len(cells))]
@@ -130,7 +166,7 @@ def ceiling_of(key: Array, cells: np.ndarray, known: Known, metrics: Sequence[st
         values.append(found)
     mean = {name: float(np.mean([v[name] for v in values])) for name in metrics}
     noise = {name: float(np.std([v[name] for v in values], ddof=1)) for name in metrics}
-    return Result(CEILING, mean, half, half, noise=noise)
+    return Result(CEILING, mean, half, half, far, _distance_noise(known, half, half), noise=noise)
 
 
 def _from_own_controls(
@@ -151,6 +187,8 @@ def scaled(row: dict[str, Any], scale: dict[str, tuple[float, float]], noise: Ma
     """A value on the scale from the mean response, 0, to the ceiling, 1."""
     base, best = scale.get(row["metric"], (math.nan, math.nan))
     length, chance = abs(best - base), noise.get(row["metric"], math.nan)
-    if not length > _TOO_SHORT * chance:  # measuring again is no better than the mean response, but for chance
+    # halves of the cells are worse than all of them: by half of what they are off, where errors fall with the number
+    fewer = abs(best - PERFECT.get(row["metric"], 0.0)) / 2
+    if not length > max(BY_CHANCE * chance, fewer):  # measuring again is no better than the mean response
         return {"scaled": math.nan, "scaled_noise": math.nan}
     return {"scaled": (row["value"] - base) / (best - base), "scaled_noise": chance / length}

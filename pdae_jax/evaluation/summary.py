@@ -5,9 +5,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.spelling import markdown_table
 from pdae_jax.types import Table
 
+CEILING = "oracle_half"
+#: Standard deviations up to which a difference is taken for chance.
+BY_CHANCE = 2.0
+#: Cells of a condition below which its law is not judged. Between two samples of 20 cells of one normal feature, chance
+#: (two standard deviations) makes an energy distance as large as a shift by half a standard deviation does.
+MIN_CELLS_OF_A_LAW = 20
 #: The baselines that use the label; the best of them is what a model has to beat.
 COMPARED = ("additive", "linear_regression", "latent_additive", "ridge")
 HEADINGS = {
@@ -24,6 +31,7 @@ HEADINGS = {
     "coverage_90": "in 90 %",
     "rank": "rank",
     "p_value": "p",
+    "out_of_range": "beyond",
 }
 
 
@@ -45,12 +53,19 @@ def summary_table(table: Table, *, split: str = "test", num_resamples: int = 400
         split: rows used.
         num_resamples: of the bootstrap; it always draws the same ones.
 
+    A difference below `BY_CHANCE` standard deviations of what an exact prediction has (the column ``noise``; in tables
+    without it, the root mean square of the ceiling's own distances) is taken for chance.
+
     Returns:
-        DataFrame indexed by method: the mean over conditions of every metric; ``energy_distance_median``; ``ratio``,
-        ``ratio_low``, ``ratio_high`` (mean to mean of the best baseline, 95 % interval), ``ratio_median`` (median to
-        the smallest median of the compared baselines), ``num_worse`` (conditions with a larger energy distance than
-        the best baseline OF THAT CONDITION), ``num_conditions``. Ratios are NaN where none of the compared baselines
-        is in the table, the interval also with a single condition. ``attrs["best_baseline"]`` is its name.
+        DataFrame indexed by method: the mean over conditions of every metric, NaN for a method with cells that are no
+        numbers; ``energy_distance_median``; ``noise`` (mean over conditions); ``out_of_range`` (mean) and ``farthest``
+        (largest), see `evaluate`; ``ratio``, ``ratio_low``, ``ratio_high`` (mean to mean of the best baseline, 95 %
+        interval), ``ratio_median`` (median to the smallest median of the compared baselines), ``num_worse`` (conditions
+        with a larger energy distance than the best baseline OF THAT CONDITION, by more than chance),
+        ``num_conditions``. Ratios are NaN where none of the compared baselines is in the table, and where the best of
+        them is equal to measuring again but for chance; the interval also with a single condition.
+        ``attrs["best_baseline"]`` is its name, ``attrs["equal"]`` are the methods that are equal to measuring again but
+        for chance, and ``attrs["warnings"]`` the `warnings_of` the rows.
 
     Raises:
         ValueError: the table has no rows of the split.
@@ -59,33 +74,87 @@ def summary_table(table: Table, *, split: str = "test", num_resamples: int = 400
     rows: Any = table[table["split"] == split]
     if len(rows) == 0:
         raise ValueError(f"No rows of split {split!r} in the table; it has {sorted(set(table['split']))}. Pass one.")
-    methods = list(dict.fromkeys(rows["method"]))
+    methods, metrics = (list(dict.fromkeys(rows[name])) for name in ("method", "metric"))
     summary = rows.pivot_table(index="method", columns="metric", values="value", aggfunc="mean", dropna=False)
-    summary = summary.reindex(index=methods, columns=list(dict.fromkeys(rows["metric"])))
+    summary = summary.reindex(index=methods, columns=metrics)
+    summary.loc[_no_numbers(rows), metrics] = np.nan  # a mean over the other conditions would be of easier ones
     summary.columns.name = None
-    cases = len(rows[["seed", "condition"]].drop_duplicates())
-    summary["num_conditions"] = cases
-    for column in ("energy_distance_median", "ratio", "ratio_low", "ratio_high", "ratio_median", "num_worse"):
+    summary["num_conditions"] = len(rows[["seed", "condition"]].drop_duplicates())
+    for column in ("energy_distance_median", "noise", "ratio", "ratio_low", "ratio_high", "ratio_median", "num_worse"):
         summary[column] = np.nan
-    summary.attrs["best_baseline"] = None
-    if "energy_distance" not in summary:
-        return summary
-    distances: Any = rows[rows["metric"] == "energy_distance"].pivot(
-        index=["seed", "condition"], columns="method", values="value"
-    )[methods]
-    summary["energy_distance_median"] = distances.median()
-    compared = [name for name in COMPARED if name in methods]
+    for column, over in (("out_of_range", "mean"), ("farthest", "max")):
+        if column in rows:
+            summary[column] = rows.groupby("method")[column].agg(over)
+    summary.attrs |= {"best_baseline": None, "equal": (), "warnings": warnings_of(rows)}
+    if "energy_distance" in metrics:
+        _compare(summary, rows[rows["metric"] == "energy_distance"], num_resamples)
+    return summary
+
+
+def _compare(summary: Any, rows: Any, num_resamples: int) -> None:
+    """Fill in what a summary says of energy distances, from their rows."""
+    case, methods = ["seed", "condition"], list(summary.index)
+    distances = rows.pivot(index=case, columns="method", values="value")[methods]
+    if "noise" in rows:
+        noise = rows.pivot(index=case, columns="method", values="noise")[methods].fillna(0.0)
+    else:
+        noise = distances * 0.0 + (np.sqrt(np.mean(distances[CEILING] ** 2)) if CEILING in methods else 0.0)
+    chance, mean = BY_CHANCE * noise, summary["energy_distance"]
+    summary["energy_distance_median"], summary["noise"] = distances.median(), noise.mean()
+    # noise of conditions that are predicted from the same cells does not average out
+    equal = [name for name in methods if mean[name] <= chance[name].mean()]
+    compared = [name for name in COMPARED if name in methods and np.isfinite(mean[name])]
+    summary.attrs["equal"] = tuple(equal)
     if not compared:
-        return summary
-    best = str(distances[compared].mean().idxmin())
+        return
+    best, limit = str(mean[compared].idxmin()), distances[compared].min(axis=1)
     summary.attrs["best_baseline"] = best
-    summary["ratio"] = summary["energy_distance"] / summary.loc[best, "energy_distance"]
-    summary["ratio_median"] = distances.median() / distances[compared].median().min()
-    summary["num_worse"] = distances.gt(distances[compared].min(axis=1), axis=0).sum()
-    for method in methods if cases > 1 else ():
+    # what is NaN is no better than anything, but where the ceiling has too few cells
+    worse = ~distances.le(chance.add(limit, axis=0)) & ~(distances.isna() & (distances.columns == CEILING))
+    summary["num_worse"] = worse.sum()
+    if best in equal or mean[best] <= 0:
+        return
+    summary["ratio"] = mean.clip(lower=0.0) / mean[best]
+    summary["ratio_median"] = distances.median().clip(lower=0.0) / distances[compared].median().min()
+    for method in methods if len(distances) > 1 else ():
         low, high = ratio_interval(distances[method].to_numpy(), distances[best].to_numpy(), num_resamples)
         summary.loc[method, ["ratio_low", "ratio_high"]] = low, high
-    return summary
+
+
+def _no_numbers(rows: Any) -> list[str]:
+    """Methods that have an energy distance of a condition which is NaN, as predicted cells that are no numbers have."""
+    bad = rows[(rows["metric"] == "energy_distance") & rows["value"].isna() & (rows["method"] != CEILING)]
+    return list(dict.fromkeys(bad["method"]))
+
+
+def warnings_of(table: Table) -> tuple[str, ...]:
+    """Say what a reader of a table of `evaluate` must know before the numbers: sentences, none where all is well.
+
+    Of the model and further methods: cells like none that was measured, and cells that are no numbers. Of conditions:
+    too few cells to judge a distribution.
+    """
+    rows: Any = table
+    cases = rows[rows["method"] != CEILING].drop_duplicates(["seed", "split", "condition"])
+    few, found = cases[cases["n_true"] < MIN_CELLS_OF_A_LAW], []
+    if len(few):
+        found.append(
+            f"{len(few)} of {len(cases)} conditions have fewer than {MIN_CELLS_OF_A_LAW} cells ({few['n_true'].min()} "
+            f"at fewest): too few to judge a distribution. Read the metrics of means only."
+        )
+    predictions = rows[~rows["method"].isin([*BASELINES, CEILING])]
+    for method in _no_numbers(predictions):
+        found.append(f"{method}: some predicted cells are NaN or infinite, so that it has no numbers.")
+    if "out_of_range" in rows:
+        far = predictions[predictions["out_of_range"] > 0].drop_duplicates(["seed", "split", "condition", "method"])
+        for method, of in far.groupby("method", sort=False):
+            worst = of.loc[of["out_of_range"].idxmax()]
+            found.append(
+                f"{method}: predicted cells of {len(of)} of {len(cases)} conditions have values outside the measured "
+                f"range widened by half its width, most of them {worst['condition']} ({worst['out_of_range']:.2%} of "
+                f"its cells; up to {of['farthest'].max():.3g} halves of the range from its middle). Energy distances "
+                f"hardly see a few such cells: look at them before using predictions."
+            )
+    return tuple(found)
 
 
 def ratio_interval(
@@ -96,7 +165,10 @@ def ratio_interval(
     """95 % interval of the ratio of two means: a paired bootstrap over conditions that always draws the same ones."""
     draws = np.random.default_rng(0).integers(len(numerator), size=(num_resamples, len(numerator)))
     # U forms can be slightly negative: a ratio that is not positive counts as zero, log ratio minus infinity
-    ratios = np.maximum(numerator[draws].mean(axis=1), 0.0) / denominator[draws].mean(axis=1)
+    numerators, denominators = np.maximum(numerator[draws].mean(axis=1), 0.0), denominator[draws].mean(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # beside a denominator that is not positive any distance is infinitely large
+        ratios = np.where(denominators > 0, numerators / denominators, np.where(np.isnan(numerators), np.nan, np.inf))
     # quantiles commute with the logarithm, up to interpolation between neighbours
     low, high = np.quantile(ratios, [0.025, 0.975], method="nearest")
     return float(low), float(high)
@@ -122,7 +194,7 @@ def format_table(table: Table, *, split: str = "test") -> str:
         for line in cells
     ]
     rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:], rule, *_notes(summary)])
+    return "\n".join([lines[0], rule, *lines[1:], rule, *summary.attrs.get("warnings", ()), *_notes(summary)])
 
 
 def scaled_table(table: Table, *, split: str = "test") -> Table:
@@ -165,6 +237,8 @@ def _cell(row: Any, name: str) -> str:
     value = row[name]
     if np.isnan(value):
         return "-"
+    if name == "out_of_range":
+        return f"{100 * value:.2g}%"
     if name == "num_worse":
         return f"{value:.0f}/{row['num_conditions']:.0f}"
     return f"{value:.3f}" if name in ("ratio", "coverage_50", "coverage_90", "rank", "p_value") else f"{value:#.3g}"
@@ -174,9 +248,16 @@ def _notes(summary: Any) -> list[str]:
     best, cases = summary.attrs.get("best_baseline"), int(summary["num_conditions"].iloc[0])
     over = f"{cases} condition{'s' * (cases != 1)}"
     notes = [f"mean, median: energy distance (U form) over {over}; the other columns are means, where defined."]
-    if best:
+    if "out_of_range" in summary:
+        notes.append("beyond: share of cells with a value outside of the measured range widened by half its width.")
+    if not best:
+        return notes
+    if np.isnan(summary.loc[best, "ratio"]):
+        notes.append(f"ratio: none, as the best baseline, {best}, is equal to measuring again but for chance.")
+    else:
         notes.append(f"ratio: mean energy distance over that of the best baseline, {best}; paired bootstrap interval.")
-        notes.append(
-            "worse: conditions where the energy distance is above the smallest of " + ", ".join(COMPARED) + "."
-        )
+    notes.append(
+        "worse: conditions where the energy distance is above the smallest of "
+        f"{', '.join(COMPARED)} by more than chance."
+    )
     return notes

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import logging
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from pdae_jax.data.checks import aligned
 from pdae_jax.data.units import condition_means
 from pdae_jax.evaluation.baselines import BASELINES
+from pdae_jax.evaluation.cases import Case, cases_of, fewer_in_sample, sources_of_cases, warn_of_seen
+from pdae_jax.evaluation.methods import GivenCells, check_given, further_methods
 from pdae_jax.evaluation.scoring import (
     CEILING,
     MEAN_RESPONSE,
@@ -27,19 +29,19 @@ from pdae_jax.evaluation.scoring import (
     Result,
     ceiling_of,
     known_of,
+    result_of,
     rows_of,
     scaled,
-    values_of,
 )
+from pdae_jax.evaluation.summary import warnings_of
 from pdae_jax.labels import count_perturbations
-from pdae_jax.model.ensemble import Ensemble
+from pdae_jax.model.ensemble import Ensemble, check_model
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.samples import predict
 from pdae_jax.prediction.source import resolve_source
 from pdae_jax.prediction.verdict import Verdict
-from pdae_jax.randomness import make_random
+from pdae_jax.randomness import check_key, make_random
 from pdae_jax.runs.track import Progress, make_progress
-from pdae_jax.spelling import first_names, nearest_names
 from pdae_jax.training.devices import local_devices, on_devices
 from pdae_jax.types import PerturbationData, Table
 
@@ -54,16 +56,8 @@ VERDICT_NUMBERS = (
     "source_disagreement",
     "replica_disagreement",
 )
-
-
-class Case(NamedTuple):
-    """One condition to be predicted."""
-
-    split: str
-    condition: str
-    label: Float[np.ndarray, " perturbations"]
-    data: PerturbationData  # that the condition is of
-    rows: Int[np.ndarray, " n"]  # of its cells
+#: Columns with numbers of the method, in files written since there are such.
+MORE_NUMBERS = ("noise", "out_of_range", "farthest")
 
 
 class Request(NamedTuple):
@@ -71,7 +65,7 @@ class Request(NamedTuple):
 
     num_samples: int
     source: str | Mapping[str, str]
-    methods: Mapping[str, Callable]  # baselines and further ones
+    methods: Mapping[str, Callable]  # baselines and further ones, `GivenCells` among them
     metrics: tuple[str, ...]
 
 
@@ -86,7 +80,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     splits: Sequence[str] = ("test",),
     most_in_sample: int | None = None,
-    methods: Mapping[str, Callable] | None = None,
+    methods: Mapping[str, Any] | None = None,
     progress: bool | Progress | None = None,
     devices: int | None = None,
 ) -> Table:
@@ -110,7 +104,9 @@ def evaluate(
         splits: of ``test``, ``validation`` (the fit's validation conditions, if any) and ``train`` (in-sample).
         most_in_sample: of more training conditions, so many are evaluated, evenly spaced in their order; None: all.
         methods: further methods by name, each a `baselines.Method` or a function called as one; called and tabled as
-            baselines are, with the same keys. ``{"compositional": fit_compositional(train, key=key).samples}``.
+            baselines are, with the same keys. ``{"compositional": fit_compositional(train, key=key).samples}``. Or an
+            AnnData of cells that were predicted elsewhere, ``obs["condition"]`` naming the condition of each; it must
+            have all test conditions.
         progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.
         devices: of this process, that share the conditions: each evaluates one at a time, with a thread of its own.
             The numbers are those of one device to rounding. Default one.
@@ -124,20 +120,30 @@ def evaluate(
         tested_error, expected_error, source_disagreement, replica_disagreement`` as numbers. ``scaled`` is
         :math:`(u - b) / (r - b)` of a value `u`, with `b` that of the mean response (`pool_all`: cells of all training
         conditions) and `r` that of the ceiling: 0 is no better than the mean response, 1 as good as measuring again;
-        NaN for metrics without such a scale, and where `r` and `b` differ by less than two standard deviations of `r`.
-        ``scaled_noise`` is the standard deviation of `r` over halvings, on that scale.
+        NaN for metrics without such a scale, and where `r` and `b` differ by less than two standard deviations of `r`
+        or half of what `r`, which has half of the cells, is itself off the perfect value.
+        ``scaled_noise`` is the standard deviation of `r` over halvings, on that scale. ``noise`` is, of energy
+        distances, the standard deviation that one of an exact prediction with as many cells has.
+        ``out_of_range`` is the share of predicted cells of the method with a value outside the range of training and
+        true cells widened by half its width, and ``farthest`` the largest distance of a value from the middle of that
+        range in halves of it, 1 being its end. One cell far off is seen there; it hardly changes an energy distance.
+        A method with a value that is NaN or infinite has NaN in all metrics.
 
     Raises:
+        TypeError: `fitted` is no model, `key` no typed PRNG key, or a method neither a function nor an AnnData.
         ValueError: test data with other features or perturbations, without a perturbed condition, or with fewer
             than two cells in one; an unknown name of a baseline, metric or split; a method with the name of another;
             `num_samples` below 2; more `devices` than there are.
     """
     import pandas as pd
 
+    check_model(fitted, "evaluate(fitted, test)")
+    if key is not None:
+        check_key(key)
     request = Request(
         num_samples=num_samples,
         source=source,
-        methods=_methods(_known_names("baseline", baselines, tuple(BASELINES)), methods or {}),
+        methods=_methods(_known_names("baseline", baselines, tuple(BASELINES)), methods or {}, fitted.train),
         metrics=_known_names("metric", metrics, METRIC_NAMES),
     )
     splits = _known_names("split", splits, SPLITS)
@@ -148,22 +154,26 @@ def evaluate(
     if key is None:
         key = jax.random.fold_in(jax.random.key(fitted.seed), zlib.crc32(b"evaluate"))
     parts = {"test": test, "validation": fitted.validation, "train": fitted.train}
-    cases = [case for split, data in parts.items() if data and split in splits for case in _cases(split, data)]
+    cases = [case for split, data in parts.items() if data and split in splits for case in cases_of(split, data)]
     if not cases:
         raise ValueError(f"No condition to evaluate: there are none of {', '.join(splits)}. Pass test data.")
     if most_in_sample is not None:
-        cases = _fewer_in_sample(cases, most_in_sample)
+        cases = fewer_in_sample(cases, most_in_sample)
     if not isinstance(source, str):
-        every = [case for split, data in parts.items() if data for case in _cases(split, data)]
-        request = request._replace(source=_sources(source, every, fitted.train))
+        every = [case for split, data in parts.items() if data for case in cases_of(split, data)]
+        request = request._replace(source=sources_of_cases(source, every, fitted.train))
+    check_given(request.methods, {case.condition: case.label for case in cases if case.split == "test"})
     known = _known_means(parts)
-    _warn_of_seen([case for case in cases if case.split == "test"], fitted)
+    warn_of_seen([case for case in cases if case.split == "test"], fitted)
 
     def rows_of_case(case: Case) -> list[dict[str, Any]]:
         return _rows(jax.random.fold_in(key, zlib.crc32(case.condition.encode())), fitted, case, known, request)
 
     found = on_devices(rows_of_case, cases, sharing) if sharing else map(rows_of_case, cases)
-    return pd.DataFrame(_collected(found, len(cases), progress))
+    table = pd.DataFrame(_collected(found, len(cases), progress))
+    for sentence in warnings_of(table):
+        logging.warning("%s", sentence)
+    return table
 
 
 def _collected(found: Iterator[list[dict[str, Any]]], number: int, progress: bool | Progress | None) -> list[Any]:
@@ -181,54 +191,6 @@ def _collected(found: Iterator[list[dict[str, Any]]], number: int, progress: boo
                 f"not at all; what was on disk is as it was, and the same call begins the evaluation again."
             ) from None
     return rows
-
-
-def _sources(source: Mapping[str, str], cases: Sequence[Case], train: PerturbationData) -> dict[str, str]:
-    """Sources by the names of their conditions, in whatever order the mapping has their perturbations."""
-    found = {}
-    for name, start in source.items():
-        same = [case.condition for case in cases if case.condition == name]
-        with contextlib.suppress(KeyError):
-            same = same or [case.condition for case in cases if np.array_equal(case.label, train.label(name))]
-        if not same:
-            near = nearest_names(name, [case.condition for case in cases])
-            raise KeyError(f"source names {name!r}, no condition of this evaluation; {near}.")
-        found |= dict.fromkeys(same, start)
-    return found
-
-
-def _fewer_in_sample(cases: Sequence[Case], most: int) -> list[Case]:
-    """The cases with at most so many training conditions."""
-    trained = [case for case in cases if case.split == "train"]
-    chosen = np.linspace(0, len(trained) - 1, min(most, len(trained))).astype(int)
-    return [*(case for case in cases if case.split != "train"), *(trained[row] for row in chosen)]
-
-
-def _cases(split: str, data: PerturbationData) -> Iterator[Case]:
-    """The perturbed conditions of a split."""
-    if not np.any(data.labels):
-        raise ValueError(
-            f"The {split} data have no perturbed condition to evaluate; their conditions are "
-            f"{list(data.conditions[:5])}. Pass conditions that pdae_jax.hold_out held out."
-        )
-    for condition, label, rows in zip(data.conditions, data.labels, data.rows, strict=True):
-        if np.any(label) and len(rows) < 2:
-            raise ValueError(
-                f"Condition {condition!r} of the {split} data has {len(rows)} cells; a distribution needs at least 2. "
-                f"Leave it out with data.select."
-            )
-        if np.any(label):
-            yield Case(split, condition, label, data, rows)
-
-
-def _warn_of_seen(cases: Sequence[Case], fitted: Fitted | Ensemble) -> None:
-    """Says which test conditions were trained on or chose the last step, by their labels."""
-    for part, data in {"trained on": fitted.train, "used for validation": fitted.validation}.items():
-        seen = [case.condition for case in cases if data and len(rows_of(data.labels, case.label))]
-        if seen:
-            logging.warning(
-                "Test conditions that were %s: %s. They say nothing of unseen ones.", part, first_names(seen)
-            )
 
 
 def _rows(
@@ -258,14 +220,16 @@ def _rows(
             floor=0.0 if fitted.recipe.nonnegative else None,
         )
 
-    def result_of(name: str, x: np.ndarray) -> Result:
-        return Result(name, values_of(key_test, x, true, own, request.metrics), len(true), len(x))
+    def scored(name: str, x: np.ndarray) -> Result:
+        return result_of(name, key_test, x, true, own, request.metrics)
 
-    results = {MODEL: result_of(MODEL, prediction.samples)}
-    results |= {name: result_of(name, samples_of(method)) for name, method in request.methods.items()}
+    results = {MODEL: scored(MODEL, prediction.samples)}
+    for name, method in request.methods.items():
+        if not isinstance(method, GivenCells) or method.has(case.label):
+            results[name] = scored(name, samples_of(method))
     ceiling = ceiling_of(key_ceiling, shuffled, own, request.metrics)
     results[CEILING] = ceiling
-    base = results.get(MEAN_RESPONSE) or result_of(MEAN_RESPONSE, samples_of(BASELINES[MEAN_RESPONSE]))
+    base = results.get(MEAN_RESPONSE) or scored(MEAN_RESPONSE, samples_of(BASELINES[MEAN_RESPONSE]))
     scale = {n: (base.values[n], ceiling.values[n]) for n in request.metrics if n not in UNSCALED}
     about = {
         "seed": fitted.seed,
@@ -306,6 +270,9 @@ def _result_rows(case: Case, result: Result, about: dict[str, Any], bandwidth: f
             "n_pred": min(result.n_pred, most),
             **about,
             "bandwidth": bandwidth if metric == "mmd" else float("nan"),
+            "noise": result.distance_noise if metric == "energy_distance" else float("nan"),
+            "out_of_range": result.beyond.share,
+            "farthest": result.beyond.farthest,
         }
 
 
@@ -326,16 +293,16 @@ def _verdict_columns(verdict: Verdict) -> dict[str, Any]:
 
 
 def _known_means(parts: Mapping[str, PerturbationData | None]) -> KnownMeans:
-    cases = [case for split, data in parts.items() if data for case in _cases(split, data)]
+    cases = [case for split, data in parts.items() if data for case in cases_of(split, data)]
     means = [condition_means(case.data)[case.data.index(case.condition)] for case in cases]
     return KnownMeans(np.stack([case.label for case in cases]), np.stack(means))
 
 
-def _methods(baselines: Sequence[str], further: Mapping[str, Callable]) -> dict[str, Callable]:
+def _methods(baselines: Sequence[str], further: Mapping[str, Any], train: PerturbationData) -> dict[str, Callable]:
     for name in further:
         if name in (MODEL, CEILING, *BASELINES):
             raise ValueError(f"methods names {name!r}, which the table has already. Give the method another name.")
-    return {**{name: BASELINES[name] for name in baselines}, **further}
+    return {name: BASELINES[name] for name in baselines} | further_methods(further, train)
 
 
 def _known_names(what: str, names: Sequence[str] | None, known: tuple[str, ...]) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -96,3 +96,12 @@ def pairwise_alignment(replicas: tuple[Fitted, ...], seed: int = 0) -> Float[np.
             residual = orthogonal_map(first, second).apply(first) - second
             found[i, j] = found[j, i] = np.sqrt(np.mean(residual**2))
     return found
+
+
+def check_model(fitted: Any, call: str) -> None:
+    """``TypeError`` where something else stands in the place of a model; `call` shows the order of the arguments."""
+    if not isinstance(fitted, Fitted | Ensemble):
+        raise TypeError(
+            f"The first argument is a {type(fitted).__name__}, not a model. Call {call} with what fit, fit_ensemble or "
+            f"load_run returned."
+        )

@@ -13,13 +13,13 @@ from jaxtyping import Array, Float, Int
 from pdae_jax.data.counts import in_whole_counts, to_counts
 from pdae_jax.data.units import moments
 from pdae_jax.labels import LabelLike, format_label
-from pdae_jax.model.ensemble import Ensemble
+from pdae_jax.model.ensemble import Ensemble, check_model
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.guarantee import guarantee_of
 from pdae_jax.prediction.source import Source, SourceLike, resolve_source
 from pdae_jax.prediction.span import identified_part
 from pdae_jax.prediction.verdict import Verdict
-from pdae_jax.randomness import make_random
+from pdae_jax.randomness import check_key, make_random
 from pdae_jax.types import PerturbationData
 
 MAX_REACH = 1.5  # above it a prediction is warned about, see `reach_of`
@@ -96,7 +96,10 @@ def predict(
     Raises:
         KeyError: an unknown perturbation or source.
         ValueError: a label of the wrong length, or `num_samples` below 1.
+        TypeError: `fitted` is no model, or `key` no typed PRNG key.
     """
+    check_model(fitted, "predict(fitted, label, key=key)")
+    check_key(key)
     train = fitted.train
     vector = train.label(label)
     cells = resolve_source(fitted, vector, source)
@@ -139,11 +142,38 @@ def reach_of(samples: Float[np.ndarray, "samples features"], train: Perturbation
     largest value ever measured. Features that are constant in the training cells are 1 where samples are as well.
     """
     found = moments(train)
-    lowest, highest = found.lowest, found.highest
+    return _in_halves(samples, found.lowest, found.highest)
+
+
+def _in_halves(
+    samples: Float[np.ndarray, "samples features"],
+    lowest: Float[np.ndarray, " features"],
+    highest: Float[np.ndarray, " features"],
+) -> Float[np.ndarray, " features"]:
+    """The largest distance of each feature from the middle of a range, in halves of it."""
     middle, half = (lowest + highest) / 2, (highest - lowest) / 2
     far = np.max(np.abs(samples - middle), axis=0)
     size = np.where(half > 0, half, np.maximum(np.abs(middle), 1.0))
     return np.where(half > 0, far / size, 1.0 + far / size)
+
+
+class Beyond(NamedTuple):
+    """What a sample has outside of a measured range."""
+
+    share: float  # of cells with a value outside of the range widened by half its width, or that is no number
+    farthest: float  # largest distance from the middle of the range, in halves of it: 1 is its end, 2 the widened one
+
+
+def beyond(
+    samples: Float[np.ndarray, "samples features"],
+    lowest: Float[np.ndarray, " features"],
+    highest: Float[np.ndarray, " features"],
+) -> Beyond:
+    """Find cells of which no value like theirs was measured: an energy distance hardly sees one cell, however far."""
+    half = (highest - lowest) / 2
+    slack = np.where(half > 0, half, np.maximum(np.abs(lowest), 1.0))
+    inside = (samples >= lowest - slack) & (samples <= highest + slack)
+    return Beyond(float(np.mean(~inside.all(axis=1))), float(np.max(_in_halves(samples, lowest, highest))))
 
 
 # of a model, gone with it, the conditions and sources that were warned about: a report predicts each several times
@@ -182,6 +212,8 @@ def predict_batches(
 
     Every source cell is used once before any is used again.
     """
+    check_model(fitted, "predict_batches(fitted, label, key=key, num_samples=1000)")
+    check_key(key)
     if num_samples < 1:
         raise ValueError(f"num_samples={num_samples}, but at least 1 sample must be asked for.")
     vector = fitted.train.label(label)

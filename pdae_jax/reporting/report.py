@@ -123,31 +123,37 @@ def _split_section(table: Table, split: str) -> list[str]:
 
 
 def _headline(summary: Any) -> str:
+    """The mean energy distance of the predictions and what it is compared with, then what must be known of it."""
     model, best = summary.loc["pdae"], summary.attrs["best_baseline"]
-    text = f"Mean energy distance of the predictions: **{model['energy_distance']:.3g}**"
-    if best:
+    text = f"Mean energy distance of the predictions: **{_number(model['energy_distance'], '.3g')}**"
+    if "pdae" in summary.attrs["equal"]:
+        text += ", equal to measuring again but for chance"
+    if best and np.isfinite(model["ratio"]):
         text += f", {model['ratio']:.3g} of that of the best baseline, {as_markdown(best)}"
     if best and np.isfinite(model["ratio_low"]):
         text += f" (95 % interval over conditions {model['ratio_low']:.3g} to {model['ratio_high']:.3g})"
+    if best and best in summary.attrs["equal"]:
+        distance = _number(summary.loc[best, "energy_distance"], ".3g")
+        text += f"; the best baseline, {as_markdown(best)} ({distance}), is equal to measuring again but for chance"
     if best:
         text += (
             f"; worse than the best baseline in {model['num_worse']:.0f} of {model['num_conditions']:.0f} conditions"
         )
-    if "oracle_half" in summary.index:
+    if "oracle_half" in summary.index and np.isfinite(summary.loc["oracle_half", "energy_distance"]):
         text += f". Half of the true cells against the other half: {summary.loc['oracle_half', 'energy_distance']:.2g}"
-    return text + "."
+    return "\n\n".join([f"{text}.", *(f"**{as_markdown(warning)}**" for warning in summary.attrs["warnings"])])
 
 
 def _condition_table(rows: Any) -> str:
     """One line per condition: energy distances, and the verdict."""
     distances = rows[rows["metric"] == "energy_distance"].pivot_table(
-        index="condition", columns="method", values="value", aggfunc="mean", sort=False
+        index="condition", columns="method", values="value", aggfunc="mean", sort=False, dropna=False
     )
-    about = rows.drop_duplicates("condition").set_index("condition")
+    about = rows[rows["method"] == "pdae"].drop_duplicates("condition").set_index("condition")
     compared = [name for name in COMPARED if name in distances]
     shown = []
     for condition, row in _worst_and_best(distances).iterrows():
-        best = row[compared].astype(float).idxmin() if compared else None
+        best = row[compared].astype(float).idxmin() if row[compared].notna().any() else None
         cells = [
             condition,
             _number(row["pdae"]),
@@ -157,6 +163,8 @@ def _condition_table(rows: Any) -> str:
             str(about.loc[condition].get("verdict", "-")),
             f"{about.loc[condition].get('outside', np.nan):.0%}".replace("nan%", "-"),
         ]
+        if "out_of_range" in about:
+            cells.append(f"{100 * about.loc[condition, 'out_of_range']:.2g}%")
         shown.append(cells)
     note = (
         "Energy distances (U form); *outside*: share of translated latents outside the training latents, 5 % is usual."
@@ -167,6 +175,11 @@ def _condition_table(rows: Any) -> str:
             f"the {SHOWN} with the smallest; all {len(distances)} are in `evaluation.csv`."
         )
     headings = ["condition", "pdae", "best baseline", "control", "oracle half", "verdict", "outside"]
+    if "out_of_range" in about:
+        headings.append("beyond")
+        note += (
+            " *beyond*: share of predicted cells with a value outside of the measured range widened by half its width."
+        )
     return markdown_table(headings, shown) + f"\n\n{note}"
 
 
@@ -174,10 +187,12 @@ def _worst_and_best(distances: Any) -> Any:
     """All rows, or of many the `SHOWN` worst and the `SHOWN` best."""
     if len(distances) <= 2 * SHOWN:
         return distances
-    relative = distances["pdae"] / distances["control"] if "control" in distances else distances["pdae"]
+    relative = distances["pdae"]
+    if "control" in distances:  # of effects at the noise there is no share
+        relative = relative / np.maximum(distances["control"], distances["control"].abs().median() / 100)
     order = relative.sort_values(ascending=False, kind="stable").index
     return distances.loc[[*order[:SHOWN], *order[-SHOWN:]]]
 
 
-def _number(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:#.3g}"
+def _number(value: float, form: str = "#.3g") -> str:
+    return "-" if np.isnan(value) else f"{value:{form}}"

@@ -16,7 +16,7 @@ from pdae_jax.evaluation.counts import CountedCells, count_diagnostics, counted
 from pdae_jax.evaluation.diagnostics import extremes, residual_laws
 from pdae_jax.evaluation.identification import identification_table, load_truth, measure_identification
 from pdae_jax.evaluation.summary import COMPARED, format_table, judged_split, summary_table
-from pdae_jax.evaluation.table import MODEL, SPLITS, VERDICT_NUMBERS, evaluate
+from pdae_jax.evaluation.table import MODEL, MORE_NUMBERS, SPLITS, VERDICT_NUMBERS, evaluate
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.export import to_anndata
@@ -197,7 +197,7 @@ def read_evaluation(workdir: str | pathlib.Path) -> Table:
 
     names: Any = dict.fromkeys(("condition", "split", "method", "metric", "source", "verdict"), str)
     columns = ("value", "scaled", "scaled_noise", "residual", "leverage", *VERDICT_NUMBERS, "reach", "bandwidth")
-    numbers: Any = {name: [""] for name in columns}
+    numbers: Any = {name: [""] for name in (*columns, *MORE_NUMBERS)}
     path = pathlib.Path(workdir) / EVALUATION_FILE
     exact: Any = "round_trip"  # a run that is repeated is compared with it
     return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=numbers, float_precision=exact)

@@ -18,6 +18,7 @@ from jaxtyping import Array
 
 from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.model.fitted import Fitted
+from pdae_jax.randomness import check_key
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs.folder import RunFolder, begin
 from pdae_jax.runs.track import Progress, stage
@@ -74,6 +75,7 @@ def fit_ensemble(
         FloatingPointError: the loss of a replica, or its error on a validation condition, became NaN or infinite; names
             the steps.
     """
+    check_key(key)
     if num_replicas < 2:
         raise ValueError(f"num_replicas={num_replicas}, but an ensemble needs at least 2. For one model call fit.")
     recipe = (recipe or Recipe()).override(**options)

@@ -10,6 +10,7 @@ from jaxtyping import Array
 from pdae_jax.cells import StoredCells
 from pdae_jax.data.components import Components
 from pdae_jax.model.fitted import Fitted
+from pdae_jax.randomness import check_key
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
 from pdae_jax.runs.track import Progress, make_progress, stage
@@ -70,6 +71,7 @@ def fit(
         TypeError: an option the recipe does not have.
         FloatingPointError: the loss, or the error on a validation condition, became NaN or infinite; names the steps.
     """
+    check_key(key)
     recipe = (recipe or Recipe()).override(**options)
     source = check_request(train, validation, source, recipe)
     shared = shared_by(devices, min(recipe.num_targets, train.num_conditions), isinstance(train.x, StoredCells))

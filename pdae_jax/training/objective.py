@@ -20,7 +20,7 @@ from pdae_jax.model.model import Model
 from pdae_jax.model.observation import whole_counts
 from pdae_jax.recipe import LossWeights
 from pdae_jax.two_sample.kernels import KernelLike, dissimilarity, dissimilarity_matrix
-from pdae_jax.two_sample.scores import kernel_score
+from pdae_jax.two_sample.scores import batch_score
 from pdae_jax.types import Batch
 
 _COUNTS = 3  # folded into a key that is split into three, which are those of 0, 1 and 2
@@ -98,7 +98,7 @@ def translation_score(
     same = jnp.full(num_sources, 1.0 / m) if same is None else same
     if form == "pooled":
         rows = predicted.reshape(num_targets, num_sources * m, d)
-        return jnp.mean(kernel_score(rows, y, kernel, same=jnp.mean(same) / num_sources))
+        return jnp.mean(batch_score(rows, y, kernel, jnp.mean(same) / num_sources))
     if form == "pairwise":
         # The target is shared by all sources: its cross term is one product over all their rows.
         cross = jnp.mean(dissimilarity_matrix(kernel, predicted.reshape(num_targets, num_sources * m, d), y))

@@ -16,6 +16,7 @@ from jaxtyping import Array
 
 from pdae_jax.data.split import hold_out
 from pdae_jax.model.fitted import Fitted
+from pdae_jax.randomness import check_key
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs.track import Progress
 from pdae_jax.training.requests import Outcome, Request
@@ -121,6 +122,7 @@ def fit_population(
         TypeError: an option that the recipe does not have.
         FloatingPointError: every member failed; the message is that of the first.
     """
+    check_key(key)
     if isinstance(settings, Mapping):
         raise TypeError(f"settings is {settings!r}. Pass a list with one dict of recipe fields for each member.")
     if not settings:

@@ -27,7 +27,7 @@ import numpy as np
 import scipy.spatial.distance
 from jaxtyping import Array, Float
 
-from pdae_jax.randomness import make_random
+from pdae_jax.randomness import check_key, make_random
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.distances import manhattan_distances, squared_distances
 from pdae_jax.two_sample.kernels import Kernel
@@ -112,13 +112,14 @@ def aggregated_test(
             wild bootstrap is asked for unequal sizes, more than `pad_to` cells are pooled, `families` is empty, has one
             twice or an unknown one, or a number is out of range.
     """
+    check_key(key)
     x, y = checked_pair(x, y, max_cells, pad_to)
     n, m = (len(s) if max_cells is None else min(len(s), max_cells) for s in (x, y))
     _check_collection(families, num_bandwidths)
     _check_level(level, num_quantile, num_level)
     method = _check_method(method, n, m)
     random = make_random(key)
-    x, y = centred_samples(random, x, y, max_cells)
+    x, y, unit = centred_samples(random, x, y, max_cells)
     pooled = np.concatenate([x, y])
     collection = [_family(random, name, pooled, num_bandwidths) for name in families]
     size, num_draws = padded_size(n + m, pad_to), num_quantile + num_level
@@ -130,7 +131,8 @@ def aggregated_test(
     rows, labels = jnp.asarray(rows), jnp.asarray(labels)
     outcomes = [_STATISTICS[method](kernel, rows, labels, np.float32(n), np.float32(m)) for kernel in collection]
     statistics, ties = (np.concatenate(parts).astype(np.float64) for parts in zip(*outcomes, strict=True))
-    names = [f"{name}({s:.3g})" for name, kernel in zip(families, collection, strict=True) for s in kernel.parameters]
+    bandwidths = [unit * kernel.parameters for kernel in collection]
+    names = [f"{name}({s:.3g})" for name, widths in zip(families, bandwidths, strict=True) for s in widths]
     p_value, corrected_level, threshold = aggregate(statistics, ties, level, num_quantile)
     rejected_by = tuple(k for k, t, q in zip(names, statistics[:, 0], threshold, strict=True) if t > q)
     rejected = p_value <= level
@@ -139,7 +141,7 @@ def aggregated_test(
         p_value,
         rejected_by,
         tuple(names),
-        np.concatenate([kernel.parameters for kernel in collection]),
+        np.concatenate(bandwidths),
         statistics[:, 0],
         threshold,
         corrected_level,

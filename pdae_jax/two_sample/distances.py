@@ -76,8 +76,8 @@ def gram_distances(
     square_y = jnp.sum(y**2, -1) if square_y is None else square_y
     size = square_x[..., :, None] + square_y[..., None, :]
     sq = size - 2.0 * product
-    # what is left of equal cells after cancellation is rounding, of either sign
-    return jnp.where(sq > 8 * jnp.finfo(sq.dtype).eps * size, sq, 0.0)
+    # what is left of equal cells after cancellation is rounding, of either sign; NaN is not
+    return jnp.where(sq <= 8 * jnp.finfo(sq.dtype).eps * size, 0.0, sq)
 
 
 def manhattan_distances(

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from pdae_jax.randomness import check_key
 from pdae_jax.two_sample import kernels
-from pdae_jax.two_sample.kernels import Kernel, KernelLike, as_kernel
+from pdae_jax.two_sample.kernels import Kernel, KernelLike, as_kernel, in_own_unit
 from pdae_jax.two_sample.one_dimensional import energy_distance_1d
 from pdae_jax.two_sample.samples import SampleLike
 from pdae_jax.two_sample.statistics import centred, checked_samples
+from pdae_jax.two_sample.units import unit_of
 
 
 class Estimate(NamedTuple):
@@ -59,6 +61,7 @@ def incomplete_statistic(
     Raises:
         ValueError: the feature counts differ, samples have fewer than four rows, or R is not below half of them.
     """
+    check_key(key)
     x, y = checked_samples(x, y)
     n = min(x.shape[0], y.shape[0])
     if not 1 <= pairs_per_cell < n / 2:
@@ -71,6 +74,7 @@ def incomplete_statistic(
 
 @partial(jax.jit, static_argnames="r")
 def _incomplete(key: Array, x: Array, y: Array, kernel: Kernel, *, r: int) -> Estimate:
+    kernel, factor, (x, y) = in_own_unit(kernel, x, y)
     h = partial(kernels.dissimilarity, kernel)
     n = min(len(x), len(y))
     key_x, key_y = jax.random.split(key)
@@ -91,7 +95,7 @@ def _incomplete(key: Array, x: Array, y: Array, kernel: Kernel, *, r: int) -> Es
     variance_of_pair = jnp.sum(square) / (2 * n * r) - value**2
     covariance = jnp.mean(total**2 - square) / (2 * r * (2 * r - 1)) - value**2
     variance = variance_of_pair / (n * r) + (4.0 - 2.0 / r) * jnp.maximum(covariance, 0.0) / n
-    return Estimate(value, jnp.sqrt(jnp.maximum(variance, 0.0)))
+    return Estimate(factor * value, factor * jnp.sqrt(jnp.maximum(variance, 0.0)))
 
 
 def sliced_energy_distance(
@@ -122,6 +126,7 @@ def sliced_energy_distance(
     Raises:
         ValueError: the feature counts differ, a sample has fewer than two rows, or there are fewer than two directions.
     """
+    check_key(key)
     x, y = checked_samples(x, y)
     if num_projections < 2:
         raise ValueError(f"num_projections={num_projections}, but the standard error needs at least 2.")
@@ -131,7 +136,8 @@ def sliced_energy_distance(
 
 @partial(jax.jit, static_argnames=("num_projections", "unbiased"))
 def _sliced(key: Array, x: Array, y: Array, *, num_projections: int, unbiased: bool) -> Estimate:
-    d = x.shape[1]
+    unit, d = unit_of(x, y), x.shape[1]
+    x, y = x / unit, y / unit
     direction = jax.random.normal(key, (num_projections, d), x.dtype)
     direction /= jnp.linalg.norm(direction, axis=1, keepdims=True)
 
@@ -141,4 +147,4 @@ def _sliced(key: Array, x: Array, y: Array, *, num_projections: int, unbiased: b
 
     constant = math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2)) / math.sqrt(math.pi)
     distances = jax.lax.map(jax.checkpoint(one), direction, batch_size=min(16, num_projections)) / constant
-    return Estimate(jnp.mean(distances), jnp.std(distances, ddof=1) / math.sqrt(num_projections))
+    return Estimate(unit * jnp.mean(distances), unit * jnp.std(distances, ddof=1) / math.sqrt(num_projections))

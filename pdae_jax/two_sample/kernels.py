@@ -20,7 +20,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,10 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from pdae_jax.randomness import check_key
 from pdae_jax.two_sample.distances import manhattan_distances, squared_distances
 from pdae_jax.two_sample.samples import SampleLike, as_sample
+from pdae_jax.two_sample.units import unit_of
 from pdae_jax.types import AnyArray
 
 Metric = Literal["squared_euclidean", "manhattan"]
@@ -145,14 +147,14 @@ class _Plain:
 
 def _root(sq: Array, _: Array | None = None) -> Array:
     # sqrt'(0) is inf: identical cells would give NaN gradients, so the root never sees a zero
-    positive = sq > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, sq, 1.0)), 0.0)
+    zero = sq <= 0  # which NaN is not
+    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, sq)))
 
 
 def _power(sq: Array, beta: Array) -> Array:
-    positive = sq > 0
+    zero = sq <= 0
     # exp(log) has a derivative that shares its exponential; a power of arrays has none and is 3 times slower
-    return jnp.where(positive, jnp.exp(0.5 * beta * jnp.log(jnp.where(positive, sq, 1.0))), 0.0)
+    return jnp.where(zero, 0.0, jnp.exp(0.5 * beta * jnp.log(jnp.where(zero, 1.0, sq))))
 
 
 def _gaussian(sq: Array, s: Array) -> Array:
@@ -182,6 +184,43 @@ def _matern_three_halves(sq: Array, s: Array) -> Array:
 def _matern_five_halves(sq: Array, s: Array) -> Array:
     u = math.sqrt(5.0) * _root(sq) / s
     return -jnp.expm1(-u) - u * (1.0 + u / 3.0) * jnp.exp(-u)
+
+
+# whose parameters are lengths
+_OF_LENGTHS = (_gaussian, _exponential, _laplace, _inverse_multiquadric, _matern_three_halves, _matern_five_halves)
+
+
+# --- in another unit --------------------------------------------------------------------------------------------------
+
+
+class InUnit(NamedTuple):
+    """A kernel in another unit of length."""
+
+    kernel: Kernel
+    length: Float[Array, ""]  # of the user's units, in which samples are to be divided by it
+    factor: Float[Array, ""]  # that values of `h` are to be multiplied by
+
+
+def in_unit(kernel: Kernel, unit: Float[Array, ""]) -> InUnit:
+    """The same kernel of lengths over a unit of `units`; a function of the user's own keeps the user's units.
+
+    A factor is NaN where the unit is.
+    """
+    parameters = jnp.asarray(kernel.parameters, unit.dtype)
+    same = jnp.where(jnp.isnan(unit), unit, jnp.ones_like(unit))
+    if kernel.profile is _root:
+        return InUnit(kernel, unit, unit)
+    if kernel.profile is _power and len(parameters) == 1:
+        return InUnit(kernel, unit, unit ** parameters[0])
+    if kernel.profile in _OF_LENGTHS:
+        return InUnit(dataclasses.replace(kernel, parameters=parameters / unit), unit, same)
+    return InUnit(kernel, same, same)
+
+
+def in_own_unit(kernel: KernelLike, *samples: Float[Array, "..."]) -> tuple[Kernel, Float[Array, ""], list[Array]]:
+    """Kernel, factor of `h`, and samples, in the unit of the samples (`units.unit_of`)."""
+    kernel, length, factor = in_unit(as_kernel(kernel), unit_of(*samples))
+    return kernel, factor, [sample / length for sample in samples]
 
 
 def _bandwidths(bandwidths: Numbers) -> Array | np.ndarray:
@@ -234,6 +273,7 @@ def median_bandwidth(
         max_cells: bounds time and memory by its square.
         metric: Euclidean distance (not squared), or ``manhattan`` for the l1 Laplace kernel.
     """
+    check_key(key)
     return jnp.median(_distinct_distances(key, x, max_cells, metric))
 
 
@@ -244,6 +284,7 @@ def mean_bandwidth(
 
     Positive unless all cells are identical, which the median is not for sparse counts.
     """
+    check_key(key)
     return jnp.mean(_distinct_distances(key, x, max_cells, metric))
 
 
@@ -258,6 +299,7 @@ def _distinct_distances(key: Array, x: SampleLike, max_cells: int, metric: Metri
     if x.shape[0] > max_cells:
         x = jax.random.choice(key, x, (max_cells,), replace=False)
     rows, columns = np.triu_indices(x.shape[0], k=1)
-    if metric == "manhattan":
-        return manhattan_distances(x, x)[rows, columns]
-    return jnp.sqrt(squared_distances(x, x)[rows, columns])
+    unit = unit_of(x - jnp.mean(x, axis=0))
+    x = x / unit
+    distances = manhattan_distances(x, x) if metric == "manhattan" else jnp.sqrt(squared_distances(x, x))
+    return unit * distances[rows, columns]

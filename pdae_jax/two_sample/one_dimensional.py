@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pdae_jax.two_sample.summation import compensated_sum
+from pdae_jax.two_sample.units import unit_of
 from pdae_jax.types import AnyArray
 
 
@@ -33,16 +34,18 @@ def energy_distance_1d(
     pooled = jnp.concatenate([x, y])
     order = jax.lax.stop_gradient(jnp.argsort(pooled))
     gap = jnp.diff(pooled[order])
+    unit = unit_of(gap)
+    gap = gap / unit
     from_x = order < n
     # counts are exact, and so is which sample is ahead; the integral is a sum of positive terms: nothing cancels
     f = jnp.cumsum(from_x)[:-1].astype(gap.dtype) / n
     g = jnp.cumsum(~from_x)[:-1].astype(gap.dtype) / m
     v_form = 2.0 * compensated_sum(gap * (f - g) ** 2)
     if not unbiased:
-        return v_form
+        return unit * v_form
     within_x = 2.0 * compensated_sum(gap * f * (1.0 - f))
     within_y = 2.0 * compensated_sum(gap * g * (1.0 - g))
-    return v_form - within_x / (n - 1) - within_y / (m - 1)
+    return unit * (v_form - within_x / (n - 1) - within_y / (m - 1))
 
 
 def energy_distance_by_feature(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.randomness import make_random
+from pdae_jax.randomness import check_key, make_random
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import Kernel, KernelLike
 from pdae_jax.two_sample.relabelling import (
@@ -86,6 +86,7 @@ def two_sample_test(
         ValueError: the feature counts differ, a sample has fewer than two rows or a value that is not finite,
             `num_permutations` or `max_cells` is too small, or more than `pad_to` cells are pooled.
     """
+    check_key(key)
     x, y = checked_pair(x, y, max_cells, pad_to)
     _check_permutations(num_permutations)
     size = padded_size(_used(x, max_cells) + _used(y, max_cells), pad_to)
@@ -123,6 +124,7 @@ def two_sample_tests(
     Raises:
         ValueError: as in `two_sample_test`, naming the condition; no condition at all; or other features in one.
     """
+    check_key(key)
     samples = _checked_pairs(pairs, max_cells)
     _check_permutations(num_permutations)
     kernel = kernels.as_kernel(kernel or kernels.energy())
@@ -143,8 +145,8 @@ def two_sample_tests(
     statistic, p_value = np.array(outcomes[: len(samples)]).T
 
     def reached(i: int, number: int, key_more: Array) -> int:
-        same_cells = centred_samples(make_random(jax.random.fold_in(key, i)), *samples[i], max_cells)
-        return _reached(kernel, *same_cells, key_more, number, size)
+        x, y, unit = centred_samples(make_random(jax.random.fold_in(key, i)), *samples[i], max_cells)
+        return _reached(kernels.in_unit(kernel, jnp.float32(unit)).kernel, x, y, key_more, number, size)
 
     # not a key of any condition's own
     p_value = resolve(p_value, num_permutations, reached, key=jax.random.fold_in(key, len(samples)))
@@ -180,15 +182,17 @@ class _Prepared(NamedTuple):
     member: AnyArray  # [1 + permutations, size]
     n: AnyArray | np.float32
     m: AnyArray | np.float32
+    unit: AnyArray | np.float32  # of `rows`, in the user's units
 
 
 def _prepare(
     x: AnyArray, y: AnyArray, key: Array, num_permutations: int, max_cells: int | None, size: int
 ) -> _Prepared:
     random = make_random(key)
-    x, y = centred_samples(random, x, y, max_cells)
+    x, y, unit = centred_samples(random, x, y, max_cells)
     member = draw_members(random, len(x), len(y), num_permutations, size)
-    return _Prepared(padded_rows(np.concatenate([x, y]), size), member, np.float32(len(x)), np.float32(len(y)))
+    rows = padded_rows(np.concatenate([x, y]), size)
+    return _Prepared(rows, member, np.float32(len(x)), np.float32(len(y)), np.float32(unit))
 
 
 def _batches(tests: Iterator[_Prepared], chunk: int) -> Iterator[_Prepared]:
@@ -236,7 +240,9 @@ def _relabelling(
 
 
 def _one(kernel: Kernel, test: _Prepared) -> tuple[Float[Array, " labels"], Float[Array, ""]]:
-    return _relabelling(_dissimilarities(kernel, test.rows), test.member, test.n, test.m)
+    kernel, _, factor = kernels.in_unit(kernel, jnp.asarray(test.unit))
+    statistics, tie = _relabelling(_dissimilarities(kernel, test.rows), test.member, test.n, test.m)
+    return factor * statistics, factor * tie
 
 
 _dissimilarity, _relabelled = jax.jit(_dissimilarities), jax.jit(_relabelling)

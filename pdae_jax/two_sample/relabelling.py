@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from pdae_jax.two_sample.samples import SampleLike
 from pdae_jax.two_sample.statistics import checked_samples
+from pdae_jax.two_sample.units import unit_on_host
 from pdae_jax.types import AnyArray
 
 # Pooled samples are padded to a power of two, at least this many rows, so that sizes share compilations.
@@ -61,16 +62,18 @@ def checked_pair(x: SampleLike, y: SampleLike, max_cells: int | None, pad_to: in
 
 def centred_samples(
     random: np.random.Generator, x: Float[AnyArray, "n d"], y: Float[AnyArray, "m d"], max_cells: int | None
-) -> tuple[Float[np.ndarray, "n_used d"], Float[np.ndarray, "m_used d"]]:
-    """Both samples, at most `max_cells` random rows of each, less the mean of the pool.
+) -> tuple[Float[np.ndarray, "n_used d"], Float[np.ndarray, "m_used d"], float]:
+    """Both samples, at most `max_cells` random rows of each, less the mean of the pool, over their unit; and that unit.
 
-    In float64, before distances are taken in float32: an offset would cost accuracy.
+    In float64, before distances are taken in float32: an offset would cost accuracy, and squares may have no number.
     """
     x, y = (np.asarray(sample, dtype=np.float64) for sample in (x, y))
     if max_cells is not None:
         x, y = (s if len(s) <= max_cells else s[random.permutation(len(s))[:max_cells]] for s in (x, y))
-    mean = np.concatenate([x, y]).mean(axis=0)
-    return x - mean, y - mean
+    pooled = np.concatenate([x, y])
+    pooled -= pooled.mean(axis=0)
+    unit = unit_on_host(pooled)
+    return pooled[: len(x)] / unit, pooled[len(x) :] / unit, unit
 
 
 def padded_size(num_cells: int, pad_to: int | None) -> int:

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.two_sample import kernels
-from pdae_jax.two_sample.kernels import Kernel, KernelLike, dissimilarity_matrix
+from pdae_jax.two_sample.kernels import Kernel, KernelLike, as_kernel, dissimilarity_matrix, in_own_unit, in_unit
 from pdae_jax.two_sample.pair_sum import pair_sum, self_pair_sum
 from pdae_jax.two_sample.samples import SampleLike, as_sample, as_samples
 from pdae_jax.two_sample.statistics import centred, checked_samples, normalised, typical_dissimilarity, u_excess
+from pdae_jax.two_sample.units import unit_of
 from pdae_jax.types import AnyArray
 
 
@@ -35,12 +36,14 @@ def energy_score(samples: SampleLike, y: SampleLike, *, beta: float = 1.0) -> Fl
 
 @jax.jit
 def _score(samples: Array, y: Array, kernel: Kernel) -> Float[Array, ""]:
+    kernel, factor, (samples, y) = in_own_unit(kernel, samples, y)
     w_samples, w_y = normalised(None, samples), normalised(None, y)
     offset = typical_dissimilarity(samples, y, w_samples, w_y, kernel)
     cross = pair_sum(samples, y, w_samples, w_y, kernel, offset=offset)
     within = self_pair_sum(samples, w_samples, kernel, offset=offset)
     v_form = cross + within.times(-0.5)
-    return v_form.high + v_form.low + 0.5 * offset - 0.5 * (within.high + offset) * u_excess(w_samples)
+    u_form = v_form.high + v_form.low + 0.5 * offset - 0.5 * (within.high + offset) * u_excess(w_samples)
+    return factor * u_form
 
 
 def kernel_score(
@@ -68,9 +71,20 @@ def kernel_score(
             f"samples has shape {tuple(samples.shape)} and y {tuple(y.shape)}. Pass [*batch, m >= 2, features] and "
             f"[*batch, n, features]."
         )
+    samples, y = jnp.asarray(samples), jnp.asarray(y)
+    centre = jnp.mean(samples, axis=-2, keepdims=True)
+    kernel, length, factor = in_unit(as_kernel(kernel), unit_of(samples - centre, y - centre))
+    chance = 1.0 / samples.shape[-2] if same is None else same
+    return factor * batch_score(samples / length, y / length, kernel, chance)
+
+
+def batch_score(
+    samples: Float[Array, "*batch m d"], y: Float[Array, "... n d"], kernel: KernelLike, same: float | Array
+) -> Float[Array, "*batch"]:
+    """`kernel_score` in the model's units, as every step of training computes it: nothing is checked or rescaled."""
     cross = jnp.mean(dissimilarity_matrix(kernel, samples, y), axis=(-2, -1))
     within = jnp.mean(dissimilarity_matrix(kernel, samples), axis=(-2, -1))
-    return cross - 0.5 * within / (1.0 - (1.0 / samples.shape[-2] if same is None else same))
+    return cross - 0.5 * within / (1.0 - same)
 
 
 def grouped_score(
@@ -90,6 +104,8 @@ def grouped_score(
         kernel: a function of `pdae_jax.kernels`.
     """
     decoded, x = (jnp.asarray(as_sample(sample, name)) for sample, name in ((decoded, "decoded"), (x, "x")))
+    kernel, length, factor = in_unit(as_kernel(kernel), unit_of(decoded - jnp.mean(x, axis=0), x - jnp.mean(x, axis=0)))
+    decoded, x = decoded / length, x / length
     num_labels, num_cells, _ = decoded.shape
     others = num_cells - 1
     member = jax.nn.one_hot(jnp.asarray(group), num_labels, dtype=decoded.dtype).T  # [labels, cells]
@@ -99,4 +115,4 @@ def grouped_score(
     attraction = jnp.sum(member * (jnp.sum(cross, axis=-2) - own)) / others
     row_sums = jnp.sum(dissimilarity_matrix(kernel, decoded), axis=-1)
     diversity = jnp.sum(jnp.sum(member, axis=1) * jnp.sum(row_sums, axis=1)) - 2.0 * jnp.sum(member * row_sums)
-    return (attraction - 0.5 * diversity / (others * (others - 1))) / num_cells
+    return factor * (attraction - 0.5 * diversity / (others * (others - 1))) / num_cells

@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.pair_sum import group_pair_sums
 from pdae_jax.two_sample.statistics import typical_dissimilarity
+from pdae_jax.two_sample.units import unit_of
 
 
 @jax.jit
@@ -35,6 +36,8 @@ def shared_cell_distances(
     weight = weight / jnp.sum(weight, axis=1, keepdims=True)
     flat = x.reshape(laws * n, d)
     flat = flat - weight.reshape(-1) @ flat / laws
+    unit = unit_of(flat)
+    flat = flat / unit
     every = weight.reshape(-1) / laws
     offset = typical_dissimilarity(flat, flat, every, every, kernel)
     member = jnp.einsum("an,ab->anb", weight, jnp.eye(laws, dtype=x.dtype)).reshape(laws * n, laws)
@@ -50,4 +53,4 @@ def shared_cell_distances(
     # the pairs left out of a law with itself are those of a cell with itself, the usual U form
     mean = (sums - shared * own) / (1.0 - shared * (weight @ weight.T))
     within = jnp.diagonal(mean)
-    return jnp.where(jnp.eye(laws, dtype=bool), 0.0, 2.0 * mean - within[:, None] - within)
+    return unit * jnp.where(jnp.eye(laws, dtype=bool), 0.0, 2.0 * mean - within[:, None] - within)

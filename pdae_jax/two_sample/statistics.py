@@ -1,8 +1,8 @@
-r"""Two-sample statistics and scores.
+r"""Two-sample statistics.
 
 Every statistic says whether it is the U form (unbiased, pairs of distinct cells) or the V form (all pairs; biased
-by about `E h(X, X') / n`). The U form can be slightly negative: that is correct. Scores compare a predicted law with
-observations (Gneiting & Raftery, JASA 2007); they are smallest, in expectation, for the right law.
+by about `E h(X, X') / n`). The U form can be slightly negative: that is correct. The unit of the data changes nothing
+(`units`), and a sample with NaN or an infinite value has the statistic NaN.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.two_sample import kernels
-from pdae_jax.two_sample.kernels import Kernel, KernelLike, as_kernel
+from pdae_jax.two_sample.kernels import Kernel, KernelLike, as_kernel, in_own_unit
 from pdae_jax.two_sample.one_dimensional import energy_distance_1d
 from pdae_jax.two_sample.pair_sum import group_pair_sums, pair_sum, self_pair_sum
 from pdae_jax.two_sample.samples import SampleLike, as_sample, as_samples
@@ -128,6 +128,7 @@ def two_sample_statistic(
 def _statistic(
     x: Array, y: Array, w_x: Array, w_y: Array, kernel: Kernel, *, unbiased: bool, tile: int | None
 ) -> Float[Array, ""]:
+    kernel, factor, (x, y) = in_own_unit(kernel, x, y)
     offset = typical_dissimilarity(x, y, w_x, w_y, kernel)
     cross = pair_sum(x, y, w_x, w_y, kernel, offset=offset, tile=tile)
     within_x = self_pair_sum(x, w_x, kernel, offset=offset, tile=tile)
@@ -136,8 +137,8 @@ def _statistic(
     difference = cross.times(2.0) + within_x.times(-1.0) + within_y.times(-1.0)
     v_form = difference.high + difference.low  # here the offset has cancelled
     if not unbiased:
-        return v_form
-    return v_form - (within_x.high + offset) * u_excess(w_x) - (within_y.high + offset) * u_excess(w_y)
+        return factor * v_form
+    return factor * (v_form - (within_x.high + offset) * u_excess(w_x) - (within_y.high + offset) * u_excess(w_y))
 
 
 def two_sample_matrix(
@@ -185,6 +186,7 @@ def two_sample_matrix(
 def _matrix(
     x: Array, group: Array, kernel: Kernel, *, num_groups: int, unbiased: bool, tile: int | None
 ) -> Float[Array, "groups groups"]:
+    kernel, factor, (x,) = in_own_unit(kernel, x)
     member = jax.nn.one_hot(group, num_groups, dtype=x.dtype)
     counts = jnp.sum(member, axis=0)
     weights = member / jnp.maximum(counts, 1)
@@ -197,7 +199,7 @@ def _matrix(
         excess = (within + offset) / (counts - 1.0)
         excess = jnp.where(counts > 1, excess, jnp.nan)
         matrix = matrix - excess[:, None] - excess[None, :]
-    return jnp.where(jnp.eye(num_groups, dtype=bool), 0.0, matrix)
+    return factor * jnp.where(jnp.eye(num_groups, dtype=bool), 0.0, matrix)
 
 
 def typical_dissimilarity(x: Array, y: Array, w_x: Array, w_y: Array, kernel: Kernel) -> Float[Array, ""]:
@@ -253,6 +255,3 @@ def check_samples(x: AnyArray, y: AnyArray, names: tuple[str, str] = ("x", "y"))
             f"{names[0]} has {x.shape[1]} features but {names[1]} has {y.shape[1]}. Pass the same features, in one "
             f"order."
         )
-
-
-# --- scores --------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdae_jax.evaluation import metrics
+from pdae_jax.evaluation.differential import FIELD_METRICS, Samples, Summary, differential
 from pdae_jax.evaluation.metrics import METRICS, Context, coverage_by_feature, median_distance, padded_pair
 
 RANDOM = np.random.default_rng(0)
@@ -177,3 +178,18 @@ def test_a_prediction_of_one_profile_is_at_its_mean_distance():
             2 * to_profile.mean() - within.mean(), rel=1e-5
         )
         assert METRICS["mmd"](predicted, true, context) == pytest.approx(1 + gaussian[0] - 2 * gaussian[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_cells_that_are_no_numbers_have_no_metric(wrong):
+    """One value of one cell: no metric may be a number, least of all a good one."""
+    x, y = RANDOM.normal(size=(30, 120)), RANDOM.normal(size=(30, 120)) + 1.0
+    context, control = make_context(120), Summary.of(RANDOM.normal(size=(40, 120)))
+    bad = x.copy()
+    bad[4, 7] = wrong
+    found = {name: function(bad, y, context) for name, function in METRICS.items()}
+    samples = Samples(bad, y, control, differential(Summary.of(y), control))
+    found |= {name: function(samples) for name, function in FIELD_METRICS.items()}
+    assert [name for name, value in found.items() if not np.isnan(value)] == []
+    for name, function in METRICS.items():  # nor of true cells
+        assert np.isnan(function(x, bad, context)), name

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pdae_jax.evaluation.summary import format_table, summary_table
+from pdae_jax.evaluation.summary import format_table, ratio_interval, summary_table, warnings_of
 
 
 def make_table(distances, *, split="test", seed=0):
@@ -99,3 +99,45 @@ def test_metrics_that_are_undefined_everywhere_show_a_dash():
     table.loc[table["metric"] == "mmd", "value"] = np.nan
     assert summary_table(table)["mmd"].isna().all()
     assert " - " in format_table(table)
+
+
+def with_columns(table, *, noise, out_of_range=0.0):
+    return table.assign(noise=noise, out_of_range=out_of_range, farthest=1.0)
+
+
+def test_at_the_noise_there_is_no_ratio_and_nothing_is_worse():
+    values = {"pdae": [-0.02, 0.03, 0.01], "control": [0.4, 1.0, 2.0], "ridge": [-0.01, -0.03, 0.015]}
+    values["oracle_half"] = [0.01, -0.02, np.nan]
+    for table in (make_table(values), with_columns(make_table(values), noise=0.015)):
+        summary = summary_table(table)
+        assert summary[["ratio", "ratio_low", "ratio_high", "ratio_median"]].isna().all(axis=None)
+        assert summary["num_worse"][["control", "ridge", "oracle_half"]].tolist() == [3, 0, 0]
+        assert summary.loc["pdae", "num_worse"] == 1  # 0.03 against -0.03 is more than two standard deviations
+        assert set(summary.attrs["equal"]) == {"pdae", "ridge", "oracle_half"}
+        assert "equal to measuring again" in format_table(table) and "nan" not in format_table(table)
+    # a baseline that is clearly off has ratios, which are never below zero
+    ratio = summary_table(with_columns(make_table(values | {"ridge": [0.5, 0.6, 0.7]}), noise=0.015))["ratio"]
+    assert ratio["pdae"] == pytest.approx(0.02 / 3 / 0.6) and ratio["ridge"] == 1.0
+    assert ratio_interval(np.array([1.0, 1.0]), np.array([-1.0, 2.0]))[0] >= 0.0
+
+
+def test_numbers_that_are_none_are_not_the_best():
+    table = make_table(DISTANCES | {"pdae": [0.1, np.nan, 0.2]})
+    summary = summary_table(table)
+    assert summary.loc["pdae", ["energy_distance", "mmd", "ratio"]].isna().all()
+    assert summary.loc["pdae", "num_worse"] == 1  # of NaN nothing can be said in its favour
+    broken = make_table(DISTANCES | {"linear_regression": [np.nan] * 3})
+    assert summary_table(broken).attrs["best_baseline"] == "additive"
+    assert "pdae: some predicted cells are NaN" in format_table(table)
+
+
+def test_cells_far_off_and_conditions_of_few_cells_are_said_first():
+    table = with_columns(make_table(DISTANCES), noise=0.01)
+    table.loc[(table["method"] == "pdae") & (table["condition"] == "c1"), ["out_of_range", "farthest"]] = 0.002, 5e3
+    few, far = warnings_of(table)
+    assert "3 of 3 conditions have fewer than 20 cells (10 at fewest): too few" in few
+    assert "pdae: predicted cells of 1 of 3 conditions" in far and "c1 (0.20% of its cells; up to 5e+03" in far
+    assert {few, far} <= set(format_table(table).splitlines())
+    assert "0.067%" in format_table(table).splitlines()[2]
+    calm = with_columns(make_table(DISTANCES), noise=0.01).assign(n_true=20)
+    assert warnings_of(calm) == ()

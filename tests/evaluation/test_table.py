@@ -1,6 +1,7 @@
 import dataclasses
 import importlib
 
+import anndata
 import jax
 import numpy as np
 import pandas as pd
@@ -190,13 +191,63 @@ def test_further_methods_are_rows_like_baselines(world):
     np.testing.assert_array_equal(values(table)["mine"], values(table)["additive"])
     summary = summary_table(table)
     assert summary.attrs["best_baseline"] in COMPARED
-    assert summary.loc["mine", "ratio"] == summary.loc["additive", "ratio"]
+    np.testing.assert_equal(summary.loc["mine", "ratio"], summary.loc["additive", "ratio"])
     assert "\neverybody " in format_table(table)
     shown = condition_bars(table).legends[0].get_texts()
     assert {"mine", "everybody"} <= {text.get_text() for text in shown}
     alone = evaluate(fitted, test, baselines=[], methods={"mine": mine["mine"]}, **FEW)
     assert set(alone["method"]) == {"pdae", "mine", "oracle_half"}
     np.testing.assert_array_equal(values(alone)["mine"], values(table)["mine"])
+
+
+def test_cells_predicted_elsewhere_are_a_method(world):
+    """An AnnData of them, its columns and its names of conditions in an order of their own."""
+    fitted, test = world
+    of_pair, of_three = test.cells("p1+p2"), test.cells("p0+p1+p2")[:100]
+    adata = anndata.AnnData(
+        X=np.concatenate([of_three, of_pair])[:, ::-1],
+        obs=pd.DataFrame({"condition": ["p2+p1+p0"] * 100 + ["p1+p2"] * 300}, index=[str(i) for i in range(400)]),
+        var=pd.DataFrame(index=list(test.features[::-1])),
+    )
+    table = evaluate(fitted, test, methods={"theirs": adata}, **FEW)
+    theirs = table[(table["method"] == "theirs") & (table["metric"] == "mean_l2")].set_index("condition")
+    assert theirs["n_pred"].to_dict() == {"p1+p2": 150, "p0+p1+p2": 100}  # those there are, none twice
+    assert theirs["value"].lt(0.5 * values(table, "mean_l2")["control"]).all()
+    with pytest.raises(ValueError, match=r"'theirs'\] has fewer than two cells of 'p1\+p2' in obs"):
+        evaluate(fitted, test, methods={"theirs": adata[:100]}, **FEW)
+    with pytest.raises(ValueError, match="AnnData without obs"):
+        evaluate(fitted, test, methods={"theirs": anndata.AnnData(test.x)}, **FEW)
+    with pytest.raises(TypeError, match=r"'theirs'.*is a ndarray. Pass an AnnData.*or a function"):
+        evaluate(fitted, test, methods={"theirs": of_pair}, **FEW)
+
+
+def test_cells_far_off_and_cells_that_are_no_numbers_are_seen(world, caplog):
+    fitted, test = world
+
+    def spoiled(value):
+        def samples(key, train, label, num_samples, **_):
+            cells = train.cells("p0")[:num_samples].copy()
+            cells[3, 1] = value
+            return cells
+
+        return samples
+
+    methods = {"exploded": spoiled(1e4), "broken": spoiled(np.nan)}
+    with caplog.at_level("WARNING"):
+        table = evaluate(fitted, test, methods=methods, num_samples=150, baselines=["control"])
+    rows = {method: table[table["method"] == method] for method in [*methods, "control", "oracle_half", "pdae"]}
+    assert set(rows["exploded"]["out_of_range"]) == {1 / 150} and rows["exploded"]["farthest"].min() > 100
+    assert rows["broken"][["value", "scaled"]].isna().all(axis=None) and set(rows["broken"]["out_of_range"]) == {
+        1 / 150
+    }
+    for method in ("control", "oracle_half", "pdae"):
+        assert (rows[method]["out_of_range"] == 0).all() and rows[method]["farthest"].max() < 2
+    assert "exploded: predicted cells of 2 of 2 conditions" in caplog.text and "broken: some" in caplog.text
+    assert {"p0+p1+p2", "p1+p2"} == set(rows["pdae"]["condition"])
+    energy = table[table["metric"] == "energy_distance"].set_index("method")
+    # an exact prediction: the two halves of the ceiling, and a sample of another seed, are within a few of these
+    assert (energy.loc["oracle_half", "value"].abs() < 4 * energy.loc["oracle_half", "noise"]).all()
+    assert 0 < energy.loc["control", "noise"].max() < energy.loc["control", "value"].min() / 10
 
 
 def test_trained_conditions_among_the_test_data_are_marked(world):
