@@ -16,6 +16,7 @@ from pdae_jax.data import datasets
 from pdae_jax.data.norman import norman
 from pdae_jax.data.norman_pairs import norman_pairs
 from pdae_jax.data.own_data import choose_held_out, own_data
+from pdae_jax.data.parts import new_conditions
 from pdae_jax.data.protocols import HeldOut, held_out
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.split import hold_out
@@ -34,7 +35,12 @@ SECTIONS = {
     "fit": "fields of the recipe",
     "evaluation": "options of evaluate, and comparators that are trained for it",
 }
+DATA = {
+    "name": "of the data set",
+    "test_path": "another file, or sheet, with the test conditions, which is read as the first",
+}
 SPLIT = {
+    "column": "column that says of each cell train, validation or test; of a condition all cells the same",
     "test": "conditions to hold out, \"('A+B','A+C')\"; they choose nothing, only judge",
     "validation": "conditions that choose the last step and test additivity",
     "test_fraction": "share of the combinations of measured singles to hold out for the test, where none are named",
@@ -83,9 +89,9 @@ def experiment(config: Any) -> Experiment:
     if config.replicas < 1:
         raise ValueError(f"config.replicas={config.replicas}, but it must be at least 1, a single fit.")
     key_data, key_fit = jax.random.split(jax.random.key(config.seed))
-    data, truth = load_data(key_data, config.data)
+    data, truth, further = _load(key_data, config)
     chosen = _of_protocol(config.split, data)
-    train, validation, test = _split(config.split, data, chosen)
+    train, validation, test = _split(config.split, data, chosen, further)
     evaluation = config.evaluation.to_dict()
     if chosen and chosen.source and evaluation.get("source", "control") == "control":  # cells of a stratum start in it
         evaluation["source"] = dict(chosen.source)
@@ -93,20 +99,43 @@ def experiment(config: Any) -> Experiment:
     return Experiment(key_fit, train, validation, test, source, recipe(config.fit), evaluation, truth)
 
 
+def _load(key: Array, config: Any) -> tuple[PerturbationData, Truth | None, PerturbationData | None]:
+    """The data, their truth, and the test conditions that a file of their own has."""
+    path, column = config.data.get("test_path"), config.split.get("column")
+    given = {name: config.split.get(name) for name in ("test", "protocol", "column") if config.split.get(name)}
+    ways = [*(["config.data.test_path"] if path else []), *(f"config.split.{name}" for name in given)]
+    if len(ways) > 1 and (path or column):
+        raise ValueError(f"{ways[0]} and {ways[1]} both say what is held out. Leave one of the two out.")
+    if (path or column) and config.data.name != "own_data":
+        raise ValueError(f"{ways[0]} is of a file of your own, and not of the data {config.data.name!r}.")
+    options = {name: value for name, value in config.data.to_dict().items() if name != "test_path"}
+    data, truth = load_data(key, ConfigDict(options), **({"split": column} if column else {}))
+    if not path:
+        return data, truth, None
+    options["sheet" if options.get("sheet") else "path"] = path
+    found, _ = load_data(key, ConfigDict(options | {"features": (), "highly_variable": None, "store": None}), like=data)
+    return data, truth, new_conditions(found, data, path)
+
+
 def _split(
-    section: Any, data: PerturbationData, chosen: HeldOut | None
+    section: Any, data: PerturbationData, chosen: HeldOut | None, further: PerturbationData | None
 ) -> tuple[PerturbationData, PerturbationData | None, PerturbationData | None]:
-    """Training, validation and test conditions, by name, by a fraction or as a protocol has chosen them."""
+    """Training, validation and test conditions, by name, by a fraction, or as a protocol, column or file says."""
+    parts = data.reading.parts if data.reading else {}
     if chosen:
         names, unseen = chosen.test, chosen.validation
         train, _ = hold_out(data, [*names, *chosen.left_out], of_all_strata=not chosen.source)
         test = data.select(names)
+    elif further is not None:
+        train, test, unseen = data, further, _held_out(section, "validation", data)
     else:
-        names = _held_out(section, "test", data)
-        nothing = not names and section.get("test_fraction") is not None  # singles only, or so it is asked
-        train, test = (data, None) if nothing else hold_out(data, conditions=names)
-        unseen = _held_out(section, "validation", train)
-    apart = chosen is None or not chosen.source  # else the stratum is the question
+        said = {part: [name for name in data.conditions if parts.get(name) == part] for part in ("test", "validation")}
+        names = said["test"] if parts else _held_out(section, "test", data)
+        # singles only, or it is asked to hold out nothing
+        nothing = not names and (parts or section.get("test_fraction") is not None)
+        train, test = (data, None) if nothing else hold_out(data, conditions=names, of_all_strata=not parts)
+        unseen = said["validation"] or _held_out(section, "validation", train)
+    apart = not parts and (chosen is None or not chosen.source)  # else the stratum is the question
     train, validation = hold_out(train, conditions=unseen, of_all_strata=apart) if unseen else (train, None)
     return train, validation, test
 
@@ -162,15 +191,21 @@ def _sources(
     return {c: s for c, s in mapping.items() if validation.has(c) and train.has(s)}
 
 
-def load_data(key: Array, section: Any) -> tuple[PerturbationData, Truth | None]:
-    """The data set of a config section: simulated with a key, and its truth, or one of the named ones."""
+def load_data(key: Array, section: Any, **more: Any) -> tuple[PerturbationData, Truth | None]:
+    """The data set of a config section: simulated with a key, and its truth, or one of the named ones.
+
+    Args:
+        key: of a simulated world.
+        section: name, and options of the function that makes the data.
+        **more: options that are no fields of a section.
+    """
     options = {name: value for name, value in section.to_dict().items() if name != "name"}
     if section.name not in KNOWN_DATA:
         raise KeyError(f"Unknown data set {section.name!r}; {_nearest(section.name, KNOWN_DATA)}.")
     make = KNOWN_DATA[section.name]
     _check_names("config.data", options, [name for name in inspect.signature(make).parameters if name != "key"])
     if make is not simulate:
-        return make(**options), None
+        return make(**options, **more), None
     simulation = simulate(key, **options)
     return simulation.data, truth_of(simulation)
 

@@ -28,6 +28,8 @@ Add `--dry_run` to ARGS to see what was read, and what would be held out, before
     config.data.normalize   True for raw counts: they become log(1 + counts per 10,000), and predictions counts again
     config.data.arcsinh     cofactor for raw cytometry, 5 for CyTOF, 150 for fluorescence; none: values as they are
     config.data.store       folder for the cells of an .h5ad or .zarr file that does not fit into memory
+    config.data.test_path   another file, or sheet, with the test conditions; read as the first
+    config.split.column     column that says of each cell train, validation or test; of a condition all cells the same
     config.split.test       conditions to hold out, "('A+B','A+C')"; choose nothing, only judge
     config.split.validation conditions that choose the last step and test additivity
     config.split.protocol   instead: a split of the field, pdae_jax/data/protocols.py; "stratum" holds out all that
@@ -73,9 +75,11 @@ def get_config(arg: str = "default"):
     config.data.features = ()
     config.data.highly_variable = config_dict.placeholder(int)
     config.data.min_cells = 2
+    config.data.test_path = config_dict.placeholder(str)
     config.data.normalize = False
     config.data.arcsinh = config_dict.placeholder(float)
     config.data.store = config_dict.placeholder(str)
+    config.split.column = config_dict.placeholder(str)
     config.split.test_fraction = 0.2
     config.split.validation_fraction = 0.1
     config.split.protocol = config_dict.placeholder(str)

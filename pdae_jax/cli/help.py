@@ -45,7 +45,7 @@ def _fields(config: Any) -> Iterator[tuple[str, Any, str]]:
     """Every field of a config: name, value, meaning."""
     make = build.KNOWN_DATA.get(config.data.get("name"))
     known = {
-        "data": {"name": "of the data set"} | (meanings(make) if make else {}),
+        "data": build.DATA | (meanings(make) if make else {}),
         "split": build.SPLIT,
         "evaluation": meanings(evaluate) | meanings(write_evaluation),
         "fit": {},

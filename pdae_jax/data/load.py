@@ -288,7 +288,9 @@ def _notation(
     """How conditions are written: as the caller says, or as in the data that these join."""
     if like is None:
         return make_notation(control, separator, perturbations, dose_in_name, allow_doses, strata)
-    found = make_notation(like.control, like.separator, like.perturbations, dose_in_name, allow_doses, strata)
+    given = [control] if isinstance(control, str | int) else list(control)  # unperturbed cells may be named otherwise
+    controls = [like.control, *(name for name in given if name != "control")]
+    found = make_notation(controls, like.separator, like.perturbations, dose_in_name, allow_doses, strata)
     return found._replace(needs_control=False, strata=(*found.strata, *like.strata))
 
 

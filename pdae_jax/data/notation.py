@@ -96,7 +96,7 @@ def with_found_controls(notation: Notation, conditions: Iterable[Any]) -> Notati
     for control in notation.controls:
         among = texts if notation.separator in control else list(parts)
         found = [control] if control in among or not is_pattern(control) else matching_names(control, among)
-        if not found:
+        if not found and notation.needs_control:
             raise ValueError(
                 f"No name matches control={control!r}; {nearest_names(control, among)}. Pass control=<the "
                 f"unperturbed condition, several, or a pattern such as 'NegCtrl*'>."

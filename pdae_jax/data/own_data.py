@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import dataclasses
+import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from pdae_jax.data.load import from_anndata, from_frame, varying_names
+from pdae_jax.data.notation import make_notation, with_found_controls
+from pdae_jax.data.parts import parts_of_conditions
 from pdae_jax.data.sheet import Sheet, read_sheet
 from pdae_jax.data.split import across_strata, measured_alone
 from pdae_jax.data.table_files import ending_of, find_file, read_tables, table_files
-from pdae_jax.data.tables import in_old_layout
-from pdae_jax.types import PerturbationData
+from pdae_jax.data.tables import in_old_layout, open_anndata, read_conditions
+from pdae_jax.types import PerturbationData, Reading
 
 
 def own_data(
@@ -40,6 +43,8 @@ def own_data(
     normalize: bool = False,
     arcsinh: float | None = None,
     store: str | Path | None = None,
+    split: str | None = None,
+    like: PerturbationData | None = None,
 ) -> PerturbationData:
     """Data from a file, the columns by their names.
 
@@ -75,6 +80,9 @@ def own_data(
         normalize: the values are raw counts of sequencing, and become ``log(1 + counts per 10,000)``.
         arcsinh: cofactor; values become ``arcsinh(x / cofactor)``, as is usual for cytometry. None: as they are.
         store: folder for the cells of an .h5ad or .zarr file that does not fit into memory, see `from_anndata`.
+        split: column that says which conditions train, validate and test (``config.split.column``): they are then in
+            ``reading.parts``, see `parts_of_conditions`.
+        like: data that these cells join (``config.data.test_path``), see `from_arrays`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -97,18 +105,19 @@ def own_data(
         "allow_doses": several(allow_doses),
         "normalize": normalize,
         "min_cells": min_cells,
+        "like": like,
     }
     inside = {"layer": layer, "obsm": obsm, "gene_symbols": gene_symbols}
     inside |= {"store": store, "highly_variable": highly_variable}
     file = Path(str(sheet)) if tables else find_file(path)
     if ending_of(file) in (".h5ad", ".zarr"):
-        data = _from_anndata(file, several(features), options | inside)
+        data = _from_anndata(file, several(features), options | inside, split)
     else:
         for name, value in inside.items():
             if value is not None:
                 raise ValueError(f"{name}={str(value)!r}, but {file.name!r} is no .h5ad or .zarr file. Leave it out.")
         tables = tables or Sheet(table_files(file) if file.is_dir() else [file], None)
-        data = _from_tables(tables, several(features), options)
+        data = _from_tables(tables, several(features), options, split)
     return data if arcsinh is None else dataclasses.replace(data, x=np.arcsinh(data.x[:] / np.float32(arcsinh)))
 
 
@@ -184,7 +193,18 @@ def combinations_of_singles(data: PerturbationData) -> list[str]:
     ]
 
 
-def _from_anndata(file: Path, features: list[str], options: dict[str, Any]) -> PerturbationData:
+def _with_parts(data: PerturbationData, frame: Any, split: str, options: dict[str, Any]) -> PerturbationData:
+    """The data with the part of each condition, from a frame with the columns of conditions, doses and the split."""
+    named, dosed = options["condition"], options["dose"]
+    labelled = frame[[*named, *(name for name in dosed if name is not None)]]
+    how = [options[name] for name in ("control", "separator", "perturbations", "dose_in_name", "allow_doses", "strata")]
+    texts = itertools.chain.from_iterable(labelled[name] for name in named)
+    table = read_conditions(labelled, dosed, with_found_controls(make_notation(*how), texts))
+    parts = parts_of_conditions(frame[split].tolist(), table, split)
+    return dataclasses.replace(data, reading=dataclasses.replace(data.reading or Reading(), parts=parts))
+
+
+def _from_anndata(file: Path, features: list[str], options: dict[str, Any], split: str | None) -> PerturbationData:
     import anndata
 
     chosen = bool(features) or options["highly_variable"] is not None
@@ -193,17 +213,23 @@ def _from_anndata(file: Path, features: list[str], options: dict[str, Any]) -> P
         if options["store"] is not None:
             raise ValueError(f"{file.name!r} was written before anndata 0.8. Write it again with a newer anndata.")
         source = anndata.read_h5ad(file)
-    return from_anndata(source, features=features or None, drop_constant=not chosen, **options)
+    data = from_anndata(source, features=features or None, drop_constant=not chosen, **options)
+    if split is None:
+        return data
+    used = [*options["condition"], *(name for name in options["dose"] if name is not None)]
+    with open_anndata(source, [*used, split]) as table:
+        return _with_parts(data, table.obs, split, options)
 
 
-def _from_tables(tables: Sheet, features: list[str], options: dict[str, Any]) -> PerturbationData:
+def _from_tables(tables: Sheet, features: list[str], options: dict[str, Any], split: str | None) -> PerturbationData:
     from pandas.api.types import is_numeric_dtype
 
     used = [name for name in (*options["condition"], *options["dose"]) if name is not None]
-    frame = read_tables(tables.files, used, tables.columns)
-    if not features:
-        known = {*used, *(() if tables.columns is None else tables.columns)}
+    frame = read_tables(tables.files, [*used, *several(split)], tables.columns)
+    if not features and options["like"] is None:
+        known = {*used, *several(split), *(() if tables.columns is None else tables.columns)}
         columns = [(str(name), column) for name, column in frame.items() if str(name) not in known]
         constant = [is_numeric_dtype(column) and column.min() == column.max() for _, column in columns]
         features = varying_names([name for name, _ in columns], ~np.array(constant, dtype=bool))
-    return from_frame(frame, features=features, **options)
+    data = from_frame(frame, features=features or None, **options)
+    return data if split is None else _with_parts(data, frame, split, options)

@@ -294,3 +294,75 @@ def test_a_folder_of_several_kinds_is_refused(tmp_path):
         config = config_with(path=str(folder), condition="file", control="A1")
         with pytest.raises(ValueError, match=message):
             build.experiment(config)
+
+
+def held_out(config):
+    found = build.experiment(config)
+    return [() if part is None else part.conditions for part in (found.train, found.validation, found.test)]
+
+
+PARTS = {"control": "train", "A": "train", "B": "Training", "A+B": "test", "A+C": "ood", "B+C": "valid", "C": "val"}
+
+
+def test_a_column_says_which_conditions_are_held_out(tmp_path, caplog):
+    frame = cells(*PARTS, split=list(PARTS.values()))
+    frame.loc[:1, "split"] = "test"  # of the control
+    config = config_of(frame, tmp_path)
+    config.split.column = "split"
+    assert held_out(config) == [("control", "A", "B"), ("B+C", "C"), ("A+B", "A+C")]
+    assert "2 unperturbed cells train, although 'split' says otherwise" in caplog.text
+    adata = anndata.AnnData(
+        frame[MARKERS].to_numpy(), obs=frame[["condition", "split"]].set_axis(map(str, frame.index))
+    )
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    annotated = config_with(path=str(tmp_path / "cells.h5ad"))
+    annotated.split.column = "split"
+    assert held_out(annotated) == held_out(config)
+    config = config_of(frame.assign(split="train"), tmp_path)
+    config.split.column = "split"
+    assert build.experiment(config).test is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"row": 4, "split": "test"}, "'split' has 3 cells in train and 1 cells in test of the condition 'A'"),
+        ({"row": 5, "split": "fold1"}, "'split' has the value 'fold1' in row 5. Write one of train, training, val"),
+        ({"test": ("A+B",)}, "config.split.test and config.split.column both say what is held out"),
+    ],
+)
+def test_a_column_that_is_no_split_is_refused(tmp_path, change, message):
+    frame = cells(*PARTS, split=list(PARTS.values()))
+    if "row" in change:
+        frame.loc[change["row"], "split"] = change["split"]
+    config = config_of(frame, tmp_path)
+    config.split.update(column="split", test=change.get("test", ()))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        build.experiment(config)
+
+
+def test_plain_strata_train_whatever_a_column_says(tmp_path):
+    frame = cells(
+        "DMSO", "A", "B", "DMSO", "A", "B", line=["x"] * 3 + ["y"] * 3, part=["test"] + ["train"] * 3 + ["test"] * 2
+    )
+    config = config_of(frame, tmp_path, control="DMSO", stratum="line", reference="x")
+    config.split.column = "part"
+    train, _, test = held_out(config)
+    assert set(train) == {"DMSO", "A", "B", "y"} and len(test) == 2
+
+
+def test_a_test_file_of_its_own_is_read_as_the_training_file(tmp_path, caplog):
+    other = cells("NT3", "A+B", "B+A", "A", each=3).assign(further=1.0)
+    other.iloc[:, ::-1].to_csv(tmp_path / "test.csv", index=False)
+    config = config_of(cells("NT1", "A", "B", "NT2+B"), tmp_path, control="NT*", test_path=str(tmp_path / "test.csv"))
+    found = build.experiment(config)
+    assert found.train.conditions == ("NT1", "A", "B") and found.test.conditions == ("A+B",)
+    assert found.test.features == found.train.features and found.test.perturbations == found.train.perturbations
+    np.testing.assert_allclose(found.test.x, other[MARKERS].iloc[3:9], rtol=1e-6)
+    assert "that are trained on are not judged: 'A'" in caplog.text
+    cells("NT1", "A").to_csv(tmp_path / "test.csv", index=False)
+    with pytest.raises(ValueError, match=r"is new: 'A' are trained on"):
+        build.experiment(config)
+    config.split.test = ("A+B",)
+    with pytest.raises(ValueError, match=r"config.data.test_path and config.split.test both say"):
+        build.experiment(config)
