@@ -33,6 +33,8 @@ class Reading:
     """
 
     layer: str | None = None  # of an AnnData, ``"X"`` for X; None: of something without layers
+    obsm: str | None = None  # key of an AnnData's obsm instead
+    gene_symbols: str | None = None  # column of an AnnData's var with the names of features
     normalize: bool = False  # raw counts became log(1 + counts per 10,000)
     arcsinh: float | None = None  # cofactor: values became arcsinh(x / cofactor)
     scale: str = "unknown"  # of the values as they were found, one of `pdae_jax.data.scale.SCALES`

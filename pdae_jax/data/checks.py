@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from pdae_jax.cells import StoredCells
+from pdae_jax.data.values import check_joins
 from pdae_jax.spelling import first_names, nearest_names
 from pdae_jax.types import PerturbationData, read_only
 
@@ -42,9 +43,11 @@ def aligned(data: PerturbationData, train: PerturbationData, name: str) -> Pertu
     Further features are left out. Perturbations that no condition of `data` has need not be known.
 
     Raises:
-        ValueError: a feature of the training data is missing.
+        ValueError: a feature of the training data is missing, or cells are on another scale than those of training.
         KeyError: a condition has a perturbation that was not trained on.
     """
+    if data.reading is not train.reading:
+        check_joins(data.x, data.features, data.reading, train, f"the {name} data")
     if data.features == train.features and data.perturbations == train.perturbations:
         return data
     missing = [feature for feature in train.features if feature not in set(data.features)]

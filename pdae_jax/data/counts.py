@@ -20,6 +20,7 @@ _SMALLEST_COUNTS = 20  # the smallest count of a cell is one of the first, also 
 _OFF = 0.02  # of a count; single precision leaves less
 _BLOCK = 4096  # cells at a time
 _LARGEST = 20.0  # e^20 counts there are not
+_STRAY = 0.01  # of the cells: so few that are no whole numbers are a fault
 
 
 class Sized(NamedTuple):
@@ -33,6 +34,7 @@ def read_counts(
     x: Float[np.ndarray, "cells features"],
     totals: Float[np.ndarray, " cells"] | None,
     normalize: bool,
+    known: bool = False,
     target_sum: float = TARGET_SUM,
 ) -> Sized:
     """Log-normalised values with their size factors, where the values are counts; others as they are.
@@ -40,7 +42,9 @@ def read_counts(
     Args:
         x: values; raw counts are changed in place.
         totals: counts of each cell over ALL features; None: of the features of `x`.
-        normalize: raw counts become ``log1p(counts / totals * target_sum)``. Else they stay, with a warning.
+        normalize: raw counts become ``log1p(counts / totals * target_sum)``; so do fractional ones, whose cells have
+            no size factor then: no whole numbers come back. Else they stay, with a warning.
+        known: other features of the file say that they are counts, see `check_counts`.
         target_sum: of the counts of a cell.
 
     Raises:
@@ -48,11 +52,13 @@ def read_counts(
     """
     if not (np.isfinite(x.min()) and np.isfinite(x.max())):
         return Sized(x, None)  # `check_values` names the feature
-    if check_counts(x, normalize) and not normalize:
+    whole = check_counts(x, normalize, known)
+    if whole and not normalize:
         return Sized(x, None)
     if normalize:
         own = x.sum(axis=1, dtype=np.float64) if totals is None else totals
         sizes = normalised_in_place(x, np.asarray(own, np.float64), target_sum)
+        sizes = sizes if whole else None
     else:
         sizes = size_factors(x)
     log_sizes(sizes, normalize)
@@ -62,19 +68,26 @@ def read_counts(
 def log_sizes(sizes: Float[np.ndarray, " cells"] | None, normalize: bool) -> None:
     """Says what values were taken for."""
     if normalize:
-        logging.info("Raw counts were normalised to log(1 + counts per %g); the size of each cell is kept.", TARGET_SUM)
+        kept = "the size of each cell is kept" if sizes is not None else "predictions will be no whole numbers"
+        logging.info("Counts were normalised to log(1 + counts per %g); %s.", TARGET_SUM, kept)
     elif sizes is not None:
         logging.info("The values are log-normalised counts: each cell shows its size factor, and counts come out.")
 
 
-def check_counts(x: Float[np.ndarray, "cells features"], normalize: bool) -> bool:
-    """Whether these are raw counts; ``ValueError`` where others are to be normalised, a warning where they are not."""
-    raw = is_counts(x)
+def check_counts(x: Float[np.ndarray, "cells features"], normalize: bool, known: bool = False) -> bool:
+    """Whether these are raw counts, whole numbers; a warning where they are not normalised.
+
+    Args:
+        x: values.
+        normalize: they are to be normalised.
+        known: other features of the file say that they are counts: these may have no zeros.
+
+    Raises:
+        ValueError: values are to be normalised that are neither raw counts nor fractional ones.
+    """
+    raw = is_counts(x) or (known and x.min() >= 0 and all(np.array_equal(b, np.round(b)) for b in _blocks(x)))
     if normalize and not raw:
-        raise ValueError(
-            f"normalize=True, but these are no raw counts: {_described(x)}. Leave normalize out, or name the layer "
-            f"that has the counts."
-        )
+        _check_fractional(x)
     if raw and not normalize:
         logging.warning(
             "These look like raw counts: whole numbers up to %g, %.0f %% zeros. Effects of perturbations add up on the "
@@ -84,6 +97,30 @@ def check_counts(x: Float[np.ndarray, "cells features"], normalize: bool) -> boo
     return raw
 
 
+def _check_fractional(x: Float[np.ndarray, "cells features"]) -> None:
+    """``ValueError`` for values that are no counts of an algorithm: shares of reads, or less an ambient background."""
+    some = _some(x)
+    found = some[some > 0]
+    near = np.mean(np.abs(found - np.round(found)) < 0.01) >= 1 / 2 if len(found) else False
+    plausible = x.min() >= 0 and x.max() > 1 and np.mean(some == 0) >= MIN_ZEROS
+    if not (plausible and (near or x.max() > _LARGEST)):
+        raise ValueError(
+            f"normalize=True, but these are no raw counts: {_described(x)}. Name the layer that has the counts; or, if "
+            f"these are logarithms of normalised counts already, leave normalize out."
+        )
+    rows = np.flatnonzero(np.concatenate([np.any(block != np.round(block), axis=1) for block in _blocks(x)]))
+    if len(rows) <= _STRAY * len(x):
+        raise ValueError(
+            f"normalize=True, and {len(rows)} of {len(x)} cells are no whole numbers, the first in row "
+            f"{rows[0] if len(rows) else 0}: {_described(x)}. Round these values, or drop these cells."
+        )
+    logging.warning(
+        "Fractional counts: %s. They are normalised as whole ones, and predictions are no whole numbers. Round them "
+        "first if whole numbers are wanted.",
+        _described(x),
+    )
+
+
 def normalised_in_place(
     x: Float[np.ndarray, "cells features"],
     totals: Float[np.ndarray, " cells"],
@@ -91,6 +128,12 @@ def normalised_in_place(
     first: int = 0,
 ) -> Float[np.ndarray, " cells"]:
     """Raw counts become ``log1p(counts / totals * target_sum)``; returns the size factors. `first`: number of row 0."""
+    unknown = np.flatnonzero(~np.isfinite(totals))
+    if len(unknown):
+        raise ValueError(
+            f"The counts of {len(unknown)} cells have no sum, the first in row {first + unknown[0]}: one of their "
+            f"features, perhaps one that is not kept, is NaN or infinite. Drop these cells or features."
+        )
     empty = np.flatnonzero(totals <= 0)
     if len(empty):
         raise ValueError(f"{len(empty)} cells have no count at all, the first in row {first + empty[0]}. Drop them.")
@@ -126,7 +169,12 @@ class ShownSizes:
 
     def __init__(self, some: Float[np.ndarray, "cells features"]):
         different = np.max(some, axis=1) > np.min(np.where(some > 0, some, np.inf), axis=1)
-        plausible = some.min() >= 0 and np.mean(some == 0) >= MIN_ZEROS and np.mean(different) >= 1 / 2
+        plausible = (
+            some.min() >= 0
+            and some.max() <= _LARGEST
+            and np.mean(some == 0) >= MIN_ZEROS
+            and np.mean(different) >= 1 / 2
+        )
         self._found: list[np.ndarray] | None = [] if plausible and np.all(_lattice(some) >= 0) else None
 
     def add(self, block: Float[np.ndarray, "cells features"]) -> None:

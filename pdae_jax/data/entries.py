@@ -12,6 +12,7 @@ from pdae_jax.data.conditions import Conditions, Written, make_conditions, merge
 from pdae_jax.data.distinct import distinct, distinct_labels, distinct_names
 from pdae_jax.data.doses import check_control_dose, check_doses, doses_of
 from pdae_jax.data.notation import Notation, as_text, check_control_parts, check_parts, parts_of, read_doses
+from pdae_jax.data.observations import unmasked
 from pdae_jax.labels import NUMBER, check_uncut, dose_fault, format_label, said_twice, split_name
 from pdae_jax.spelling import first_names
 
@@ -131,7 +132,7 @@ def read_matrix(labels: Any, names: Sequence[Any] | None, notation: Notation) ->
             also `make_conditions`.
     """
     perturbations = notation.perturbations or ()
-    labels = np.asarray(labels.toarray() if hasattr(labels, "toarray") else labels)
+    labels = unmasked("labels", labels.toarray() if hasattr(labels, "toarray") else labels)
     if labels.ndim != 2 or labels.dtype.kind not in "fiub":
         raise ValueError(
             f"labels has shape {labels.shape}, dtype {labels.dtype}. Pass numbers in a matrix [cells, perturbations]."

@@ -1,6 +1,5 @@
 """Choice of features before any are read as a whole: those that vary most, by scanpy."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +9,14 @@ from absl import logging
 from pdae_jax.data.conditions import Conditions
 from pdae_jax.data.counts import TARGET_SUM, is_counts
 from pdae_jax.data.observations import row_blocks
+from pdae_jax.data.tables import Table, find_columns
 from pdae_jax.labels import count_perturbations
 from pdae_jax.spelling import first_names
 
 MOST_CELLS = 30_000  # that are looked at
 
 
-def highly_variable(matrix: Any, features: Sequence[str], conditions: Conditions, number: int) -> list[str]:
+def highly_variable(table: Table, features: list[str], conditions: Conditions, number: int) -> list[str]:
     """Names of the features that vary most, in the order of the file.
 
     Only cells of the control and of single perturbations are looked at: combinations, which are held out, choose
@@ -24,8 +24,8 @@ def highly_variable(matrix: Any, features: Sequence[str], conditions: Conditions
     log-normalised values; raw counts are normalised for it.
 
     Args:
-        matrix: ``[cells, features]``, perhaps on disk.
-        features: names of all columns.
+        table: with the matrix, perhaps on disk.
+        features: names of those to choose from.
         conditions: of the cells.
         number: of features to keep.
 
@@ -48,7 +48,9 @@ def highly_variable(matrix: Any, features: Sequence[str], conditions: Conditions
     single = count_perturbations(conditions.labels, conditions.perturbations, conditions.strata) <= 1
     rows = np.flatnonzero(single[conditions.index])
     rows = np.sort(np.random.default_rng(0).permutation(rows)[:MOST_CELLS])
-    blocks = [scipy.sparse.csr_matrix(block, dtype=np.float32) for block in row_blocks(matrix, rows)]
+    columns = slice(None) if features == table.features else find_columns(features, table.features, "var_names")
+    found = (block[:, columns] for block in row_blocks(table.matrix, rows))
+    blocks = [scipy.sparse.csr_matrix(block, dtype=np.float32) for block in found]
     x: Any = scipy.sparse.vstack(blocks, format="csr")
     bad = np.unique(x.indices[~np.isfinite(x.data)])
     if len(bad):
@@ -60,7 +62,7 @@ def highly_variable(matrix: Any, features: Sequence[str], conditions: Conditions
     if is_counts(x[:200].toarray()):
         scanpy.pp.normalize_total(adata, target_sum=TARGET_SUM)
         scanpy.pp.log1p(adata)
-    found: Any = scanpy.pp.highly_variable_genes(adata, n_top_genes=number, inplace=False)
-    kept = [name for name, chosen in zip(features, found["highly_variable"], strict=True) if chosen]
+    chosen: Any = scanpy.pp.highly_variable_genes(adata, n_top_genes=number, inplace=False)
+    kept = [name for name, varies in zip(features, chosen["highly_variable"], strict=True) if varies]
     logging.info("Kept %d of %d features, highly variable in %d cells", len(kept), len(features), len(rows))
     return kept

@@ -1,32 +1,26 @@
 """Arrays, data frames and AnnData in, `PerturbationData` out: all validation of users' data is behind this door."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
-from jaxtyping import Bool
 
 from pdae_jax.cells import StoredCells
 from pdae_jax.data import genes
-from pdae_jax.data.conditions import Conditions, drop_small, drop_unused
-from pdae_jax.data.counts import Sized, is_counts, read_counts
+from pdae_jax.data.assemble import assemble
+from pdae_jax.data.columns import asked_for, columns_of, matching, measured_columns, varying_names
+from pdae_jax.data.counts import Sized
 from pdae_jax.data.entries import read_dicts, read_matrix, read_names
 from pdae_jax.data.notation import Notation, make_notation, with_found_controls
-from pdae_jax.data.observations import (
-    BLOCK_ROWS,
-    check_values,
-    constant_columns,
-    read_features,
-    read_observations,
-    row_totals,
-)
-from pdae_jax.data.stored import identity_of_file, store_cells, varying_columns
+from pdae_jax.data.observations import check_frame, constant_columns
+from pdae_jax.data.scale import COUNTS
+from pdae_jax.data.stored import content_of, store_cells, varying_columns
 from pdae_jax.data.tables import Place, column_names, find_columns, open_anndata, read_conditions
-from pdae_jax.spelling import first_names
-from pdae_jax.types import PerturbationData, read_only
+from pdae_jax.data.values import first_look, place_like, read_values, treatment_of
+from pdae_jax.types import PerturbationData
 
 
 def from_arrays(
@@ -43,6 +37,8 @@ def from_arrays(
     strata: str | Sequence[str] = (),
     min_cells: int | None = None,
     normalize: bool = False,
+    totals: Any = None,
+    arcsinh: float | None = None,
     like: PerturbationData | None = None,
 ) -> PerturbationData:
     """Data from a matrix of observations and the condition of each cell.
@@ -77,9 +73,14 @@ def from_arrays(
         min_cells: conditions with fewer cells are dropped, and named in the log. None: all must have 2.
         normalize: x holds raw counts, which become ``log(1 + counts per 10,000)``; the size of each cell is kept, and
             predictions can be had as counts (`Prediction.counts`). Raw counts that are not normalised are warned
-            about; counts that were normalised before are recognised.
+            about; counts that were normalised before are recognised. Fractional counts, of an algorithm, are
+            normalised too; predictions are then no whole numbers.
+        totals: counts of each cell over all features that were measured, where x has only some of them: `normalize`
+            divides by them. None: by the sums of x.
+        arcsinh: cofactor; values become ``arcsinh(x / cofactor)``, as is usual for cytometry. None: as they are.
         like: data that these cells join, a test set from a file of its own, say. Its control, separator, perturbations
-            and features are taken, control cells need not be there, and features may be constant.
+            and features are taken, control cells need not be there, and features may be constant. Values must be on its
+            scale: cells that were divided by other totals, or not transformed as its cells were, are refused.
 
     Raises:
         ValueError, TypeError, KeyError: anything that could not be analysed as it stands; the message names the
@@ -87,18 +88,19 @@ def from_arrays(
     """
     if features is None and hasattr(x, "columns"):
         features = [str(name) for name in x.columns]
-    x = read_observations(x)
+    features = like.features if like is not None and features is None else features
+    features = None if features is None else [str(name) for name in features]
+    (x, sizes), reading = read_values(x, features, None, treatment_of(normalize, arcsinh, totals, like, as_file=False))
     if conditions is None and labels is None:
         raise ValueError("No conditions. Pass conditions=<one name or dict per cell> or labels=<matrix of doses>.")
     entries = None if conditions is None else _as_list(conditions)
     for name, value in {"conditions": entries, "labels": labels}.items():
-        count = x.shape[0] if value is None else value.shape[0] if hasattr(value, "shape") else len(value)
-        if count != x.shape[0]:
-            raise ValueError(f"{name} has {count} entries, but x has {x.shape[0]} rows. Pass one entry per row of x.")
+        count = len(x) if value is None else value.shape[0] if hasattr(value, "shape") else len(value)
+        if count != len(x):
+            raise ValueError(f"{name} has {count} entries, but x has {len(x)} rows. Pass one entry per row of x.")
     if labels is not None and perturbations is None:
         perturbations = labels.columns if hasattr(labels, "columns") else _numbered(labels)
     notation = _notation(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
-    features = like.features if like is not None and features is None else features
     notation = with_found_controls(notation, entries or [])
     if labels is not None:
         table = read_matrix(labels, entries, notation)
@@ -107,14 +109,15 @@ def from_arrays(
     else:
         table = read_names(entries or [], notation)
     find_columns([name for name in notation.strata if name != notation.control], table.perturbations, "perturbations")
-    return _build(_counts(x, None, normalize, like), table, features, notation, min_cells)
+    return assemble(Sized(x, sizes), table, features, notation, min_cells, reading)
 
 
 def from_frame(
     frame: Any,
     *,
     condition: str | Sequence[str] = "condition",
-    features: Iterable[str] | None = None,
+    features: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] = (),
     dose: str | Sequence[str | None] | None = None,
     perturbations: Iterable[str] | None = None,
     control: str | int | Sequence[str | int] = "control",
@@ -124,6 +127,8 @@ def from_frame(
     strata: str | Sequence[str] = (),
     min_cells: int | None = None,
     normalize: bool = False,
+    totals: str | None = None,
+    arcsinh: float | None = None,
     like: PerturbationData | None = None,
 ) -> PerturbationData:
     """Data from a pandas data frame with one row per cell.
@@ -132,7 +137,11 @@ def from_frame(
         frame: the data frame.
         condition: column with the condition names; or several, ``["drug1", "drug2"]`` or ``["drug", "cell_type"]``,
             the control's name where there is none.
-        features: columns with the observations; all other columns when None.
+        features: columns with the observations, by name or by a pattern such as ``"CD*"``; ``"*"``: all other columns.
+            None: those that look like measurements. Row counters, columns without a name or the same in all rows, and
+            of cytometry time, scatter and DNA are left out, which the log and `PerturbationData.reading` say. Columns
+            that look like batches, doses, totals or labels are asked about.
+        exclude: columns that are no features, by name or pattern.
         dose: column with doses: a number for all perturbations of the cell's condition, or a string such as
             ``"1+0.5"`` in the order of the names; or one column for each of `condition`, None where the names of that
             column have no dose: ``condition=["drug", "cell_type"], dose=["uM", None]``. Numbers in one unit; 0 is
@@ -146,28 +155,35 @@ def from_frame(
             have no dose. A combination is one of perturbations, never of one with a stratum, and is held out of all
             strata.
         min_cells: conditions with fewer cells are dropped.
-        normalize: the features are raw counts, see `from_arrays`.
+        normalize: the features are raw counts, see `from_arrays`. They are divided by the counts of all measured
+            columns, also those that are not kept.
+        totals: column with the counts of each cell instead, where the frame has only the features that were kept.
+        arcsinh: cofactor, see `from_arrays`; that of the data that are joined when None.
         like: data that these cells join, see `from_arrays`.
 
     Raises:
         KeyError: a column is missing; the message names the nearest ones.
         ValueError, TypeError: see `from_arrays`.
     """
-    if not hasattr(frame, "columns"):
-        raise TypeError(
-            f"frame is a {type(frame).__name__}. Pass a pandas data frame, or use from_anndata or from_arrays."
-        )
+    check_frame(frame)
     notation = _notation(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
     features = like.features if like is not None and features is None else features
     known = [str(name) for name in frame.columns]
     named, dosed = column_names(condition), column_names(dose)
     used = [*named, *(name for name in dosed if name is not None)]
-    names = [name for name in known if name not in used] if features is None else [str(name) for name in features]
     labelled = frame.iloc[:, find_columns(used, known, "the frame")]
-    observed = frame.iloc[:, find_columns(names, known, "the frame")]
+    own_totals = None if totals is None else frame.iloc[:, find_columns([totals], known, "the frame")[0]]
+    rest = frame.iloc[:, [column for column, name in enumerate(known) if name not in (*used, totals)]]
+    if features is not None:  # what is misspelt is said first
+        features = asked_for(features, exclude, [str(name) for name in rest.columns], "the frame")
     notation = with_found_controls(notation, _columns(labelled, len(named)))
     table = read_conditions(labelled, dosed, notation)
-    return _build(_counts(read_observations(observed), None, normalize, like), table, names, notation, min_cells)
+    found = measured_columns(rest, table.index, features, exclude, counts=normalize and totals is None)
+    x, columns = columns_of(rest, found)
+    treatment = treatment_of(normalize, arcsinh, own_totals, like)
+    observed, reading = read_values(x, found.features, columns, treatment)
+    reading = dataclasses.replace(reading, left_out=found.left_out)
+    return assemble(observed, table, found.features, notation, min_cells, reading)
 
 
 def from_anndata(
@@ -180,7 +196,8 @@ def from_anndata(
     layer: str | None = None,
     obsm: str | None = None,
     gene_symbols: str | None = None,
-    features: Iterable[str] | None = None,
+    features: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] = (),
     highly_variable: int | None = None,
     drop_constant: bool = False,
     perturbations: Iterable[str] | None = None,
@@ -189,6 +206,8 @@ def from_anndata(
     strata: str | Sequence[str] = (),
     min_cells: int | None = None,
     normalize: bool = False,
+    totals: str | None = None,
+    arcsinh: float | None = None,
     store: str | Path | None = None,
     like: PerturbationData | None = None,
 ) -> PerturbationData:
@@ -200,11 +219,14 @@ def from_anndata(
         control: name of the control, several, or a pattern, see `from_arrays`.
         separator: joins perturbation names in a condition name, see `from_arrays`.
         dose: column of ``obs`` with doses, or several, see `from_frame`.
-        layer: layer with the observations; ``X`` when None, ``"raw"`` or ``"raw.X"`` for the matrix of ``raw``.
+        layer: layer with the observations; ``"raw"`` or ``"raw.X"`` for the matrix of ``raw``, ``"X"`` for ``X``. None:
+            that of the data that are joined, else ``X``.
         obsm: key of ``obsm`` with the observations instead, named ``X_pca0, X_pca1, ...`` or as a data frame's columns.
         gene_symbols: column of ``var`` with names of the features, instead of ``var_names``. Names that come again get
             a number, as by ``var_names_make_unique``.
-        features: names from ``var_names``, or of `gene_symbols`, to keep, in this order; all when None.
+        features: names from ``var_names``, or of `gene_symbols`, to keep, in this order, or patterns such as ``"CD*"``;
+            all when None.
+        exclude: names or patterns of those not to keep.
         highly_variable: number of features to keep instead, those that vary most in cells of the control and of single
             perturbations, by `scanpy.pp.highly_variable_genes`. Needs scanpy.
         drop_constant: features that are the same in all cells are dropped, and named in the log, instead of refused.
@@ -217,6 +239,9 @@ def from_anndata(
         min_cells: conditions with fewer cells are dropped, and named in the log. None: all must have 2.
         normalize: the layer holds raw counts, see `from_arrays`. They are divided by the counts of all features of the
             file, also those that are not kept.
+        totals: column of ``obs`` with the counts of each cell instead, where the file has only the features that were
+            kept.
+        arcsinh: cofactor, see `from_arrays`; that of the data that are joined when None.
         store: folder for the cells, where they do not fit into memory. The file is read once, a block at a time, and
             training and evaluation then read the rows that they need (`pdae_jax.cells.StoredCells`). A folder that
             holds the same cells already is used again; it must stay as long as the data and their runs are used. All
@@ -235,35 +260,43 @@ def from_anndata(
     notation = _notation(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
     features = like.features if like is not None and features is None else features
     named, dosed = column_names(condition), column_names(dose)
-    place = Place(layer, obsm, gene_symbols)
-    with open_anndata(adata, [*named, *(name for name in dosed if name is not None)], place) as table:
-        if features is not None:  # what is misspelt is said before anything is read
-            features = [str(name) for name in features]
-            find_columns(features, table.features, "var_names")
+    labelled = [*named, *(name for name in dosed if name is not None)]
+    place = place_like(Place(layer, obsm, gene_symbols), like)
+    with open_anndata(adata, [*labelled, *column_names(totals)], place) as table:
+        # what is misspelt is said before anything is read
+        asked = asked_for(features, exclude, table.features, "var_names") or table.features
+        own_totals = None if totals is None else table.obs.iloc[:, len(labelled)]
+        treatment = treatment_of(normalize, arcsinh, own_totals, like, place)
         notation = with_found_controls(notation, _columns(table.obs, len(named)))
-        conditions = read_conditions(table.obs, dosed, notation)
+        conditions = read_conditions(table.obs.iloc[:, : len(labelled)], dosed, notation)
+        names = asked
         if highly_variable is not None:
-            features = genes.highly_variable(table.matrix, table.features, conditions, highly_variable)
-        if drop_constant and features is None and store is None:
-            features = varying_names(table.features, ~constant_columns(table.matrix))
-        names = table.features if features is None else list(features)
-        columns = None if features is None else find_columns(names, table.features, "var_names")
-        if store is not None:
-            _check_like(read_observations(table.matrix[:BLOCK_ROWS], columns), normalize, like)
+            names = genes.highly_variable(table, asked, conditions, highly_variable)
+        elif drop_constant and features is None and store is None:
+            varying = dict(zip(table.features, ~constant_columns(table.matrix), strict=True))
+            names = varying_names(asked, np.array([varying[name] for name in asked]))
+        columns = None if names == table.features else find_columns(names, table.features, "var_names")
+        if store is None:
+            observed, reading = read_values(table.matrix, names, columns, treatment)
+        else:
+            reading = first_look(table.matrix, names, columns, treatment)
             observed = store_cells(
                 store,
                 table.matrix,
-                read_features(names, len(names)),
+                names,
                 columns,
-                normalize=normalize,
-                source=identity_of_file(adata, str(place)),
+                treatment,
+                content_of(adata, str(place)),
+                are_counts=reading.scale == COUNTS,
                 may_be_constant=like is not None or drop_constant,
             )
             if drop_constant:
                 observed, names = _without_constant(observed, names)
-            return _build(observed, conditions, names, notation, min_cells)
-        x, totals = read_observations(table.matrix, columns), row_totals(table.matrix) if normalize else None
-        return _build(_counts(x, totals, normalize, like), conditions, names, notation, min_cells)
+        left_out = dict.fromkeys(matching(exclude, table.features, "var_names"), "excluded")
+        if highly_variable is None:
+            left_out |= dict.fromkeys(sorted(set(asked) - set(names)), "the same in all cells")
+        reading = dataclasses.replace(reading, left_out=left_out)
+        return assemble(observed, conditions, names, notation, min_cells, reading)
 
 
 def _without_constant(observed: Sized, names: list[str]) -> tuple[Sized, list[str]]:
@@ -292,78 +325,6 @@ def _notation(
     controls = [like.control, *(name for name in given if name != "control")]
     found = make_notation(controls, like.separator, like.perturbations, dose_in_name, allow_doses, strata)
     return found._replace(needs_control=False, strata=(*found.strata, *like.strata))
-
-
-def _counts(x: np.ndarray, totals: np.ndarray | None, normalize: bool, like: PerturbationData | None) -> Sized:
-    """Values with size factors, on the scale of the data that they join."""
-    _check_like(x, normalize, like)
-    return read_counts(x, totals, normalize)
-
-
-def _check_like(x: np.ndarray, normalize: bool, like: PerturbationData | None) -> None:
-    if like is not None and like.size_factors is not None and not normalize and is_counts(x):
-        raise ValueError("These are raw counts, and the data they join log-normalised ones. Pass normalize=True.")
-
-
-def varying_names(names: Sequence[str], varying: Bool[np.ndarray, " features"]) -> list[str]:
-    """The features that vary; the others are named in the log. If none does, all: the reader then says so."""
-    if not varying.any():
-        return list(names)
-    if not varying.all():
-        dropped = [name for name, kept in zip(names, varying, strict=True) if not kept]
-        logging.warning("dropped features that are the same in all cells: %s", first_names(dropped))
-    return [name for name, kept in zip(names, varying, strict=True) if kept]
-
-
-def _build(
-    observed: Sized,
-    table: Conditions,
-    features: Iterable[str] | None,
-    notation: Notation,
-    min_cells: int | None,
-) -> PerturbationData:
-    """Checks what concerns cells and features, and assembles the data."""
-    x, sizes = observed
-    names = read_features(features, x.shape[1])
-    table, kept = drop_small(table, min_cells, notation.control)
-    if notation.perturbations is None:
-        table = drop_unused(table)
-    if isinstance(x, StoredCells):  # checked as they were read
-        x = x.take(kept)
-    else:
-        x = x[kept]
-        check_values(x, names, may_be_constant=not notation.needs_control)
-    data = PerturbationData(
-        x=read_only(x) if isinstance(x, np.ndarray) else x,
-        condition_index=table.index,
-        labels=table.labels,
-        conditions=table.names,
-        perturbations=table.perturbations,
-        features=names,
-        control=notation.control,
-        separator=notation.separator,
-        size_factors=None if sizes is None else sizes[kept],
-        strata=tuple(name for name in table.perturbations if name in (*table.strata, *notation.strata)),
-    )
-    _log_data(data)
-    return data
-
-
-def _log_data(data: PerturbationData) -> None:
-    """Says what was read."""
-    dosed = np.flatnonzero(np.any((data.labels != 0) & (data.labels != 1), axis=0))
-    doses = []
-    for column in dosed[:8]:
-        found = np.setdiff1d(data.labels[:, column], [0])
-        doses.append(f"{data.perturbations[column]} at {', '.join(f'{dose:g}' for dose in found[:8])}")
-    more = f" ... ({len(dosed)} in all)" if len(dosed) > 8 else ""
-    in_control = data.counts[data.index(data.control)] if data.control in data.conditions else 0
-    logging.info(
-        "Read %d cells, %d features, %d conditions with %d cells of the control %r; %d perturbations: %s; doses: %s",
-        *(data.num_cells, data.num_features, data.num_conditions, in_control, data.control),
-        *(data.num_perturbations, first_names(data.perturbations)),
-        "; ".join(doses) + more or "1 throughout",
-    )
 
 
 def _columns(frame: Any, number: int) -> Iterator[Any]:

@@ -23,18 +23,21 @@ def read_observations(x: Any, columns: Any = None) -> Float[np.ndarray, "cells f
         columns: positions of the columns to take; all when None.
 
     Raises:
-        ValueError: x is no matrix, or is empty.
-        TypeError: x is not numeric, or an AnnData.
+        ValueError: x is no matrix, is empty, has values that are masked, or, sparse, columns beyond its width.
+        TypeError: x is not numeric, an AnnData, or a data frame of another package than pandas.
     """
     if hasattr(x, "var_names"):
         raise TypeError(f"x is a {type(x).__name__}. Pass it to pdae_jax.from_anndata, or pass its X.")
     if hasattr(x, "columns"):
-        x = _frame_values(x)
+        x = frame_values(x)
     elif scipy.sparse.issparse(x):
+        check_indices(x)
         x = (x if columns is None else x.tocsc()[:, columns] if x.format == "csc" else x.tocsr()[:, columns]).tocsr()
         columns = None
-    elif not _on_disk(x):
-        x = np.asarray(x)
+    elif not on_disk(x):
+        x = unmasked("x", x)
+    if x.dtype.names:
+        raise TypeError(f"x has columns of its own, {first_names(x.dtype.names)}. Pass pandas.DataFrame(x).")
     if len(x.shape) != 2:
         raise ValueError(f"x has shape {tuple(x.shape)}. Pass a matrix [cells, features]; one feature is x[:, None].")
     # JAX's bfloat16 has no kind of its own in NumPy
@@ -46,10 +49,36 @@ def read_observations(x: Any, columns: Any = None) -> Float[np.ndarray, "cells f
     out = np.empty((x.shape[0], width), dtype=np.float32)
     for start in range(0, x.shape[0], BLOCK_ROWS):
         block = x[start : start + BLOCK_ROWS]
+        check_indices(block)
         block = block if columns is None else block[:, columns]
         with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is reported by name
             out[start : start + BLOCK_ROWS] = block.toarray() if hasattr(block, "toarray") else block
     return out
+
+
+def unmasked(name: str, values: Any) -> np.ndarray:
+    """An array of what NumPy makes one of; ``ValueError`` where a part of it is masked, that is, missing."""
+    rows = isinstance(values, list | tuple) and any(isinstance(row, np.ma.MaskedArray) for row in values)
+    values = np.ma.array(values) if rows else values
+    if np.ma.is_masked(values):
+        where = np.argwhere(np.ma.getmaskarray(values))
+        raise ValueError(
+            f"{name} has {len(where)} values that are masked, that is, missing, the first in row {where[0][0]}. Drop "
+            f"these cells or features, or impute the values."
+        )
+    return np.asarray(values)
+
+
+def check_indices(x: Any) -> None:
+    """``ValueError`` for a sparse matrix with values in columns or rows that it has not: they would lie elsewhere."""
+    if getattr(x, "format", None) not in ("csr", "csc") or not isinstance(getattr(x, "indices", None), np.ndarray):
+        return
+    width, indices = x.shape[1 if x.format == "csr" else 0], x.indices
+    if len(indices) and not (indices.min() >= 0 and indices.max() < width):
+        raise ValueError(
+            f"The sparse matrix of shape {tuple(x.shape)} is damaged: it has values at {indices.min()} to "
+            f"{indices.max()}, and places 0 to {width - 1}. Write the file again."
+        )
 
 
 def row_blocks(x: Any, rows: Int[np.ndarray, " n"]) -> Iterator[Any]:
@@ -63,16 +92,17 @@ def row_blocks(x: Any, rows: Int[np.ndarray, " n"]) -> Iterator[Any]:
             yield x[start : start + BLOCK_ROWS][inside]
 
 
-def _on_disk(x: Any) -> bool:
+def on_disk(x: Any) -> bool:
     """Whether rows are read when they are asked for: a matrix of h5py, of zarr, or a sparse one of AnnData."""
     return hasattr(x, "file") or hasattr(x, "to_memory") or (hasattr(x, "store") and hasattr(x, "chunks"))
 
 
-def row_totals(x: Any) -> Float[np.ndarray, " cells"]:
-    """Sum of each row of what `read_observations` takes, over all its columns, a block of rows at a time."""
-    x = x if _on_disk(x) or scipy.sparse.issparse(x) else np.asarray(x)
-    starts = range(0, x.shape[0], BLOCK_ROWS)
-    return np.concatenate([np.asarray(x[s : s + BLOCK_ROWS].sum(axis=1), np.float64).ravel() for s in starts])
+def row_totals(x: Any, columns: Any = None) -> Float[np.ndarray, " cells"]:
+    """Sum of each row of what `read_observations` takes, over some columns or all, a block of rows at a time."""
+    x = x if on_disk(x) or scipy.sparse.issparse(x) else np.asarray(x)
+    blocks = (x[start : start + BLOCK_ROWS] for start in range(0, x.shape[0], BLOCK_ROWS))
+    chosen = (block if columns is None else block[:, columns] for block in blocks)
+    return np.concatenate([np.asarray(block.sum(axis=1), np.float64).ravel() for block in chosen])
 
 
 def constant_columns(x: Any) -> Bool[np.ndarray, " features"]:
@@ -143,10 +173,23 @@ def check_varying(
         )
 
 
-def _frame_values(frame: Any) -> np.ndarray:
+def check_frame(frame: Any) -> None:
+    """``TypeError`` with the fix for data frames of other packages than pandas, and for what is none."""
+    import pandas as pd
+
+    if isinstance(frame, pd.DataFrame):
+        return
+    kind = f"{type(frame).__name__} of {type(frame).__module__.partition('.')[0]}"
+    ways = {"to_pandas": "frame.to_pandas()", "collect": "frame.collect().to_pandas()", "compute": "frame.compute()"}
+    fix = next((way for name, way in ways.items() if hasattr(frame, name)), "pandas.DataFrame(frame)")
+    raise TypeError(f"frame is a {kind}. Pass a pandas data frame: {fix}; or use from_anndata or from_arrays.")
+
+
+def frame_values(frame: Any) -> np.ndarray:
     """Values of a data frame whose columns are all numeric; missing ones are NaN."""
     from pandas.api.types import is_numeric_dtype
 
+    check_frame(frame)
     for column, (name, dtype) in enumerate(frame.dtypes.items()):
         if not is_numeric_dtype(dtype):
             found = f", first value {frame.iloc[0, column]!r}" if len(frame) else ""

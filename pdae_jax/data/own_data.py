@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pdae_jax.data.load import from_anndata, from_frame, varying_names
+from pdae_jax.data.load import from_anndata, from_frame
 from pdae_jax.data.notation import make_notation, with_found_controls
 from pdae_jax.data.parts import parts_of_conditions
 from pdae_jax.data.sheet import Sheet, read_sheet
@@ -37,7 +37,8 @@ def own_data(
     layer: str | None = None,
     obsm: str | None = None,
     gene_symbols: str | None = None,
-    features: Sequence[str] = (),
+    features: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     highly_variable: int | None = None,
     min_cells: int = 2,
     normalize: bool = False,
@@ -73,8 +74,9 @@ def own_data(
         layer: layer of an .h5ad or .zarr file, ``"raw"`` for the matrix of ``raw``; ``X`` when None.
         obsm: key of ``obsm`` of such a file with the observations instead, see `from_anndata`.
         gene_symbols: column of ``var`` of such a file with the names of features; ``var_names`` when None.
-        features: features to keep, in this order. Empty: all that vary, of tables all other columns; those left out
-            are named in the log.
+        features: features to keep, in this order, by name or pattern (``"CD*"``). Empty: all that vary, and of tables
+            those that look like measurements, see `pdae_jax.from_frame`; those left out are named in the log.
+        exclude: names or patterns of those not to keep.
         highly_variable: number of features of an .h5ad or .zarr file to keep instead, see `from_anndata`.
         min_cells: conditions with fewer cells are dropped, and named in the log. The control stays.
         normalize: the values are raw counts of sequencing, and become ``log(1 + counts per 10,000)``.
@@ -90,7 +92,8 @@ def own_data(
         KeyError: a column, layer or feature is missing; the message names the nearest ones.
         ValueError, TypeError: a setting that makes no sense; see also `pdae_jax.from_arrays`.
     """
-    _check_transforms(min_cells, arcsinh, normalize, store)
+    if min_cells < 2:
+        raise ValueError(f"min_cells is {min_cells}. Pass at least 2: a distribution needs two cells.")
     controls, named, dosed = several(control), several(condition), several(dose)
     tables = None
     if sheet is not None:
@@ -103,7 +106,10 @@ def own_data(
         "separator": separator,
         "dose_in_name": dose_in_name,
         "allow_doses": several(allow_doses),
+        "features": several(features) or None,
+        "exclude": several(exclude),
         "normalize": normalize,
+        "arcsinh": arcsinh,
         "min_cells": min_cells,
         "like": like,
     }
@@ -111,25 +117,12 @@ def own_data(
     inside |= {"store": store, "highly_variable": highly_variable}
     file = Path(str(sheet)) if tables else find_file(path)
     if ending_of(file) in (".h5ad", ".zarr"):
-        data = _from_anndata(file, several(features), options | inside, split)
-    else:
-        for name, value in inside.items():
-            if value is not None:
-                raise ValueError(f"{name}={str(value)!r}, but {file.name!r} is no .h5ad or .zarr file. Leave it out.")
-        tables = tables or Sheet(table_files(file) if file.is_dir() else [file], None)
-        data = _from_tables(tables, several(features), options, split)
-    return data if arcsinh is None else dataclasses.replace(data, x=np.arcsinh(data.x[:] / np.float32(arcsinh)))
-
-
-def _check_transforms(min_cells: int, arcsinh: float | None, normalize: bool, store: str | Path | None) -> None:
-    if min_cells < 2:
-        raise ValueError(f"min_cells is {min_cells}. Pass at least 2: a distribution needs two cells.")
-    if arcsinh is not None and not arcsinh > 0:
-        raise ValueError(f"arcsinh is {arcsinh}. Pass a cofactor above 0: 5 is usual for CyTOF, 150 for fluorescence.")
-    if store is not None and arcsinh is not None:
-        raise ValueError("store is for counts and other values that are used as they are. Leave arcsinh or store out.")
-    if normalize and arcsinh is not None:
-        raise ValueError(f"normalize=True and arcsinh={arcsinh}: counts of sequencing take one, cytometry the other.")
+        return _from_anndata(file, options | inside, split)
+    for name, value in inside.items():
+        if value is not None:
+            raise ValueError(f"{name}={str(value)!r}, but {file.name!r} is no .h5ad or .zarr file. Leave it out.")
+    tables = tables or Sheet(table_files(file) if file.is_dir() else [file], None)
+    return _from_tables(tables, options, split)
 
 
 def _of_conditions(
@@ -204,16 +197,16 @@ def _with_parts(data: PerturbationData, frame: Any, split: str, options: dict[st
     return dataclasses.replace(data, reading=dataclasses.replace(data.reading or Reading(), parts=parts))
 
 
-def _from_anndata(file: Path, features: list[str], options: dict[str, Any], split: str | None) -> PerturbationData:
+def _from_anndata(file: Path, options: dict[str, Any], split: str | None) -> PerturbationData:
     import anndata
 
-    chosen = bool(features) or options["highly_variable"] is not None
     source: Any = file
     if file.is_file() and in_old_layout(file):
         if options["store"] is not None:
             raise ValueError(f"{file.name!r} was written before anndata 0.8. Write it again with a newer anndata.")
         source = anndata.read_h5ad(file)
-    data = from_anndata(source, features=features or None, drop_constant=not chosen, **options)
+    chosen = any(options[name] is not None for name in ("features", "highly_variable", "like"))
+    data = from_anndata(source, drop_constant=not chosen, **options)
     if split is None:
         return data
     used = [*options["condition"], *(name for name in options["dose"] if name is not None)]
@@ -221,15 +214,9 @@ def _from_anndata(file: Path, features: list[str], options: dict[str, Any], spli
         return _with_parts(data, table.obs, split, options)
 
 
-def _from_tables(tables: Sheet, features: list[str], options: dict[str, Any], split: str | None) -> PerturbationData:
-    from pandas.api.types import is_numeric_dtype
-
+def _from_tables(tables: Sheet, options: dict[str, Any], split: str | None) -> PerturbationData:
     used = [name for name in (*options["condition"], *options["dose"]) if name is not None]
     frame = read_tables(tables.files, [*used, *several(split)], tables.columns)
-    if not features and options["like"] is None:
-        known = {*used, *several(split), *(() if tables.columns is None else tables.columns)}
-        columns = [(str(name), column) for name, column in frame.items() if str(name) not in known]
-        constant = [is_numeric_dtype(column) and column.min() == column.max() for _, column in columns]
-        features = varying_names([name for name, _ in columns], ~np.array(constant, dtype=bool))
-    data = from_frame(frame, features=features or None, **options)
+    more = [name for name in (*several(split), *(() if tables.columns is None else tables.columns)) if name not in used]
+    data = from_frame(frame.drop(columns=list(dict.fromkeys(more))), **options)
     return data if split is None else _with_parts(data, frame, split, options)

@@ -12,7 +12,7 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 import numpy as np
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from pdae_jax.cells import BLOCK_ROWS, MANIFEST_FILE, PART_ROWS, StoredCells, part_file, read_manifest
 from pdae_jax.data.counts import ShownSizes, Sized, check_counts, log_sizes, normalised_in_place
 from pdae_jax.data.observations import check_values, check_varying, read_observations, row_totals
+from pdae_jax.data.values import Treatment, arcsinh_in_place
 
 _SPARSE = 0.3  # at most this share of the values is not zero: beside each that is not there lies its column
 _SIZES_FILE = "size_factors.npy"
@@ -31,14 +32,49 @@ _VARYING_FILE = "varying.npy"
 _LAYOUT = 1  # of the files; another number is written anew
 
 
+class Content(NamedTuple):
+    """What a file holds, as far as it is known without reading it, and read when that is not enough."""
+
+    path: pathlib.Path
+    layer: str | None
+
+    def mark(self) -> list[Any]:
+        """Sizes and times of the files, and their places on the disk: no content changes without one of them.
+
+        Times of change (``ctime``) cannot be set, as those of modification can.
+        """
+        found = {str(file): file.stat() for file in self._files()}
+        return [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_dev, s.st_ino] for name, s in found.items()]
+
+    def digest(self) -> str:
+        """SHA-256 of all that the files hold, and the layer."""
+        digest = hashlib.sha256()
+        for file in self._files():
+            with file.open("rb") as opened:
+                found = hashlib.file_digest(opened, "sha256").hexdigest()
+            digest.update(f"{file.relative_to(self.path)} {found}\n".encode())
+        return f"sha256 {digest.hexdigest()}, layer {self.layer}"
+
+    def of_older_versions(self) -> str:
+        """What folders of older versions say of the file: its path, size and time."""
+        found = [each.stat() for each in (self.path.rglob("*") if self.path.is_dir() else [self.path])]
+        size, latest = sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)
+        return f"{self.path}, {size} bytes, {latest} ns, layer {self.layer}"
+
+    def _files(self) -> list[pathlib.Path]:
+        inside = sorted(file for file in self.path.rglob("*") if file.is_file())
+        return inside if self.path.is_dir() else [self.path]
+
+
 def store_cells(
     folder: str | pathlib.Path,
     matrix: Any,
     features: Sequence[str],
     columns: Any,
+    treatment: Treatment,
+    source: Content,
     *,
-    normalize: bool,
-    source: str,
+    are_counts: bool = False,
     may_be_constant: bool = False,
 ) -> Sized:
     """The cells of a matrix in a folder; what lies there is used again if it was made of the same.
@@ -48,8 +84,9 @@ def store_cells(
         matrix: ``[cells, all features]``, dense or compressed by rows, perhaps on disk.
         features: names of those to keep.
         columns: their positions; None: all.
-        normalize: as in `pdae_jax.from_arrays`.
+        treatment: what is done to the values.
         source: says what the matrix is, the same for the same matrix.
+        are_counts: the file has counts, also where the kept features do not show that, see `check_counts`.
         may_be_constant: features may be the same in all cells.
 
     Raises:
@@ -58,15 +95,19 @@ def store_cells(
     path = pathlib.Path(folder).expanduser().absolute()
     identity = {
         "layout": _LAYOUT,
-        "source": source,
-        "normalize": normalize,
+        "normalize": treatment.normalize,
         "features": hashlib.sha256("\n".join(features).encode()).hexdigest(),
     }
+    if treatment.arcsinh is not None:
+        identity["arcsinh"] = treatment.arcsinh
+    if treatment.totals is not None:
+        identity["totals"] = hashlib.sha256(treatment.totals.tobytes()).hexdigest()
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_name(f".{path.name}.lock")):  # two runs of a sweep may come at once
-        if not _is_made(path, identity):
+        if not _is_made(path, identity, source):
             with _new_folder(path) as partial:
-                _write(partial, matrix, features, columns, identity, normalize, may_be_constant)
+                found = _write(partial, matrix, features, columns, treatment, are_counts, may_be_constant)
+                _write_manifest(partial, found, identity, source)
     sizes = path / _SIZES_FILE
     return Sized(StoredCells(path), np.load(sizes) if sizes.exists() else None)
 
@@ -76,26 +117,30 @@ def varying_columns(x: StoredCells) -> Bool[np.ndarray, " features"]:
     return np.load(x.folder / _VARYING_FILE)
 
 
-def identity_of_file(path: str | pathlib.Path, layer: str | None) -> str:
-    """Path, size and time of a file: as long as these stay, so do its cells."""
-    file = pathlib.Path(path).absolute()
-    files = [each.stat() for each in (file.rglob("*") if file.is_dir() else [file])]
-    size, latest = sum(each.st_size for each in files), max(each.st_mtime_ns for each in files)
-    return f"{file}, {size} bytes, {latest} ns, layer {layer}"
+def content_of(path: str | pathlib.Path, layer: str | None) -> Content:
+    """The content of a layer of a file, or of X."""
+    return Content(pathlib.Path(path).absolute(), layer)
 
 
-def _is_made(path: pathlib.Path, identity: dict[str, Any]) -> bool:
+def _is_made(path: pathlib.Path, identity: dict[str, Any], source: Content) -> bool:
     """Whether the folder holds these cells; ``ValueError`` if it holds others."""
     if not path.exists() or not any(path.iterdir()):
         return False
     if not (path / MANIFEST_FILE).exists():
         raise ValueError(f"The folder {str(path)!r} holds something else than cells. Pass store=<a new folder>.")
-    found = read_manifest(path)["identity"]
+    manifest = read_manifest(path)
+    found = manifest["identity"]
     different = [name for name in identity if found.get(name) != identity[name]]
     if different:
         raise ValueError(
             f"The folder {str(path)!r} holds other cells: {different[0]} is {found.get(different[0])!r} there and "
             f"{identity[different[0]]!r} here. Delete it, or pass store=<another folder>."
+        )
+    same = manifest.get("mark") == [source.layer, *source.mark()] or found["source"] == source.of_older_versions()
+    if not same and found["source"] != source.digest():
+        raise ValueError(
+            f"The folder {str(path)!r} holds other cells: they were not read from what {str(source.path)!r} holds now, "
+            f"but from {found['source']}. Delete the folder, or pass store=<another folder>."
         )
     logging.info("The cells lie in %s already.", path)
     return True
@@ -123,13 +168,15 @@ def _write(
     matrix: Any,
     features: Sequence[str],
     columns: Any,
-    identity: dict[str, Any],
-    normalize: bool,
+    treatment: Treatment,
+    are_counts: bool,
     may_be_constant: bool,
-) -> None:
+) -> dict[str, Any]:
+    """Writes the cells; returns what the manifest says of them."""
+    normalize = treatment.normalize
     number, start = matrix.shape[0], read_observations(matrix[:BLOCK_ROWS], columns)
-    raw = np.all(np.isfinite(start)) and check_counts(start, normalize)
-    shown = None if raw else ShownSizes(start)
+    raw = bool(np.all(np.isfinite(start))) and treatment.arcsinh is None and check_counts(start, normalize, are_counts)
+    shown = None if raw or treatment.arcsinh is not None else ShownSizes(start)
     sparse = bool(np.mean(start != 0) <= _SPARSE)
     low, high, sizes = np.full(len(features), np.inf), np.full(len(features), -np.inf), []
     part: list[Any] = []
@@ -138,11 +185,14 @@ def _write(
         x = read_observations(rows, columns)
         check_values(x, features, may_be_constant=True, first=first)
         if normalize:
-            if not np.array_equal(x, np.round(x)) or x.min() < 0:
+            if x.min() < 0 or (raw and not np.array_equal(x, np.round(x))):
                 raise ValueError(
                     f"normalize=True, but cells {first} to {first + len(x) - 1} are no raw counts, as those before are."
                 )
-            sizes.append(normalised_in_place(x, row_totals(rows), first=first))
+            totals = row_totals(rows) if treatment.totals is None else treatment.totals[first : first + len(x)]
+            sizes.append(normalised_in_place(x, totals, first=first))
+        elif treatment.arcsinh is not None:
+            arcsinh_in_place(x, treatment.arcsinh)
         elif shown is not None:
             shown.add(x)
         low, high = np.minimum(low, x.min(axis=0)), np.maximum(high, x.max(axis=0))
@@ -153,11 +203,19 @@ def _write(
     if not may_be_constant:
         check_varying(low, high, features, number)
     np.save(folder / _VARYING_FILE, low != high)
-    found = np.concatenate(sizes) if normalize else None if shown is None else shown.result()
+    found = (np.concatenate(sizes) if raw else None) if normalize else None if shown is None else shown.result()
     log_sizes(found, normalize)
     if found is not None:
         np.save(folder / _SIZES_FILE, found)
-    manifest = {"num_cells": number, "num_features": len(features), "sparse": sparse, "identity": identity}
+    return {"num_cells": number, "num_features": len(features), "sparse": sparse}
+
+
+def _write_manifest(folder: pathlib.Path, found: dict[str, Any], identity: dict[str, Any], source: Content) -> None:
+    """What the store holds, and of what it was made; last, after the file was read."""
+    manifest = found | {
+        "identity": {"source": source.digest()} | identity,
+        "mark": [source.layer, *source.mark()],
+    }
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
 
 

@@ -117,11 +117,9 @@ def _read_text(file: Path, separator: str, used: Sequence[str]) -> Any:
     # a name such as "NA" or "1" is a name, and not a missing value or a number
     text: dict[Any, Any] = dict.fromkeys(used, str)
     numeric = [name for name in pd.read_csv(file, sep=separator, nrows=0).columns if name not in text]
-    table = pd.read_csv(
+    return pd.read_csv(
         file, sep=separator, dtype=text, keep_default_na=False, na_values={name: list(_MISSING) for name in numeric}
     )
-    # what pandas and R write before the first column: the names of the rows
-    return table.iloc[:, 1:] if str(table.columns[0]).startswith("Unnamed: 0") else table
 
 
 def _read_events(file: Path, used: Sequence[str]) -> Any:
@@ -131,10 +129,11 @@ def _read_events(file: Path, used: Sequence[str]) -> Any:
     content = importlib.import_module("flowio").FlowData(str(file))
     markers = Counter(content.pns_labels)
     names = [
-        marker if marker and markers[marker] == 1 else channel
+        marker.strip() if marker.strip() and markers[marker] == 1 else channel
         for channel, marker in zip(content.pnn_labels, content.pns_labels, strict=True)
     ]
     frame = pd.DataFrame(content.as_array(), columns=pd.Index(names))
+    frame.attrs["cytometry"] = True
     keywords = {**content.text, FILE: file.stem}
     for name in used:
         key = name.lower().removeprefix("$")

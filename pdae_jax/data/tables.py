@@ -75,9 +75,9 @@ def open_anndata(source: Any, columns: Sequence[str], place: Place = X) -> Itera
         yield Table(obs, names, matrix, others)
         return
     raw = getattr(source, "raw", None)
-    _check_layer(place.layer, source.layers, source.X is not None, raw is not None)
-    held: Any = raw if _is_raw(place.layer, source.layers) else source
-    matrix = source.layers[place.layer] if place.layer is not None and held is source else held.X
+    layer = _check_layer(place.layer, source.layers, source.X is not None, raw is not None)
+    held: Any = raw if _is_raw(layer, source.layers) else source
+    matrix = source.layers[layer] if layer is not None and held is source else held.X
     names = [str(name) for name in held.var_names]
     if place.gene_symbols is not None:
         find_columns([place.gene_symbols], [str(name) for name in held.var.columns], "var")
@@ -151,17 +151,22 @@ def _open_file(file: Any, used: Sequence[str], place: Place, source: str | Path)
     known = [name for name in obs if name != obs.attrs["_index"]]
     find_columns(used, known, "obs")
     others = {name: number for name in known if name not in used and (number := _num_values(obs[name])) is not None}
+    number = _check_obs(obs, used, source)
     frame = pd.DataFrame({name: read_elem(obs[name]) for name in used})
     if place.obsm is not None:
         _check_key(place, file.get("obsm", {}))
         held = file["obsm"][place.obsm]
+        if hasattr(held, "shape"):
+            _check_shape(held, str(place), (number, held.shape[1]), source)
         names, matrix = _of_obsm(place.obsm, held if hasattr(held, "shape") else read_elem(held))
         return Table(frame, names, matrix, others)
     layers = file.get("layers", {})
-    _check_layer(place.layer, layers, "X" in file, "raw" in file)
-    held = file["raw"] if _is_raw(place.layer, layers) else file
-    matrix = layers[place.layer] if place.layer is not None and held is file else held["X"]
-    index: Any = read_elem(held["var"][held["var"].attrs["_index"]])
+    layer = _check_layer(place.layer, layers, "X" in file, "raw" in file)
+    held = file["raw"] if _is_raw(layer, layers) else file
+    matrix = layers[layer] if layer is not None and held is file else held["X"]
+    var = held["var"][held["var"].attrs["_index"]]
+    _check_shape(matrix, "X" if layer is None else f"Layer {layer!r}", (number, _length(var)), source)
+    index: Any = read_elem(var)
     names = [str(name) for name in index]
     if place.gene_symbols is not None:
         find_columns([place.gene_symbols], list(held["var"]), "var")
@@ -205,6 +210,46 @@ def _symbols(column: str, values: Sequence[Any], names: Sequence[str]) -> list[s
     return [str(name) for name in make_index_unique(pd.Index(found, dtype=object))]
 
 
+def _check_obs(obs: Any, used: Sequence[str], source: str | Path) -> int:
+    """How many rows obs has; ``ValueError`` for a column of another length."""
+    number = _length(obs[obs.attrs["_index"]])
+    for name in used:
+        if _length(obs[name]) != number:
+            raise ValueError(
+                f"{str(source)!r} is damaged: column {name!r} of obs has {_length(obs[name])} rows, and obs has "
+                f"{number}. Write the file again."
+            )
+    return number
+
+
+def _length(column: Any) -> int:
+    """Rows of a column in a file: of an array, or of the codes or values of a group."""
+    if hasattr(column, "shape"):
+        return int(column.shape[0])
+    return int(next(column[part].shape[0] for part in ("codes", "values") if part in column))
+
+
+def _check_shape(matrix: Any, which: str, expected: tuple[int, int], source: str | Path) -> None:
+    """``ValueError`` for a matrix of other lengths than obs and var, or sparse parts that do not fit together."""
+    sparse = not hasattr(matrix, "shape")
+    found = tuple(int(n) for n in (matrix.attrs["shape"] if sparse else matrix.shape))
+    if found != expected:
+        raise ValueError(
+            f"{which} of {str(source)!r} has shape {found}, and there are {expected[0]} rows of obs and {expected[1]} "
+            f"of var. Write the file again, with one of obs for each row of the matrix and one of var for each column."
+        )
+    if not sparse:
+        return
+    by_rows = str(matrix.attrs["encoding-type"]).startswith("csr")
+    pointers, values, places = (matrix[part] for part in ("indptr", "data", "indices"))
+    starts = np.asarray(pointers[:]) if pointers.shape[0] == found[0 if by_rows else 1] + 1 else np.array([-1])
+    if starts[0] != 0 or np.any(np.diff(starts) < 0) or not starts[-1] == values.shape[0] == places.shape[0]:
+        raise ValueError(
+            f"{which} of {str(source)!r} is damaged: its sparse parts do not fit together ({pointers.shape[0]} starts "
+            f"for shape {found}, {values.shape[0]} values, {places.shape[0]} places). Write the file again."
+        )
+
+
 def _open_obs(file: Any, source: str | Path) -> Any:
     obs = file.get("obs")
     if not hasattr(obs, "keys") or "_index" not in obs.attrs or "__categories" in obs:
@@ -245,13 +290,19 @@ def _check_key(place: Place, known: Any) -> None:
         raise KeyError(f"No {place.obsm!r} in obsm; {nearest}. Pass a key that is there.")
 
 
-def _check_layer(layer: str | None, known: Any, has_x: bool, has_raw: bool) -> None:
+def _check_layer(layer: str | None, known: Any, has_x: bool, has_raw: bool) -> str | None:
+    """The layer, None for X: by that name too, where no layer has it."""
     found = [name for name in known if name is not None]  # anndata 0.13 lists X among the layers, as None
     found += [RAW[1]] if has_raw else []
+    layer = None if layer == "X" and layer not in found else layer
     if layer is None and not has_x:
         raise ValueError(f"There is no X. Pass layer=<one of {first_names(found)}>.")
     if layer in RAW and has_raw:
-        return
+        return layer
     if layer is not None and layer not in found:
         nearest = nearest_names(layer, found) if found else "there are no layers"
-        raise KeyError(f"No layer {layer!r}; {nearest}. Pass a layer that is there, or layer=None for X.")
+        raise KeyError(
+            f"No layer {layer!r}; {nearest}. Pass a layer that is there; layer=None is X, and layer='X' where the data "
+            f"that these cells join were read from a layer."
+        )
+    return layer

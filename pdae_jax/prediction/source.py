@@ -1,5 +1,6 @@
 """Whose cells are translated: those of training conditions, or new ones."""
 
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -7,13 +8,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pdae_jax.data.checks import aligned
-from pdae_jax.data.counts import is_counts, size_factors
+from pdae_jax.data.columns import columns_of, measured_columns
+from pdae_jax.data.counts import Sized
 from pdae_jax.data.observations import check_values, read_observations
+from pdae_jax.data.scale import COUNTS, RAW, found_scale
+from pdae_jax.data.tables import Place, find_columns, open_anndata
+from pdae_jax.data.values import place_like, read_values, some_rows, treatment_of
 from pdae_jax.labels import as_name
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.spelling import first_names
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, Reading
 
 #: ``"control"``, a training condition, ``"all"``, ``"nearest"``; or new cells as an array, a frame, AnnData or
 #: `PerturbationData`.
@@ -77,28 +82,9 @@ def new_cells(cells: Any, train: PerturbationData) -> PerturbationData:
     """
     if isinstance(cells, PerturbationData):
         return aligned(cells, train, "source")
-    names = getattr(cells, "var_names", getattr(cells, "columns", None))
-    if names is not None:
-        known = [str(name) for name in names]
-        missing = [name for name in train.features if name not in known]
-        if missing:
-            raise ValueError(
-                f"The source cells lack {len(missing)} of the {train.num_features} training features: "
-                f"{first_names(missing)}; they have {first_names(known)}. Pass cells with all of them."
-            )
-        cells = cells[:, list(train.features)].X if hasattr(cells, "var_names") else cells[list(train.features)]
-    x = read_observations(cells)
-    if x.shape[1] != train.num_features or len(x) == 0:
-        raise ValueError(
-            f"Source cells of shape {x.shape}, but the model was fitted on [cells, {train.num_features}] "
-            f"({first_names(train.features)}). Pass the same features in the same order, and at least one cell."
-        )
+    (x, sizes), reading = _read_cells(cells, train)
+    assert isinstance(x, np.ndarray)
     check_values(x, train.features, may_be_constant=True)
-    if train.size_factors is not None and is_counts(x):
-        raise ValueError(
-            "The source cells are raw counts, and the training data log-normalised ones. Read them with "
-            "pdae_jax.from_anndata(..., normalize=True, like=train)."
-        )
     return PerturbationData(
         x=x,
         condition_index=np.zeros(len(x), np.int32),
@@ -108,5 +94,48 @@ def new_cells(cells: Any, train: PerturbationData) -> PerturbationData:
         features=train.features,
         control=train.control,
         separator=train.separator,
-        size_factors=None if train.size_factors is None else size_factors(x),
+        size_factors=None if train.size_factors is None else sizes,
+        reading=reading,
     )
+
+
+def _read_cells(cells: Any, train: PerturbationData) -> tuple[Sized, Reading]:
+    """Values in the training features. Those of a table or AnnData are treated as the training data were."""
+    names = getattr(cells, "var_names", getattr(cells, "columns", None))
+    if names is None:
+        x = read_observations(cells)
+        if x.shape[1] != train.num_features:
+            raise ValueError(
+                f"Source cells of shape {x.shape}, but the model was fitted on [cells, {train.num_features}] "
+                f"({first_names(train.features)}). Pass the same features in the same order, and at least one cell."
+            )
+        return read_values(x, train.features, None, treatment_of(False, None, None, train, as_file=False))
+    if not hasattr(cells, "var_names"):
+        _check_features([str(name) for name in names], train)
+        found = measured_columns(cells, np.zeros(len(cells), int), train.features, (), counts=True)
+        return _as_trained(*columns_of(cells, found), train)
+    place = place_like(Place(), train)
+    with open_anndata(cells, [], place) as table:
+        _check_features(table.features, train)
+        columns = find_columns(train.features, table.features, "var_names")
+        return _as_trained(table.matrix, columns, train, place)
+
+
+def _check_features(known: Sequence[str], train: PerturbationData) -> None:
+    there = set(known)
+    missing = [name for name in train.features if name not in there]
+    if missing:
+        raise ValueError(
+            f"The source cells lack {len(missing)} of the {train.num_features} training features: "
+            f"{first_names(missing)}; they have {first_names(known)}. Pass cells with all of them."
+        )
+
+
+def _as_trained(
+    matrix: Any, columns: list[int] | None, train: PerturbationData, place: Place | None = None
+) -> tuple[Sized, Reading]:
+    """Raw counts are normalised where those of the training data were."""
+    known = train.reading
+    normalised = known is not None and known.normalize
+    raw = normalised and found_scale(read_observations(some_rows(matrix))).kind in (COUNTS, RAW)
+    return read_values(matrix, train.features, columns, treatment_of(raw, None, None, train, place))

@@ -100,6 +100,28 @@ def test_other_values_are_not_taken_for_counts(make):
         read_counts(x, None, True)
 
 
+@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize("kind", ["shares of reads", "ambient background taken off"])
+def test_fractional_counts_are_normalised_and_give_no_whole_numbers(raw, kind, stored, tmp_path, caplog):
+    absl_logging.get_absl_logger().propagate = True
+    random = np.random.default_rng(1)
+    some = random.random(raw.shape) < (0.1 if kind == "shares of reads" else 1.0)
+    x = np.where(some & (raw > 0), np.maximum(raw - random.uniform(0, 0.9, raw.shape), 0), raw).astype(np.float32)
+    x *= 1 if kind == "shares of reads" else 3  # deep enough not to be logarithms
+    obs = pd.DataFrame({"condition": NAMES}, index=[f"cell{i}" for i in range(len(NAMES))])
+    anndata.AnnData(x, obs=obs).write_h5ad(tmp_path / "mine.h5ad")
+    store = tmp_path / "cells" if stored else None
+    with caplog.at_level("INFO"):
+        data = pdae_jax.from_anndata(tmp_path / "mine.h5ad", control="ctrl", normalize=True, store=store)
+    np.testing.assert_allclose(data.x[:], np.log1p(x / x.sum(1, keepdims=True) * 1e4), rtol=1e-4, atol=1e-6)
+    assert data.size_factors is None
+    assert "Fractional counts" in caplog.text and "predictions will be no whole numbers" in caplog.text
+    stray = raw.astype(np.float32)
+    stray[30, 2] = 0.5
+    with pytest.raises(ValueError, match=r"1 of 240 cells are no whole numbers, the first in row 30.*Round"):
+        pdae_jax.from_arrays(stray, NAMES, control="ctrl", normalize=True)
+
+
 def test_one_cell_off_its_lattice_is_enough_for_no_counts(raw):
     x = np.log1p(raw / raw.sum(1, keepdims=True) * 1e4).astype(np.float32)
     assert size_factors(x) is not None

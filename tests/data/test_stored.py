@@ -1,10 +1,13 @@
 """Cells in files: they read as an array does, training on them gives the same numbers, and nothing is overwritten."""
 
 import json
+import os
 import pickle
+import shutil
 import warnings
 
 import anndata
+import h5py
 import jax
 import numpy as np
 import pandas as pd
@@ -15,6 +18,7 @@ import pdae_jax
 from pdae_jax import cells, from_anndata
 from pdae_jax.cells import StoredCells
 from pdae_jax.data.own_data import own_data
+from pdae_jax.data.stored import content_of
 from pdae_jax.evaluation.compositional import fit_compositional
 
 CELLS, GENES = 600, 12
@@ -244,3 +248,37 @@ def test_a_population_trains_on_cells_in_files(written, tmp_path):
         fitted = pdae_jax.fit(train, validation=test, **options, **setting)
         for left, right in zip(jax.tree.leaves(member.params), jax.tree.leaves(fitted.params), strict=True):
             np.testing.assert_allclose(left, right, atol=2e-3)
+
+
+def test_a_store_goes_by_the_content_of_its_file(written, tmp_path):
+    """Neither the path nor the time says what a file holds."""
+    file = tmp_path / "mine.h5ad"
+    options = {"control": "ctrl", "store": tmp_path / "cells"}
+    shutil.copy(written / "dense.h5ad", file)
+    first = from_anndata(file, **options)
+    with h5py.File(file, "r+") as opened:  # one value, in place
+        opened["X"][7, 3] += 1
+    os.utime(file, ns=(file.stat().st_atime_ns, (written / "dense.h5ad").stat().st_mtime_ns))
+    assert file.stat().st_size == (written / "dense.h5ad").stat().st_size
+    with pytest.raises(ValueError, match=r"holds other cells: they were not read from what .* holds now"):
+        from_anndata(file, **options)
+    shutil.copy(written / "dense.h5ad", tmp_path / "moved.h5ad")
+    again = from_anndata(tmp_path / "moved.h5ad", **options)
+    np.testing.assert_array_equal(again.x[:], first.x[:])
+    # a folder that an older version has made
+    manifest = tmp_path / "cells" / cells.MANIFEST_FILE
+    found = json.loads(manifest.read_text())
+    source = content_of(tmp_path / "moved.h5ad", None).of_older_versions()
+    manifest.write_text(json.dumps({**found, "identity": found["identity"] | {"source": source}, "mark": None}))
+    from_anndata(tmp_path / "moved.h5ad", **options)
+
+
+def test_a_store_of_transformed_values_and_of_given_totals(tmp_path):
+    counts, conditions = counts_of()
+    obs = pd.DataFrame({"condition": conditions, "n": 100 + np.arange(CELLS)}, index=pd.Index(map(str, range(CELLS))))
+    anndata.AnnData(counts, obs=obs).write_h5ad(tmp_path / "a.h5ad")
+    for number, options in enumerate(({"arcsinh": 5.0}, {"totals": "n", "normalize": True})):
+        inside = from_anndata(tmp_path / "a.h5ad", control="ctrl", **options)
+        stored = from_anndata(tmp_path / "a.h5ad", control="ctrl", store=tmp_path / f"cells{number}", **options)
+        np.testing.assert_array_equal(stored.x[:], inside.x)
+        assert stored.reading == inside.reading and (stored.size_factors is None) == (number == 0)

@@ -1,0 +1,258 @@
+"""Which columns of a table are measurements: those asked for, by name or pattern, or those that look like some."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+from jaxtyping import Bool, Float, Int
+
+from pdae_jax.data.observations import frame_values
+from pdae_jax.data.tables import find_columns
+from pdae_jax.spelling import first_names, is_pattern, matching_names, nearest_names, unquoted
+
+_UNNAMED = re.compile(r"(Unnamed: ?\d+(\.\d+)*|)", re.IGNORECASE)  # what pandas and R write above names of rows
+_EVENT = re.compile(r"(event|cell)[ _.-]?length|event([ _.-]?(#|num(ber)?|count|id|no))?", re.IGNORECASE)
+_SCATTER = re.compile(r"(FSC|SSC)([-_. ].*)?|(FS|SS)[-_ ](A|H|W|lin|log|int|peak|tof)", re.IGNORECASE)
+#: Of cytometry files: what tells single living cells, and no measurement of their state.
+_INSTRUMENT = re.compile(
+    r"^(center|offset|width|height|residual|time)$|bead|viab|live.?dead|^dead|cisplatin|zombie|7-?aad|dapi"
+    r"|propidium|(^|\W|_)(\d{3}_?Ir|Ir_?\d{3})|dna[ _-]?\d*$|^\d*_?dna",
+    re.IGNORECASE,
+)
+#: Words in the name of a column that says where, when or how much, or that sums a cell up.
+_DESIGN = re.compile(
+    r"batch|plates?|replicates?|rep|wells?|lanes?|donors?|patient|subject|mouse|animal|sample|days?|hours?|time"
+    r"|timepoint|doses?|dosage|conc|concentration|run|library|pool|gemgroup|gem|passage|site|field|fov|row|column|col"
+    r"|position|id|index|barcode|cluster|leiden|louvain|nm|um|mm"
+)
+_SUMS = re.compile(
+    r"n_?(counts?|genes?|umis?|features?)([ _].*)?|(total|umi|gene|feature|read)_?(counts?|umis?)?_?(count|counts)"
+    r"|(total|umis?|ncount|nfeature)(_(counts?|umis?|rna|adt|sct|spatial))?|(pct|percent|frac).*(mt|mito|ribo|hb).*"
+    r"|size_?factors?|doublet.*|scrublet.*|library_?size|(s|g2m)[._]?score",
+    re.IGNORECASE,
+)
+_FEW = 20  # rows: of fewer, a column of rising numbers may be chance
+
+
+class Measured(NamedTuple):
+    """Columns of a table: features, all that count towards the size of a cell, and those left out, with reasons."""
+
+    features: list[str]
+    counted: list[str]
+    left_out: dict[str, str]
+
+
+def matching(patterns: str | Iterable[str], known: Sequence[str], where: str) -> list[str]:
+    """Names that are asked for, in the order of asking: a name itself, or all that a pattern such as ``"CD*"`` matches.
+
+    Raises:
+        KeyError: nothing has this name, or matches; the message has the nearest names.
+        ValueError: a name is given twice.
+    """
+    asked = [patterns] if isinstance(patterns, str) else [str(each) for each in patterns]
+    for pattern, count in Counter(asked).items():
+        if count > 1:
+            raise ValueError(f"Feature {pattern!r} is there {count} times. Feature names are unique: pass it once.")
+    found: dict[str, None] = {}
+    there = set(known)
+    for pattern in asked:
+        names = [pattern] if pattern in there else matching_names(pattern, known) if is_pattern(pattern) else []
+        if not names:
+            near = unquoted(pattern, there.__contains__) or nearest_names(pattern, known)
+            raise KeyError(f"No {pattern!r} in {where}; {near}. Pass a name that is there.")
+        found |= dict.fromkeys(names)
+    return list(found)
+
+
+def asked_for(
+    features: str | Iterable[str] | None, exclude: str | Iterable[str], known: Sequence[str], where: str
+) -> list[str] | None:
+    """Features by name or pattern, without those that are excluded; None where nothing is asked for.
+
+    Raises:
+        KeyError: see `matching`.
+        ValueError: nothing is left.
+    """
+    excluded = matching(exclude, known, where)
+    if features is None and not excluded:
+        return None
+    kept = list(known) if features is None else matching(features, known, where)
+    kept = [name for name in kept if name not in set(excluded)]
+    if not kept:
+        raise ValueError(f"exclude={list(exclude)!r} leaves no feature of {where}. Exclude fewer.")
+    return kept
+
+
+def measured_columns(
+    frame: Any,
+    conditions: Int[np.ndarray, " rows"],
+    features: str | Iterable[str] | None,
+    exclude: str | Iterable[str],
+    *,
+    counts: bool = False,
+) -> Measured:
+    """Features of a table.
+
+    Where none are asked for, columns that cannot be measurements are left out, which is logged: row counters and other
+    columns of constant steps, columns without a name, those that are the same in all rows, and of cytometry time,
+    length of events, scatter and DNA. Columns that may be none are asked about.
+
+    Args:
+        frame: a data frame without the columns of conditions and doses. That its columns are channels of cytometry is
+            said in ``frame.attrs["cytometry"]``.
+        conditions: number of the condition of each row: what is the same in all rows of each is a label.
+        features: names or patterns; all that look like measurements when None.
+        exclude: names or patterns that are no features.
+        counts: the features are counts, so that other measured columns are part of the size of a cell.
+
+    Raises:
+        KeyError: a name that is not there.
+        ValueError: columns that may be no measurements, by their names or values; names them and both ways out.
+        TypeError: a column is not numeric, where none are asked for.
+    """
+    known = [str(name) for name in frame.columns]
+    excluded = dict.fromkeys(matching(exclude, known, "the frame"), "excluded")
+    others = [name for name in known if name not in excluded]
+    asked = None if features is None else asked_for(features, exclude, known, "the frame")
+    if asked is not None and not counts:
+        return Measured(asked, asked, excluded)
+    values = _numeric(frame, others, must_be=asked is None)
+    cytometry = bool(frame.attrs.get("cytometry"))
+    left_out = {name: reason for name in others if (reason := _no_measurement(name, values.get(name), cytometry))}
+    doubtful = _doubtful({name: x for name, x in values.items() if name not in left_out}, conditions)
+    if asked is not None:
+        wanted = set(asked)
+        return Measured(asked, [n for n in values if n in wanted or not (n in left_out or n in doubtful)], excluded)
+    if doubtful:
+        raise ValueError(
+            f"Columns that may be no measurements: {_listed(doubtful)}. Leave them out with "
+            f"exclude={list(doubtful)!r}, or say what the features are: features=[...], names or patterns such as "
+            f"'CD*'; '*' keeps all."
+        )
+    kept = [name for name in values if name not in left_out]
+    if not kept:  # the reader then says what is wrong with them
+        return Measured(others, others, excluded)
+    if left_out:
+        logging.warning("Left out as no measurements: %s. Name them in features= to keep them.", _listed(left_out))
+    return Measured(kept, kept, excluded | left_out)
+
+
+def columns_of(frame: Any, found: Measured) -> tuple[np.ndarray, list[int] | None]:
+    """Values of the columns that count and of the features, and where the features are among them; None: they are all.
+
+    Raises:
+        TypeError: a feature is not numeric.
+    """
+    names = (
+        found.features if found.counted == found.features else list(dict.fromkeys([*found.features, *found.counted]))
+    )
+    x = frame_values(frame.iloc[:, find_columns(names, [str(name) for name in frame.columns], "the frame")])
+    return x, None if names == found.features else [names.index(name) for name in found.features]
+
+
+def varying_names(names: Sequence[str], varying: Bool[np.ndarray, " features"]) -> list[str]:
+    """The features that vary; the others are named in the log. If none does, all: the reader then says so."""
+    if not varying.any():
+        return list(names)
+    if not varying.all():
+        dropped = [name for name, kept in zip(names, varying, strict=True) if not kept]
+        logging.warning("dropped features that are the same in all cells: %s", first_names(dropped))
+    return [name for name, kept in zip(names, varying, strict=True) if kept]
+
+
+def _numeric(frame: Any, names: Sequence[str], must_be: bool) -> dict[str, Float[np.ndarray, " rows"]]:
+    """Values of the numeric columns, missing ones NaN; ``TypeError`` for others, where all must be."""
+    from pandas.api.types import is_numeric_dtype
+
+    position = {str(name): column for column, name in enumerate(frame.columns)}
+    found = {}
+    for name in names:
+        column = frame.iloc[:, position[name]]
+        if is_numeric_dtype(column.dtype):
+            found[name] = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        elif must_be and not _UNNAMED.fullmatch(name):
+            shown = f", first value {column.iloc[0]!r}" if len(column) else ""
+            raise TypeError(
+                f"Column {name!r} is not numeric (dtype {column.dtype}{shown}). Pass features=<the columns with "
+                f"observations>, exclude=[{name!r}], or convert it."
+            )
+    return found
+
+
+def _no_measurement(name: str, x: Float[np.ndarray, " rows"] | None, cytometry: bool) -> str:
+    """Why a column is certainly none; empty where it may be one. `x` is None where it is not numeric."""
+    if _UNNAMED.fullmatch(name):
+        return "a column without a name, as tables have for the names of rows"
+    if x is None:
+        return ""
+    if _EVENT.fullmatch(name):
+        return "number or length of the event"
+    if _SCATTER.fullmatch(name):
+        return "scatter"
+    if name.lower() == "time" and len(x) >= _FEW and np.all(np.diff(x) >= 0) and len(np.unique(x)) > len(x) / 4:
+        return "time of the event"
+    if cytometry and _INSTRUMENT.search(name):
+        return "a channel that tells single living cells"
+    if len(x) > 1 and np.ptp(x) == 0:
+        return f"the same in all cells, {x[0]:g}"
+    return _as_counter(x)
+
+
+def _as_counter(x: Float[np.ndarray, " rows"]) -> str:
+    """What a column counts, in constant steps or in another order; empty where it is no counter."""
+    if len(x) < 5 or not np.all(np.isfinite(x)):
+        return ""
+    steps = np.diff(x)
+    if np.ptp(steps) <= 1e-5 * np.abs(steps[0]):
+        return f"a counter of rows, from {x[0]:g} in steps of {steps[0]:g}"
+    usual = np.median(steps)
+    if usual and len(x) >= _FEW and np.mean(np.abs(steps - usual) <= 1e-5 * np.abs(usual)) > 0.9:
+        return f"a counter of rows, in steps of {usual:g} with gaps, or from the start again"
+    low = x.min()
+    if low in (0, 1) and len(x) >= _FEW and np.array_equal(np.sort(x), np.arange(len(x)) + low):
+        return f"a counter of rows, every number from {low:g} to {x.max():g} once"
+    return ""
+
+
+def _doubtful(columns: dict[str, Float[np.ndarray, " rows"]], conditions: Int[np.ndarray, " rows"]) -> dict[str, str]:
+    """Columns that may be no measurements, with what speaks against them: their names, then their values."""
+    found = {name: reason for name, x in columns.items() if (reason := _named_otherwise(name, x))}
+    rest = {name: x for name, x in columns.items() if name not in found}
+    whole = {name for name, x in rest.items() if np.all(x == np.round(x))}
+    among_others = len(whole) < len(rest) / 2  # of counts all are whole, and few values are usual
+    for name, x in rest.items():
+        number = len(np.unique(x))
+        if _is_label(x, conditions):
+            found[name] = f"the same in all cells of a condition, {number} values"
+        elif name in whole and among_others and number <= max(3, min(len(x) // 4, 100)):
+            found[name] = f"{number} values, all whole, where other columns have fractions"
+        elif name in whole and len(x) >= _FEW and np.all(np.diff(x) > 0):
+            found[name] = "whole numbers that rise from row to row"
+    return {name: found[name] for name in columns if name in found}
+
+
+def _named_otherwise(name: str, x: Float[np.ndarray, " rows"]) -> str:
+    """What the name of a column says it is, where its values do not speak against that."""
+    if _SUMS.fullmatch(name):
+        return "its name says that it sums up or describes a cell"
+    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    number = len(np.unique(x))
+    few = number <= max(3, len(x) // 4) or np.all(x == np.round(x))
+    return f"its name, and {number} values" if few and any(map(_DESIGN.fullmatch, words)) else ""
+
+
+def _is_label(x: Float[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"]) -> bool:
+    """Whether all rows of a condition have one value, in several of them, which other conditions do not have."""
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    low, high = np.minimum.reduceat(x[order], starts), np.maximum.reduceat(x[order], starts)
+    sizes = np.diff(starts, append=len(x))
+    return bool(np.all(low == high) and sizes[low != 0].sum() >= 5 and len(np.unique(low)) > 1)
+
+
+def _listed(reasons: dict[str, str]) -> str:
+    shown = [f"{name!r} ({reason})" for name, reason in list(reasons.items())[:12]]
+    return ", ".join(shown) + (f", ... ({len(reasons)} in all)" if len(reasons) > 12 else "")
