@@ -15,7 +15,9 @@ _ACTIVE = re.compile(r"[\\`*\[\]<>&|~$#@!]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.",
 
 def nearest_names(name: str, known: Sequence[str]) -> str:
     """For error messages: the known names nearest to a misspelt one, else the first known ones."""
-    close = difflib.get_close_matches(name, known, n=3)
+    close = difflib.get_close_matches(name, known, n=3) or [
+        each for each in known if each.casefold() == name.casefold()
+    ]
     return f"nearest are {', '.join(map(repr, close))}" if close else f"known are {first_names(known)}"
 
 

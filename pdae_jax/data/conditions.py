@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from pdae_jax.data.distinct import distinct_labels
 from pdae_jax.data.notation import Notation
-from pdae_jax.labels import format_label, split_dose, split_name
+from pdae_jax.labels import check_uncut, format_label, split_dose, split_name
 from pdae_jax.spelling import check_names, first_names, nearest_names
 
 
@@ -59,8 +59,15 @@ def merge_written(index: Int[np.ndarray, " cells"], written: Sequence[Written], 
         _name(row, each[0], columns, notation) if row.any() else notation.control
         for row, each in zip(rows, ways, strict=True)
     ]
+    check_joined(names, columns, notation.separator)
     _log_ways(names, ways, notation)
     return make_conditions(merged[index], rows, columns, names=names, notation=notation)
+
+
+def check_joined(names: Sequence[str], perturbations: Sequence[str], separator: str) -> None:
+    """Raises ``ValueError`` where names with doses cannot be read again, because the separator is part of a number."""
+    for name in names if separator != "+" else ():
+        check_uncut(name, split_name(name, separator, perturbations), separator)
 
 
 def make_conditions(
@@ -87,7 +94,7 @@ def make_conditions(
     check_names("Perturbation", perturbations)
     _check_perturbations(perturbations, notation)
     _check_words(names, notation.control)
-    _warn_of_look_alikes(perturbations)
+    _warn_of_look_alikes((*notation.controls, *perturbations))
     control = notation.control
     zero = [name for name, label in zip(names, labels, strict=True) if not label.any()]
     if control not in zero and (zero or notation.needs_control):
@@ -244,7 +251,7 @@ def _warn_of_look_alikes(names: Sequence[str]) -> None:
             "".join(x for x in letters if not x.isspace() and unicodedata.category(x) != "Cf"), name
         )
         if other != name:
-            logging.warning("Read as two perturbations: %r and %r. If they are one, give them one name.", other, name)
+            logging.warning("Read as two names: %r and %r. If they are one, give them one name.", other, name)
 
 
 def _no_control(

@@ -41,7 +41,10 @@ def distinct_names(names: Sequence[Any], known: Collection[str]) -> tuple[Int[np
             raise ValueError(
                 f"The condition is missing: {where}. Name the condition of every cell, or drop these.{asked}"
             )
-        raise TypeError(f"A condition is {where}. Pass strings such as 'A+B', dicts of doses, or labels=<matrix>.")
+        whole = "; of a column of numbers column.astype(int).astype(str)" if isinstance(name, float) else ""
+        raise TypeError(
+            f"A condition is {where}. Pass strings such as 'A+B'{whole}, dicts of doses, or labels=<matrix>."
+        )
     return index, found
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
-from pdae_jax.data.conditions import Conditions, Written, make_conditions, merge_written
+from pdae_jax.data.conditions import Conditions, Written, check_joined, make_conditions, merge_written
 from pdae_jax.data.distinct import distinct, distinct_labels, distinct_names
 from pdae_jax.data.doses import check_control_dose, check_doses, doses_of
 from pdae_jax.data.notation import Notation, as_text, check_control_parts, check_parts, parts_of, read_doses
@@ -155,6 +155,7 @@ def read_matrix(labels: Any, names: Sequence[Any] | None, notation: Notation) ->
         found = [
             format_label(row, perturbations, control=notation.control, separator=notation.separator) for row in rows
         ]
+        check_joined(found, perturbations, notation.separator)
         return make_conditions(index, rows, perturbations, names=found, notation=notation)
     index_of_names, texts = distinct_names(names, notation.known)
     by_name, found = distinct([notation.control if text in notation.controls else text for text in texts])

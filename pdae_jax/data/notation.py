@@ -15,7 +15,7 @@ _MISSING_ANY_CASE = frozenset({"", "nan", "none", "null", "n/a", "#n/a", "<na>"}
 _MISSING = frozenset({"NA", "na", "NaT"})  # not Na, which is sodium, or NAT, a gene
 _UNIT = r"(?:[fpnuµμm]M|m?mol|[pnuµμm]g|[fpnuµμmk]?g/[nuµμmk]?(?:l|L|g)|I?U/m?[lL]|m?Gy|%)"
 _DOSE_WITH_UNIT = re.compile(rf"(?:^|.*[:\s_(]){NUMBER.pattern}\s*{_UNIT}\)?")
-_DECIMAL_COMMA = re.compile(r".*:\s*[-+]?[0-9]*,[0-9]+")
+_ODD_NUMBER = re.compile(r".*:\s*(?:[-+]?[0-9]*,[0-9]+|[−–][0-9]*[.,]?[0-9]+)")
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
@@ -56,7 +56,7 @@ def make_notation(
     if not separator:
         raise ValueError("separator is empty. Pass what joins perturbation names, such as '+'.")
     names = None if perturbations is None else tuple(as_text(name) for name in perturbations)
-    given = [control] if isinstance(control, str | int) or not isinstance(control, Iterable) else list(control)
+    given = [control] if isinstance(control, str | bytes | int) or not isinstance(control, Iterable) else list(control)
     if not given:
         raise ValueError("control is an empty list. Pass the name of the unperturbed condition, or several.")
     controls = []
@@ -199,9 +199,10 @@ def _check_part(condition: object, part: str, notation: Notation) -> None:
             f"{where} is {why}. If {separator!r} belongs to the name, pass separator=<what joins names, such as "
             f"' & '>, or {whole}."
         )
-    if _DECIMAL_COMMA.fullmatch(part):
+    if _ODD_NUMBER.fullmatch(part):
         raise ValueError(
-            f"{where} has a decimal comma. Write doses with a point, 'A:0.5'; if it is a name, pass {whole}."
+            f"{where} has a decimal comma, or a dash for a minus. Write doses as programs do, 'A:-0.5'; if it is a "
+            f"name, pass {whole}."
         )
     if _DOSE_WITH_UNIT.fullmatch(part):
         raise ValueError(

@@ -123,9 +123,22 @@ def test_separators_that_cut_doses_are_refused(separator, name):
     names = ["control", "A", "B", "5", "3", "1", name]
     with pytest.raises(ValueError, match=r"would cut off the number.*separator="):
         from_arrays(RANDOM.normal(size=(14, 2)), names * 2, separator=separator)
+    dose = float(name.removesuffix("-B")[2:])
+    if separator in f"{dose:g}":  # as names have it
+        with pytest.raises(ValueError, match="would cut off the number"):
+            by_frame(["control", "A"], [0, dose], separator=separator, allow_doses=BOTH)
+        with pytest.raises(ValueError, match="would cut off the number"):
+            from_arrays(np.eye(4), labels=np.array([[0], [dose]] * 2), perturbations=["A"], separator=separator)
     data = from_arrays(RANDOM.normal(size=(12, 2)), names[:-1] * 2, separator=separator)
     with pytest.raises(ValueError, match="would cut off the number"):
         data.label(name)
+
+
+@pytest.mark.parametrize("name", ["A:0,5", "A:\u22121", "B+A:-1,5"])
+def test_numbers_of_other_languages_are_refused_in_names(name):
+    with pytest.raises(ValueError, match="decimal comma, or a dash"):
+        from_arrays(np.eye(6), ["control", name, "A"] * 2)
+    assert from_arrays(np.eye(4), ["control", name] * 2, perturbations=[name]).perturbations == (name,)
 
 
 def test_a_number_with_a_plus_is_one_number():
@@ -208,8 +221,12 @@ def test_letters_are_the_same_however_they_are_typed(log):
     assert data.conditions == ("control", composed, "B") and data.counts.tolist() == [2, 4, 2]
     assert data.index(pieces) == data.index(f"{pieces}+control") == 1 and data.label({pieces: 1}).tolist() == [1, 0]
     from_arrays(np.eye(8), ["control", "tgfb", "TGFb", "\u00b5"] * 2)
-    assert "Read as two perturbations: 'tgfb' and 'TGFb'" in log.text
-    assert from_arrays(np.eye(6), ["A\u200b", "A", "c"] * 2, control="c").num_perturbations == 2
+    assert "Read as two names: 'tgfb' and 'TGFb'" in log.text
+    assert from_arrays(np.eye(6), ["A\u200b", "A", "c"] * 2, control=b"c").num_perturbations == 2
+    from_arrays(np.eye(6), ["Ctrl", "A", "ctrl"] * 2, control="ctrl")
+    assert "Read as two names: 'ctrl' and 'Ctrl'" in log.text
+    with pytest.raises(ValueError, match="nearest are 'CTRL'"):
+        from_arrays(np.eye(4), ["CTRL", "A"] * 2, control="ctrl")
     assert "'A'" in log.text and r"A\u200b" in log.text
 
 
