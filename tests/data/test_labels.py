@@ -35,7 +35,7 @@ def test_a_number_is_the_name_that_reads_as_it(numbered, given, name):
 
 def test_numbers_of_a_config_are_names(numbered):
     section = ConfigDict({"test": (101,), "validation": (1.5,)})
-    train, validation, test = build._split(section, numbered, None)
+    train, validation, test = build._split(section, numbered, None, None)
     assert (test.conditions, validation.conditions) == (("101",), ("1.50",)) and "102" in train.conditions
     of_donors = read(["c", "A", "1", "2", "A+1", "A+2"], control="c")
     assert set(held_out(of_donors, "stratum", 1, (1, 2)).test) == {"A+2"}
@@ -48,7 +48,7 @@ def test_two_names_without_quotes_are_one_name_and_the_message_shows_the_quotes(
     data = read(["control", "A", "B", "C", "A+B", "A+C"])
     section = ConfigDict({"test": ("A+B,A+C",), "validation": ()})
     for ask, written in (
-        (lambda: build._split(section, data, None), "('A+B', 'A+C')"),
+        (lambda: build._split(section, data, None, None), "('A+B', 'A+C')"),
         (lambda: held_out(data, "stratum", 0, "A,B"), "('A', 'B')"),
         (lambda: data.label("A, C"), "('A', 'C')"),
         (lambda: find_columns(["A,B"], data.conditions, "obs"), "('A', 'B')"),
