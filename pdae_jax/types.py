@@ -37,6 +37,7 @@ class Reading:
     gene_symbols: str | None = None  # column of an AnnData's var with the names of features
     normalize: bool = False  # raw counts became log(1 + counts per 10,000)
     arcsinh: float | None = None  # cofactor: values became arcsinh(x / cofactor)
+    compensate: bool | None = None  # spillover of cytometry was taken off; None: nothing was said
     scale: str = "unknown"  # of the values as they were found, one of `pdae_jax.data.scale.SCALES`
     total: float | None = None  # to which cells were normalised, where that was found
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)  # columns that are no features, and why

@@ -22,11 +22,14 @@ Add `--dry_run` to ARGS to see what was read, and what would be held out, before
     config.data.layer       layer of an .h5ad or .zarr file, or raw for its raw.X; none: X
     config.data.obsm        key of obsm of such a file with the values instead
     config.data.gene_symbols  column of var of such a file with the names of features; none: var_names
-    config.data.features    features to keep, "('CD3','CD8')"; none: all that vary, of tables all other columns
+    config.data.features    features to keep, "('CD3','CD8')" or "CD*"; none: all that vary, and of tables those that
+                            look like measurements
+    config.data.exclude     features not to keep, by name or pattern
     config.data.highly_variable  number of features to keep instead, those that vary most; needs scanpy
     config.data.min_cells   conditions with fewer cells are dropped; the control stays
     config.data.normalize   True for raw counts: they become log(1 + counts per 10,000), and predictions counts again
     config.data.arcsinh     cofactor for raw cytometry, 5 for CyTOF, 150 for fluorescence; none: values as they are
+    config.data.compensate  True: the spillover that .fcs files name is taken off; none: left in, with a warning
     config.data.store       folder for the cells of an .h5ad or .zarr file that does not fit into memory
     config.data.test_path   another file, or sheet, with the test conditions; read as the first
     config.split.column     column that says of each cell train, validation or test; of a condition all cells the same
@@ -73,11 +76,13 @@ def get_config(arg: str = "default"):
     config.data.obsm = config_dict.placeholder(str)
     config.data.gene_symbols = config_dict.placeholder(str)
     config.data.features = ()
+    config.data.exclude = ()
     config.data.highly_variable = config_dict.placeholder(int)
     config.data.min_cells = 2
     config.data.test_path = config_dict.placeholder(str)
     config.data.normalize = False
     config.data.arcsinh = config_dict.placeholder(float)
+    config.data.compensate = config_dict.placeholder(bool)
     config.data.store = config_dict.placeholder(str)
     config.split.column = config_dict.placeholder(str)
     config.split.test_fraction = 0.2

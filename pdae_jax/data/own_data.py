@@ -43,6 +43,7 @@ def own_data(
     min_cells: int = 2,
     normalize: bool = False,
     arcsinh: float | None = None,
+    compensate: bool | None = None,
     store: str | Path | None = None,
     split: str | None = None,
     like: PerturbationData | None = None,
@@ -81,6 +82,8 @@ def own_data(
         min_cells: conditions with fewer cells are dropped, and named in the log. The control stays.
         normalize: the values are raw counts of sequencing, and become ``log(1 + counts per 10,000)``.
         arcsinh: cofactor; values become ``arcsinh(x / cofactor)``, as is usual for cytometry. None: as they are.
+        compensate: whether the spillover between channels that .fcs files name is taken off. None: as in the data that
+            are joined, else it is left in, with a warning.
         store: folder for the cells of an .h5ad or .zarr file that does not fit into memory, see `from_anndata`.
         split: column that says which conditions train, validate and test (``config.split.column``): they are then in
             ``reading.parts``, see `parts_of_conditions`.
@@ -122,7 +125,7 @@ def own_data(
         if value is not None:
             raise ValueError(f"{name}={str(value)!r}, but {file.name!r} is no .h5ad or .zarr file. Leave it out.")
     tables = tables or Sheet(table_files(file) if file.is_dir() else [file], None)
-    return _from_tables(tables, options, split)
+    return _from_tables(tables, options, split, compensate)
 
 
 def _of_conditions(
@@ -214,9 +217,15 @@ def _from_anndata(file: Path, options: dict[str, Any], split: str | None) -> Per
         return _with_parts(data, table.obs, split, options)
 
 
-def _from_tables(tables: Sheet, options: dict[str, Any], split: str | None) -> PerturbationData:
+def _from_tables(
+    tables: Sheet, options: dict[str, Any], split: str | None, compensate: bool | None
+) -> PerturbationData:
+    known = None if options["like"] is None else options["like"].reading
+    compensate = known.compensate if compensate is None and known is not None else compensate
     used = [name for name in (*options["condition"], *options["dose"]) if name is not None]
-    frame = read_tables(tables.files, [*used, *several(split)], tables.columns)
+    frame = read_tables(tables.files, [*used, *several(split)], tables.columns, compensate)
     more = [name for name in (*several(split), *(() if tables.columns is None else tables.columns)) if name not in used]
     data = from_frame(frame.drop(columns=list(dict.fromkeys(more))), **options)
+    if compensate is not None:
+        data = dataclasses.replace(data, reading=dataclasses.replace(data.reading or Reading(), compensate=compensate))
     return data if split is None else _with_parts(data, frame, split, options)

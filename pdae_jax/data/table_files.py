@@ -1,20 +1,18 @@
 """Tables of users: one .csv, .tsv, .parquet or .fcs file, or several of one kind, in one data frame."""
 
 import importlib
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
+from pdae_jax.data.events import FILE, read_events
 from pdae_jax.spelling import first_names, nearest_names
 
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".fcs")
 ENDINGS = (".h5ad", ".zarr", *TABLES)
 
-#: Condition of a file by its own name, without the ending.
-FILE = "file"
 _MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")  # of a value in a table
 
 
@@ -58,7 +56,7 @@ def table_files(folder: Path) -> list[Path]:
     return [file for file in files if file.name not in others]
 
 
-def read_tables(files: Sequence[Path], used: Sequence[str], added: Any = None) -> Any:
+def read_tables(files: Sequence[Path], used: Sequence[str], added: Any = None, compensate: bool | None = None) -> Any:
     """One data frame of the rows of all files, one after the other.
 
     Args:
@@ -66,19 +64,23 @@ def read_tables(files: Sequence[Path], used: Sequence[str], added: Any = None) -
         used: columns with names and doses, which are read as text; `FILE` where a table has no such column, and of
             .fcs files a keyword, are the same in all rows of a file.
         added: a data frame with one row a file, whose columns are added to its rows.
+        compensate: of .fcs files, whether the spillover that they name is taken off; None: it is left in, with a
+            warning.
 
     Raises:
         KeyError: an .fcs file has no such channel or keyword.
         ImportError: the reader of this kind of file is not installed.
-        ValueError: files with other columns, or with one that is added.
+        ValueError: files with other columns, or with one that is added; see also `read_events`.
     """
     import pandas as pd
 
     more = pd.DataFrame(index=range(len(files))) if added is None else added
     own = [name for name in used if name not in more]
-    frames = []
+    frames, spilt = [], []
     for row, file in enumerate(files):
-        frame = _read_table(file, own)
+        frame = _read_table(file, own, bool(compensate))
+        if frame.attrs.pop("spillover", False):
+            spilt.append(file.name)
         for name in more:
             if name in frame:
                 raise ValueError(f"{file.name!r} has a column {name!r}, and so has the sheet. Rename one of the two.")
@@ -90,17 +92,25 @@ def read_tables(files: Sequence[Path], used: Sequence[str], added: Any = None) -
                 f"{file.name!r} and {files[0].name!r} have not the same columns: {first_names(odd)} in one of them "
                 f"only. Put files of one panel into a folder of their own."
             )
+    if spilt and compensate is None:
+        logging.warning(
+            "Files with spillover between channels, which is left in: %s. Pass compensate=True to take it off, or "
+            "compensate=False if it is meant so.",
+            first_names(spilt),
+        )
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
 
-def _read_table(file: Path, used: Sequence[str]) -> Any:
+def _read_table(file: Path, used: Sequence[str], compensate: bool) -> Any:
     """A data frame of one file; the used columns are names and doses."""
     import pandas as pd
 
     ending = ending_of(file)
     if ending == ".fcs":
         _require("flowio", file)
-        return _read_events(file, used)
+        return read_events(file, used, compensate)
+    if compensate:
+        raise ValueError(f"compensate=True is for .fcs files, and {file.name!r} is none. Leave it out.")
     if ending == ".parquet":
         _require("pyarrow", file)
         table = pd.read_parquet(file)
@@ -120,32 +130,6 @@ def _read_text(file: Path, separator: str, used: Sequence[str]) -> Any:
     return pd.read_csv(
         file, sep=separator, dtype=text, keep_default_na=False, na_values={name: list(_MISSING) for name in numeric}
     )
-
-
-def _read_events(file: Path, used: Sequence[str]) -> Any:
-    """Events of one .fcs file, with a column for each used name that is a keyword of the file, or `FILE`."""
-    import pandas as pd
-
-    content = importlib.import_module("flowio").FlowData(str(file))
-    markers = Counter(content.pns_labels)
-    names = [
-        marker.strip() if marker.strip() and markers[marker] == 1 else channel
-        for channel, marker in zip(content.pnn_labels, content.pns_labels, strict=True)
-    ]
-    frame = pd.DataFrame(content.as_array(), columns=pd.Index(names))
-    frame.attrs["cytometry"] = True
-    keywords = {**content.text, FILE: file.stem}
-    for name in used:
-        key = name.lower().removeprefix("$")
-        if name not in names and key not in keywords:
-            known = [FILE, *names, *content.text]
-            raise KeyError(
-                f"No {name!r} in {file.name!r}; {nearest_names(name, known)}. Pass a channel, a keyword of the file, "
-                f"or {FILE!r} for its name."
-            )
-        if name not in names:
-            frame[name] = keywords[key]
-    return frame
 
 
 def _require(package: str, file: Path) -> None:

@@ -120,7 +120,7 @@ def _reading(some: Float[np.ndarray, "_ features"], treatment: Treatment) -> Rea
     layer, obsm, symbols = treatment.place or (None, None, None)
     layer = "X" if treatment.place and layer is None and obsm is None else layer
     scale, total = found_scale(some)
-    return Reading(layer, obsm, symbols, treatment.normalize, treatment.arcsinh, scale, total)
+    return Reading(layer, obsm, symbols, treatment.normalize, treatment.arcsinh, scale=scale, total=total)
 
 
 def _totals(source: Any, x: np.ndarray, columns: Sequence[int] | None, treatment: Treatment) -> np.ndarray | None:
