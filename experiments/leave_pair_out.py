@@ -63,7 +63,7 @@ def main(_):
     bar.close()
     summary = summarise(table)
     write_text(workdir / SUMMARY_FILE, summary)
-    plots.condition_bars(table).savefig(workdir / FIGURE_FILE, dpi=120)
+    plots.condition_dots(table).savefig(workdir / FIGURE_FILE, dpi=120)
     print(f"{summary}\nTable: {workdir / TABLE_FILE}, figure: {workdir / FIGURE_FILE}")
 
 

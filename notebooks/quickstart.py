@@ -148,7 +148,7 @@ chosen = table[table["metric"].isin(["energy_distance", "mean_l2"])]  # distance
 print(format_table(chosen))
 
 # %%
-plots.condition_bars(table)
+plots.condition_dots(table)
 
 # %% [markdown]
 # Lower is better, and every step of the scale is a factor of ten. The next picture shows why: the simple method moves

@@ -35,6 +35,7 @@ class Fitted:
     seed: int  # of evaluations that are given no key; drawn from the key of the fit
     workdir: pathlib.Path | None = None
     components: Components | None = None  # of the features, that the model works on
+    kept_step: int | None = None  # after which `params` are; None: not known
 
     def encode(self, x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, "cells latent"]:
         """Latents of cells given in the user's units."""

@@ -1,32 +1,94 @@
-"""What figures share: colours of methods, projections to a plane, density contours, labels that keep clear."""
+"""What figures share: size and type, looks of methods, projections to a plane, density contours, names beside points.
 
-from collections.abc import Sequence
-from typing import Any
+Figures are drawn for a column of a journal, 85 mm wide, in type of 6 to 8 points, and say nothing by colour alone.
+"""
 
+import contextlib
+import functools
+import io
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, ParamSpec
+
+import matplotlib
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.ndimage import gaussian_filter
+
+from pdae_jax.spelling import visible
+
+COLUMN = 85 / 25.4  # inches
+MOST_LETTERS = 22  # of a name in a figure
 
 # Okabe & Ito: told apart with every common kind of colour vision
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE, GREY = "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#999999"
-PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
-METHOD_COLOURS = {
-    "pdae": BLUE,
-    "additive": ORANGE,
-    "linear_regression": YELLOW,
-    "latent_additive": PURPLE,
-    "pseudobulk": "#E8E8E8",
-    "pool_all": "#C4C4C4",
-    "control": GREY,
-    "oracle_half": BLACK,
-}
-HALO = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+WINE, TEAL, INDIGO, OLIVE = "#882255", "#44AA99", "#332288", "#999933"  # Tol's muted ones, for more
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW, WINE, TEAL, INDIGO, OLIVE)
+MARKERS = "osD^vP<X>*hp"
+DASHES = ("-", (0, (4, 1)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2)), (0, (1, 3)))
+HALO = [patheffects.withStroke(linewidth=1.5, foreground="white")]
 MASSES = (0.9, 0.7, 0.5, 0.3, 0.1)  # probability inside each contour, outermost first
+_Arguments = ParamSpec("_Arguments")
+_STYLE: dict[Any, Any] = {
+    "font.size": 7.0,
+    "axes.titlesize": 7.0,
+    "axes.labelsize": 7.0,
+    "figure.titlesize": 7.5,
+    "legend.fontsize": 6.5,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.0,
+    "text.usetex": False,
+}
+
+
+class Look(NamedTuple):
+    """How a method is drawn in every figure."""
+
+    colour: str
+    marker: str
+
+
+METHOD_LOOKS = {
+    "pdae": Look(BLUE, "o"),
+    "additive": Look(ORANGE, "s"),
+    "linear_regression": Look(YELLOW, "^"),
+    "latent_additive": Look(PURPLE, "v"),
+    "ridge": Look(GREEN, "D"),
+    "pseudobulk": Look("#E8E8E8", "P"),
+    "pool_all": Look("#C4C4C4", "X"),
+    "control": Look(GREY, "h"),
+    "oracle_half": Look(BLACK, "|"),
+}
+
+
+def in_column_style(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
+    """Draw in small type and thin lines, without a trace in the user's settings."""
+
+    @functools.wraps(draw)
+    def styled(*args: _Arguments.args, **options: _Arguments.kwargs) -> Figure:
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **options)
+
+    return styled
+
+
+def as_label(name: object, most: int = MOST_LETTERS) -> str:
+    """A name as text of a figure: not mathematics, and its middle left out where it is long."""
+    text = visible(name)
+    if len(text) > most:
+        text = f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
+    return text.replace("$", r"\$")
+
+
+def words(name: str) -> str:
+    """A name of our own, or of a method, as people read it."""
+    return as_label(name.replace("_", " "))
 
 
 def plane(reference: np.ndarray, names: Sequence[str], component: str = "PC") -> tuple[Any, tuple[str, str]]:
@@ -46,40 +108,42 @@ def plane(reference: np.ndarray, names: Sequence[str], component: str = "PC") ->
     return lambda x: (x - mean) @ directions.T, (first, second)
 
 
-def label_points(figure: Figure, axes: Axes, points: np.ndarray, names: Sequence[str]) -> None:
-    """Names beside points, each where it covers as few other names and points as possible."""
-    figure.draw_without_rendering()  # settles the layout, hence the transform
-    at = axes.transData.transform(points) * 72 / figure.dpi
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at]
-    places = [
-        (r * np.cos(t), r * np.sin(t))
-        for r in (8, 16, 26, 38)
-        for t in np.pi * np.array([0, 1, 0.25, 0.75, 1.25, 1.75])
-    ]
-    for (x, y), point, name in zip(at, points, names, strict=True):
-        boxes = []
-        for dx, dy in places:
-            left = x + dx if dx > 0 else x + dx - 6.0 * len(name)
-            boxes.append((left, y + dy - 5.5, left + 6.0 * len(name), y + dy + 5.5))
-        best = int(np.argmin([sum(_overlap(box, other) for other in taken) for box in boxes]))
-        dx, dy = places[best]
-        taken.append(boxes[best])
-        axes.annotate(
-            name,
-            (point[0], point[1]),
-            xytext=(dx, dy),
-            textcoords="offset points",
-            ha="left" if dx > 0 else "right",
-            va="center",
-            fontsize=9,
-            path_effects=HALO,
-            arrowprops={"arrowstyle": "-", "lw": 0.6, "shrinkB": 3} if np.hypot(dx, dy) > 10 else None,
+def label_points(
+    axes: Axes, points: np.ndarray, names: Sequence[str], around: np.ndarray | None = None, letters: int = MOST_LETTERS
+) -> None:
+    """Write names beside points, where they cover neither each other nor points; places are found by textalloc.
+
+    Args:
+        axes: whose limits and layout are settled, `Figure.draw_without_rendering`.
+        points: ``[names, 2]``, in data units.
+        names: of the points.
+        around: further points to keep clear of.
+        letters: of a name at most.
+    """
+    import textalloc
+
+    if not len(points):
+        return
+    avoided = points if around is None else np.concatenate([points, around])
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints where a place is hard to find
+        _, lines, texts, _ = textalloc.allocate(
+            axes,
+            points[:, 0],
+            points[:, 1],
+            [as_label(name, letters) for name in names],
+            x_scatter=avoided[:, 0],
+            y_scatter=avoided[:, 1],
+            textsize=6.5,
+            max_distance=0.4,
+            draw_lines=False,
             zorder=4,
+            path_effects=HALO,
         )
-
-
-def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    for line in filter(None, lines):
+        axes.add_artist(PathPatch(Path(np.transpose(line[:2])), color=BLACK, lw=0.4, fill=False, zorder=2))
+    written: Any = texts
+    for text in written:  # kept where they were put, whatever is drawn later
+        text.set_in_layout(False)
 
 
 def limits_of(parts: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -103,27 +167,29 @@ def contours(axes: Axes, cloud: np.ndarray, limits: Sequence[tuple[float, float]
     steps = np.minimum(np.searchsorted(inside, MASSES), ordered.size - 1)
     grid = [0.5 * (edge[1:] + edge[:-1]) for edge in edges]
     if colour is None:
-        axes.contour(*grid, density.T, levels=np.unique(ordered[steps[::2]]), colors=BLACK, linewidths=0.9)
+        axes.contour(*grid, density.T, levels=np.unique(ordered[steps[::2]]), colors=BLACK, linewidths=0.7)
         return
     levels = np.unique(ordered[steps])
     shades = [(*to_rgb(colour), alpha) for alpha in np.linspace(0.18, 0.95, len(levels))]
     axes.contourf(*grid, density.T, levels=[*levels, np.inf], colors=shades)
 
 
-def colour_of(method: str, number: int) -> str:
-    """A method keeps its colour in every figure; others take turns with what those leave."""
-    free = [colour for colour in PALETTE if colour not in METHOD_COLOURS.values()]
-    return METHOD_COLOURS.get(method, free[number % len(free)])
+def look_of(method: str, number: int) -> Look:
+    """A method keeps its look in every figure; others take turns with what those leave."""
+    free = [(VERMILION, "<"), (SKY, ">"), (WINE, "*"), (TEAL, "p")]
+    return METHOD_LOOKS.get(method, Look(*free[number % len(free)]))
 
 
-def cycle(values: Sequence[str], count: int) -> list[str]:
+def distinct_colours(number: int) -> list[str]:
+    """Find as many colours, no two alike: of the palette, or where there are more from dark to light."""
+    if number <= len(PALETTE):
+        return list(PALETTE[:number])
+    return [to_hex(colour) for colour in matplotlib.colormaps["viridis"](np.linspace(0.0, 0.95, number))]
+
+
+def cycle(values: Sequence[Any], count: int) -> list[Any]:
     """The first `count` values, starting over when they run out."""
     return [values[i % len(values)] for i in range(count)]
-
-
-def words(name: str) -> str:
-    """A name as people read it."""
-    return name.replace("_", " ")
 
 
 def log_where_it_helps(axes: Axes) -> None:
@@ -142,5 +208,7 @@ def cap(axes: Axes, top: float) -> None:
 
 
 def clean(axes: Axes, *, left: bool = True) -> None:
-    """No frame around the axes."""
+    """No frame around the axes, and small ticks."""
     axes.spines[["top", "right"] + ([] if left else ["left"])].set_visible(False)
+    axes.tick_params(labelsize=6.5, width=0.6, length=2.5)
+    axes.tick_params(which="minor", width=0.4, length=1.5)

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -44,6 +44,7 @@ MOST_DETAILED = 3  # test conditions that get pictures of their own
 MIN_FEATURES_OF_SCREENS = 20  # of which embeddings, violins and volcanoes are drawn
 MOST_IN_SAMPLE = 50  # training conditions of an evaluation
 MOST_CONDITIONS = 40  # of a figure; of more, some evenly spaced
+MOST_NAMED = 12  # conditions in latent space
 _SHOWN_CELLS = 2000
 _MOST_TESTED = 200  # training conditions whose residuals are tested
 _STORED_CELLS = 500  # predicted of a condition, where measured cells do not fit into memory
@@ -237,13 +238,21 @@ def held_out_predictions(
     ]
 
 
-def draw_figures(workdir: str | pathlib.Path) -> dict[str, str]:
-    """``figures/*.png`` and their captions from what the folder holds; returns caption -> path in the folder."""
+def draw_figures(workdir: str | pathlib.Path, **form: Any) -> dict[str, str]:
+    """Draw ``figures/*.png`` from what the folder holds.
+
+    Args:
+        workdir: folder of the run.
+        **form: of `save_figures`.
+
+    Returns:
+        Caption -> path in the folder.
+    """
     path = pathlib.Path(workdir)
     fitted, test = load_model(path), load_test(path)
     table = read_evaluation(path)
     predictions = held_out_predictions(fitted, test, sources_of(table), MOST_DETAILED) if test else []
-    return _draw_figures(path, fitted, test, table, predictions)
+    return _draw_figures(path, fitted, test, table, predictions, **form)
 
 
 def _draw_figures(
@@ -252,10 +261,11 @@ def _draw_figures(
     test: PerturbationData | None,
     table: Table,
     predictions: Sequence[Prediction],
+    **form: Any,
 ) -> dict[str, str]:
     figures = {
-        "energy_distance": plots.condition_bars(_some_conditions(table), split=judged_split(table)),
-        "loss": plots.loss_curves(first_member(fitted).history),
+        "energy_distance": plots.condition_dots(_some_conditions(table), split=judged_split(table)),
+        "loss": plots.loss_curves(first_member(fitted).history, kept_step=first_member(fitted).kept_step),
         "latent": _latent_figure(first_member(fitted)),
     }
     captions = dict(_CAPTIONS)
@@ -288,12 +298,35 @@ def _draw_figures(
             measured = counted(test, test.rows[test.index(prediction.condition)])
             figures[f"counts_{number}"] = plots.count_laws(predicted, measured, title=prediction.condition)
             captions[f"counts_{number}"] = f"{prediction.condition}: true and predicted counts"
-    (path / FIGURE_FOLDER).mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(path / FIGURE_FOLDER / f"{name}.png", dpi=120)
+    save_figures(path / FIGURE_FOLDER, figures, **form)
     shown = {captions[name]: f"{FIGURE_FOLDER}/{name}.png" for name in figures}
     write_text(path / FIGURE_FOLDER / CAPTION_FILE, json.dumps(shown, indent=2) + "\n")
     return shown
+
+
+def save_figures(
+    path: pathlib.Path,
+    figures: Mapping[str, Figure],
+    *,
+    formats: Sequence[str] = (),
+    dpi: float = 300,
+    width: float | None = None,
+) -> None:
+    """Write figures into a folder.
+
+    Args:
+        path: the folder, which is made.
+        figures: name -> figure.
+        formats: file endings that matplotlib knows, such as ``"pdf"`` and ``"svg"``, beside ``"png"``, always written.
+        dpi: points per inch, of clouds of cells in other formats too.
+        width: millimetres; type keeps its size. None: 85, a column.
+    """
+    path.mkdir(exist_ok=True)
+    for name, figure in figures.items():
+        if width is not None:
+            figure.set_size_inches(width / 25.4, figure.get_figheight())
+        for ending in ("png", *formats):
+            figure.savefig(path / f"{name}.{ending}", dpi=dpi)
 
 
 def _screen_figures(
@@ -351,17 +384,17 @@ def _some_conditions(table: Any) -> Any:
         (table["split"] == judged_split(table)) & (table["method"] == MODEL) & (table["metric"] == "energy_distance")
     ]
     names = [str(name) for name in ranked.sort_values("value")["condition"].unique()]
-    return table[table["condition"].isin(_evenly_spaced(names))]
+    return table[table["condition"].isin(_evenly_spaced(names, MOST_CONDITIONS))]
 
 
-def _evenly_spaced(names: Sequence[str]) -> list[str]:
-    """At most `MOST_CONDITIONS` of the names, with the first and the last."""
-    rows = np.linspace(0, len(names) - 1, min(len(names), MOST_CONDITIONS)).astype(int)
+def _evenly_spaced(names: Sequence[str], most: int) -> list[str]:
+    """Choose at most so many of the names, with the first and the last."""
+    rows = np.linspace(0, len(names) - 1, min(len(names), most)).astype(int)
     return [str(names[row]) for row in rows]
 
 
 def _latent_figure(fitted: Fitted) -> Figure:
-    train = fitted.train.select(_evenly_spaced(fitted.train.conditions))
+    train = fitted.train.select(_evenly_spaced(fitted.train.conditions, MOST_NAMED))
     train = train.take(np.sort(np.concatenate([rows[:_SHOWN_CELLS] for rows in train.rows])))
     latents = fitted.encode(train.x[:])
     centres = np.stack([latents[rows].mean(axis=0) for rows in train.rows])

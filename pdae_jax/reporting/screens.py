@@ -7,15 +7,29 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from pdae_jax.evaluation.differential import Differential, Summary, differential
-from pdae_jax.reporting.panels import BLACK, BLUE, GREY, VERMILION, clean, label_points, limits_of, plane
+from pdae_jax.evaluation.differential import Summary, differential
+from pdae_jax.reporting.panels import (
+    BLACK,
+    BLUE,
+    COLUMN,
+    GREY,
+    VERMILION,
+    as_label,
+    clean,
+    in_column_style,
+    label_points,
+    limits_of,
+    plane,
+)
 
 _EMBEDDED = 1500  # cells of each sample
 _VIOLIN_CELLS = 2000
 _SMALLEST_P = 1e-50
 
 
+@in_column_style
 def embedding(
     measured: Float[np.ndarray, "n d"],
     predicted: Float[np.ndarray, "m d"],
@@ -42,29 +56,30 @@ def embedding(
     samples = [sample[_some(len(sample), _EMBEDDED)] for sample in (control, measured, predicted)]
     cells = np.concatenate(samples)
     if method == "pca":
-        project, axes_names = plane(cells, features)
+        project, axes_names = plane(cells, [as_label(name) for name in features[:2]])
         points = project(cells)
     elif method == "umap":
         points, axes_names = _umap(cells), ("UMAP 1", "UMAP 2")
     else:
         raise ValueError(f"method={method!r} is not known; pass 'pca' or 'umap'.")
     parts = np.split(points, np.cumsum([len(sample) for sample in samples])[:-1])
-    figure = Figure(figsize=(7.6, 3.6), layout="constrained")
+    figure = Figure(figsize=(COLUMN, 2.1), layout="constrained")
     limits = [limits_of([part[:, axis] for part in parts]) for axis in (0, 1)]
-    for axes, name, part, colour in zip(
-        figure.subplots(1, 2), ("measured", "predicted"), parts[1:], (BLACK, BLUE), strict=True
-    ):
-        axes.plot(*parts[0].T, ".", ms=3, mew=0, color=GREY, alpha=0.35, label="control", rasterized=True)
-        axes.plot(*part.T, ".", ms=3, mew=0, color=colour, alpha=0.5, label=name, rasterized=True)
+    looks = (("measured", BLACK, "o"), ("predicted", BLUE, "^"))
+    handles = [Line2D([], [], color=GREY, marker="s", ms=3, ls="", label="control")]
+    for axes, (name, colour, marker), part in zip(figure.subplots(1, 2), looks, parts[1:], strict=True):
+        size = float(np.clip(90 / np.sqrt(len(part)), 1.2, 3.5))  # few cells are to be seen, many not to hide others
+        axes.plot(*parts[0].T, "s", ms=size, mew=0, color=GREY, alpha=0.35, rasterized=True)
+        axes.plot(*part.T, marker, ms=size, mew=0, color=colour, alpha=0.5, rasterized=True)
         axes.set(xlim=limits[0], ylim=limits[1], xlabel=axes_names[0], ylabel=axes_names[1], xticks=[], yticks=[])
-        legend = axes.legend(frameon=False, fontsize="small", markerscale=3)
-        for handle in legend.legend_handles:
-            handle.set_alpha(1.0)
+        handles.append(Line2D([], [], color=colour, marker=marker, ms=3, ls="", label=name))
         clean(axes)
-    figure.suptitle(title)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(as_label(title, 50))
     return figure
 
 
+@in_column_style
 def violins(
     measured: Float[np.ndarray, "n d"],
     predicted: Float[np.ndarray, "m d"],
@@ -97,22 +112,23 @@ def violins(
             raise KeyError(f"No feature {name!r} to draw. Pass some of {', '.join(features[:5])}, ...")
     samples = {"control": control, "measured": measured, "predicted": predicted}
     some = {name: sample[_some(len(sample), _VIOLIN_CELLS)] for name, sample in samples.items()}
-    columns = min(6, len(shown))
+    columns = min(3, len(shown))
     grid = (-(-len(shown) // columns), columns)
-    figure = Figure(figsize=(1.5 * columns + 0.8, 2.1 * grid[0] + 0.5), layout="constrained")
+    figure = Figure(figsize=(COLUMN, 1.35 * grid[0] + 0.4), layout="constrained")
     panels = figure.subplots(*grid, squeeze=False).ravel()
     for axes, name in zip(panels, shown, strict=False):
         for place, (x, colour) in enumerate(zip(some.values(), (GREY, BLACK, BLUE), strict=True)):
             _violin(axes, place, x[:, position[name]], colour)
-        axes.set_xticks(range(3), list(some), rotation=35, ha="right", fontsize="small")
-        axes.set_title(name, fontsize=10)
+        axes.set_xticks(range(3), list(some), rotation=30, ha="right", rotation_mode="anchor")
+        axes.set_title(as_label(name))
         clean(axes)
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
-    figure.suptitle(title)
+    figure.suptitle(as_label(title, 50))
     return figure
 
 
+@in_column_style
 def volcano(
     measured: Float[np.ndarray, "n d"],
     predicted: Float[np.ndarray, "m d"],
@@ -138,32 +154,33 @@ def volcano(
     against = Summary.of(control)
     found = [differential(Summary.of(x[_some(len(x), number)]), against) for x in (measured, predicted)]
     chosen = found[0].order[:labelled]
-    figure = Figure(figsize=(10.8, 3.6), layout="constrained")
-    panels = figure.subplots(1, 3)
-    for axes, name, each in zip(panels, ("measured", "predicted"), found, strict=False):
-        _volcano(axes, each)
-        axes.set(xlabel="change of the mean", ylabel="-log10 adjusted p", title=name)
-        clean(axes)
-    changes = np.stack([each.change for each in found], axis=1)
-    true = found[0].significant
-    panels[2].axline((0, 0), slope=1, color=GREY, lw=1, zorder=0)
-    for rows, colour in ((~true, GREY), (true, VERMILION)):
-        panels[2].plot(*changes[rows].T, ".", ms=5, mew=0, alpha=0.6, color=colour, rasterized=True)
-    panels[2].set(xlabel="measured change", ylabel="predicted change", title="changes")
-    clean(panels[2])
-    names = [str(features[int(column)]) for column in chosen]
+    figure = Figure(figsize=(COLUMN, 4.0), layout="constrained")
+    panels = list(figure.subplot_mosaic([["measured", "predicted"], ["changes", "changes"]]).values())
     heights = [np.minimum(-np.log10(np.maximum(each.p_adjusted, _SMALLEST_P)), 50) for each in found]
-    for axes, each, height in zip(panels[:2], found, heights, strict=True):
-        label_points(figure, axes, np.stack([each.change[chosen], height[chosen]], axis=1), names)
-    label_points(figure, panels[2], changes[chosen], names)
-    figure.suptitle(title)
+    changes = np.stack([each.change for each in found], axis=1)
+    points = [*(np.stack([each.change, height], axis=1) for each, height in zip(found, heights, strict=True)), changes]
+    panels[2].axline((0, 0), slope=1, color=GREY, lw=0.7, zorder=0)
+    for axes, each, at in zip(panels, (*found, found[0]), points, strict=True):
+        _features(axes, at, each.significant)
+        axes.margins(0.15)
+        clean(axes)
+    for axes, name in zip(panels, ("measured", "predicted"), strict=False):
+        axes.set(xlabel="change of the mean", ylabel="-log10 adjusted p", title=name)
+    panels[2].set(xlabel="measured change", ylabel="predicted change", title="changes")
+    figure.legend(*panels[2].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(as_label(title, 50))
+    figure.draw_without_rendering()
+    names = [str(features[int(column)]) for column in chosen]
+    for axes, at, letters in zip(panels, points, (12, 12, 20), strict=True):
+        label_points(axes, at[chosen], names, around=at[found[0].significant], letters=letters)
     return figure
 
 
-def _volcano(axes: Axes, found: Differential) -> None:
-    height = -np.log10(np.maximum(found.p_adjusted, _SMALLEST_P))
-    for rows, colour in ((~found.significant, GREY), (found.significant, VERMILION)):
-        axes.plot(found.change[rows], height[rows], ".", ms=5, mew=0, alpha=0.6, color=colour, rasterized=True)
+def _features(axes: Axes, points: np.ndarray, significant: np.ndarray) -> None:
+    """A point for each feature, open where it does not differ."""
+    style = {"ls": "", "alpha": 0.7, "rasterized": True}
+    axes.plot(*points[~significant].T, "o", ms=2, mfc="none", mec=GREY, mew=0.5, label="no difference found", **style)
+    axes.plot(*points[significant].T, "o", ms=3, mew=0, color=VERMILION, label="differs from the control", **style)
 
 
 def _violin(axes: Axes, place: int, values: np.ndarray, colour: str) -> None:

@@ -219,4 +219,5 @@ def fitted_of(
         seed=frame.seed,
         workdir=workdir,
         components=frame.components,
+        kept_step=int(state.kept_step if frame.validator else state.train.step),
     )

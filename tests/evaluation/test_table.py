@@ -12,7 +12,7 @@ from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.summary import COMPARED, format_table, summary_table
 from pdae_jax.evaluation.table import MEAN_RESPONSE, METRIC_NAMES, UNSCALED, evaluate
 from pdae_jax.losses import energy_distance
-from pdae_jax.reporting.plots import condition_bars
+from pdae_jax.reporting.plots import condition_dots
 from pdae_jax.training.fit import fit
 from pdae_jax.types import PerturbationData
 
@@ -193,7 +193,7 @@ def test_further_methods_are_rows_like_baselines(world):
     assert summary.attrs["best_baseline"] in COMPARED
     np.testing.assert_equal(summary.loc["mine", "ratio"], summary.loc["additive", "ratio"])
     assert "\neverybody " in format_table(table)
-    shown = condition_bars(table).legends[0].get_texts()
+    shown = condition_dots(table).legends[0].get_texts()
     assert {"mine", "everybody"} <= {text.get_text() for text in shown}
     alone = evaluate(fitted, test, baselines=[], methods={"mine": mine["mine"]}, **FEW)
     assert set(alone["method"]) == {"pdae", "mine", "oracle_half"}

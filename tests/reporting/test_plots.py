@@ -1,4 +1,5 @@
 import io
+import itertools
 
 import matplotlib
 import numpy as np
@@ -6,7 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from pdae_jax.reporting import plots
+from pdae_jax.reporting import plots, screens
 
 RANDOM = np.random.default_rng(0)
 HISTORY = [
@@ -131,19 +132,99 @@ def test_densities_share_axes_and_show_the_cells(d):
         assert 0.84 < np.any(inside, axis=0).mean() < 0.95
 
 
-def test_bars_have_the_heights_of_the_table():
-    figure = plots.condition_bars(make_table())
+def values_of(axes):
+    """Method -> the dots of its conditions, from below, and of the mean."""
+    return {bar.get_label(): bar.lines[0].get_xdata() for bar in axes.containers}
+
+
+def test_dots_have_the_values_of_the_table_and_nothing_is_cut_off():
+    figure = plots.condition_dots(make_table())
     (axes,) = figure.axes
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["C+D", "A+B"]  # best predicted first
-    bars = {c.get_label(): [bar.get_y() + bar.get_height() for bar in c] for c in axes.containers}
-    assert bars["pdae"] == pytest.approx([0.02, 0.1])
-    assert bars["control"] == pytest.approx([3.0, 2.0])
-    bottom = axes.get_ylim()[0]
-    lines = axes.collections[0].get_segments()
-    assert [line[0][1] for line in lines] == pytest.approx([bottom, max(bottom, 0.001)])
-    assert axes.get_yscale() == "log"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["A+B", "C+D", "mean"]  # best predicted on top
+    dots = values_of(axes)
+    assert list(dots) == ["pdae", "additive", "control", "oracle half"]  # the order of the table
+    np.testing.assert_allclose(dots["pdae"], [0.1, 0.02, 0.06])
+    np.testing.assert_allclose(dots["oracle half"], [0.001, -0.002, -0.0005])
+    figure.draw_without_rendering()
+    low, high = axes.get_xlim()
+    assert all(low < x < high for each in dots.values() for x in each)  # at and below zero, too
     with pytest.raises(ValueError, match="No 'energy_distance' rows of split 'train'"):
-        plots.condition_bars(make_table(), split="train")
+        plots.condition_dots(make_table(), split="train")
+
+
+def test_bars_of_dots_are_the_interval_of_the_mean_and_the_range_of_seeds():
+    distances = RANDOM.gamma(2.0, size=(2, 60))
+    table = pd.DataFrame(
+        {"condition": f"c{c}", "split": "test", "method": "pdae", "metric": "energy_distance", "value": value}
+        for seed in distances
+        for c, value in enumerate(seed)
+    )
+    (bars,) = plots.condition_dots(table).axes[0].containers
+    ends = np.array([segment[:, 0] for segment in bars.lines[2][0].get_segments()])
+    order = np.argsort(-distances.mean(axis=0), kind="stable")
+    np.testing.assert_allclose(ends[:-1], np.sort(distances, axis=0).T[order])
+    normal = 1.96 * distances.mean(axis=0).std() / np.sqrt(60)  # what a bootstrap of many agrees with
+    np.testing.assert_allclose(ends[-1] - distances.mean(), [-normal, normal], rtol=0.15)
+
+
+def looks(axes):
+    """Colour and shape of every series of points."""
+    return [(line.get_color(), line.get_marker()) for line in axes.lines if line.get_marker() not in ("None", None)]
+
+
+def test_nothing_is_told_apart_by_colour_alone():
+    table = pd.concat(make_table().assign(method=lambda t, i=i: t["method"] + "_" * i) for i in range(2))
+    shapes = [shape for _, shape in looks(plots.condition_dots(table).axes[0])]
+    assert len(shapes) == 8 and len(set(shapes[:4])) == 4
+    for number in (8, 20):
+        means = looks(plots.latent_space(RANDOM.normal(size=(60, 2)), np.arange(60) % number, ["c"] * number).axes[0])
+        assert len({colour for colour, _ in means}) == len(means) == number
+        assert all(one[1] != other[1] for one, other in itertools.pairwise(means))
+    terms = looks(plots.loss_curves(HISTORY).axes[0])
+    assert len({colour for colour, _ in terms}) == len({shape for _, shape in terms}) == len(terms) == 3
+
+
+def test_the_step_that_was_kept_is_marked():
+    for axes in plots.loss_curves(HISTORY, kept_step=70).axes:
+        assert set(axes.lines[-1].get_xdata()) == {70}
+    assert "kept: step 70" in texts(plots.loss_curves(HISTORY, kept_step=70))
+
+
+def test_few_cells_are_shown_and_no_density_of_them():
+    wells = RANDOM.normal(size=(3, 2))
+    figure = plots.densities_2d(wells, {"pdae": RANDOM.normal(size=(500, 2))})
+    assert not figure.axes[0].collections and figure.axes[1].collections
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_xydata(), wells)
+    assert "the 3 true cells" in texts(figure)
+    axes = plots.marginals(wells, {"pdae": RANDOM.normal(size=(500, 2))}, ["x", "y"]).axes[0]
+    np.testing.assert_array_equal(np.sort(axes.lines[0].get_xdata()), np.sort(wells[:, 0]))
+
+
+HOSTILE = ("$a$", "$a_$ {b", "a$", "\\frac", "a\nb", "_a", "%", "x" * 300)
+
+
+def test_a_name_is_text_in_every_figure():
+    """Neither mathematics, which may not parse, nor a line of its own, nor as wide as the figure."""
+    true = RANDOM.normal(size=(64, 8))
+    shift = 3 * np.eye(8)[0]
+    table = pd.concat(make_table().query("condition == 'A+B'").assign(condition=name) for name in HOSTILE)
+    titled = {"features": HOSTILE, "title": "$a_$ {b" * 50}
+    figures = {
+        "latents": plots.latent_space(true[:, :2], np.repeat(range(8), 8), HOSTILE),
+        "marginals": plots.marginals(true, {"pdae": true + 1, "$m$_": 2 * true}, max_features=8, **titled),
+        "densities": plots.densities_2d(true[:, :2], {"$m$_": true[:, :2]}, **titled | {"features": HOSTILE[:2]}),
+        "dots": plots.condition_dots(table.replace({"additive": "$m$_"})),
+        "volcano": screens.volcano(true + shift, true + shift, true, **titled),
+        "violins": screens.violins(true, true, true, shown=HOSTILE[:6], **titled),
+        "embedding": screens.embedding(true[:, :2], true[:, :2], true[:, :2], **titled | {"features": HOSTILE[:2]}),
+    }
+    for figure in figures.values():
+        figure.draw_without_rendering()  # mathematics that does not parse would raise
+        for text in figure.findobj(matplotlib.text.Text):
+            assert "\n" not in text.get_text()
+            assert not text.get_text() or text.get_window_extent().width < figure.bbox.width
+    for name in ("latents", "marginals", "dots", "violins"):
+        assert {r"\$a\$", r"\$a_\$ {b", "\\frac", r"a\nb", "_a"} <= texts(figures[name])
 
 
 def test_figures_draw_and_touch_no_global_state():
@@ -154,7 +235,7 @@ def test_figures_draw_and_touch_no_global_state():
         plots.latent_space(true, np.repeat([0, 1], 50), ["control", "A"]),
         plots.marginals(true, {"pdae": true + 1, "additive": 2 * true}, ["x", "y", "z"]),
         plots.densities_2d(true, {"pdae": true}),
-        plots.condition_bars(make_table()),
+        plots.condition_dots(make_table()),
     ]
     for figure in figures:
         image = pixels(figure)
