@@ -104,7 +104,7 @@ def latent_space(
         rows = np.flatnonzero(condition_index == i)
         some = points[rows[np.linspace(0, len(rows) - 1, min(len(rows), max_cells)).astype(int)]]
         axes.scatter(*some.T, s=5, marker=marker, color=colour, alpha=0.35, linewidths=0, rasterized=True, zorder=1)
-        axes.plot(*middles[i], marker=marker, ms=5.5, color=colour, mec="white", mew=0.8, zorder=3)
+        axes.plot(*middles[i], marker=marker, ms=5.0, color=colour, mec=BLACK, mew=0.6, zorder=3)
     axes.set(xlim=limits_of([points[:, 0]]), ylim=limits_of([points[:, 1]]), xlabel=x_label, ylabel=y_label)
     clean(axes)
     figure.draw_without_rendering()
