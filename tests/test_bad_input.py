@@ -41,6 +41,14 @@ AT_THE_DOOR = {
     "NaN": (lambda: arrays(spoiled(np.nan), features=["f0", "pERK", "f2"]), ValueError, ["pERK"]),
     "infinite": (lambda: arrays(spoiled(np.inf), features=["f0", "pERK", "f2"]), ValueError, ["pERK"]),
     "constant feature": (lambda: arrays(constant(), features=["f0", "f1", "GAPDH"]), ValueError, ["GAPDH", "7"]),
+    "genes of the training data that are missing, all of them": (
+        lambda: pdae_jax.from_frame(
+            pd.DataFrame(X, columns=["GATA1", "KLF1", "x"]).assign(condition=NAMES),
+            like=arrays(features=["GATA1", "KLF2", "MYC"]),
+        ),
+        KeyError,
+        ["2 of 3 names are missing: 'KLF2', 'MYC'", "'KLF1'"],
+    ),
     "mismatched lengths": (lambda: arrays(conditions=NAMES[:-1]), ValueError, ["12", "11"]),
     "one label, two names": (
         lambda: arrays(conditions=NAMES[:6] + ["x"] * 2 + NAMES[8:], labels=[[0]] * 4 + [[1]] * 4 + [[2]] * 4),

@@ -88,10 +88,12 @@ def open_anndata(source: Any, columns: Sequence[str], place: Place = X) -> Itera
 def find_columns(names: Sequence[str], known: Sequence[str], where: str) -> list[int]:
     """Positions of named columns, each of which must be there once."""
     counts, position = Counter(known), {name: column for column, name in enumerate(known)}
+    missing = [name for name in names if name not in counts]
+    if missing:
+        near = unquoted(str(missing[0]), counts.__contains__) or nearest_names(str(missing[0]), known)
+        others = f" {len(missing)} of {len(names)} names are missing: {first_names(missing)}." if missing[1:] else ""
+        raise KeyError(f"No {missing[0]!r} in {where}; {near}.{others} Pass a name that is there.")
     for name in names:
-        if name not in counts:
-            near = unquoted(str(name), counts.__contains__) or nearest_names(str(name), known)
-            raise KeyError(f"No {name!r} in {where}; {near}. Pass a name that is there.")
         if counts[name] > 1:
             raise ValueError(f"{name!r} is there {counts[name]} times in {where}. Rename or drop all but one.")
     return [position[name] for name in names]

@@ -50,6 +50,7 @@ MAX_STEPS = 4000
 # of 50 to 80, the best on six development worlds; with 300 cells 50 and 107 were the best (experiments/STUDIES.md).
 PASSES = 50
 MIN_STEPS = 300
+_MIN_NEIGHBOURS = 20  # cells of the median condition
 _PAIRED = 2048  # cells whose distances from each other are looked at
 
 
@@ -70,8 +71,14 @@ def resolve_recipe(recipe: Recipe, train: PerturbationData, pilot: Pilot | None 
 
 
 def lies_on_surface(pilot: Pilot, latent_dim: int) -> bool:
-    """Whether cells have a density along a surface of `latent_dim` dimensions, `has_density` of some of them."""
+    """Whether cells have a density along a surface of `latent_dim` dimensions, `has_density` of some of them.
+
+    Not where conditions have few cells, as of bulk measurements in three wells: the cells next to one are then those of
+    other conditions, and lie in as many directions as there are perturbations, whatever the noise.
+    """
     random, data = np.random.default_rng(0), pilot.train
+    if np.median(data.counts) < _MIN_NEIGHBOURS:
+        return False
     rows = balanced_rows(random, data, -(-_PAIRED // data.num_conditions))
     # conditions of few cells repeat them: a cell must not be its own neighbour
     rows = random.permutation(np.unique(rows))[:_PAIRED]

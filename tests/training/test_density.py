@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import ortho_group
 
+from pdae_jax.data.load import from_arrays
+from pdae_jax.recipe import Recipe
+from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.density import has_atoms, has_density, intrinsic_dimension
 
 
@@ -40,3 +43,15 @@ def test_atoms_are_values_that_repeat():
     assert not has_atoms(x)
     assert not has_atoms(np.concatenate([x, np.ones((1000, 1))], axis=1))  # a constant feature
     assert has_atoms(np.maximum(x, -1.5)) and not has_density(np.maximum(x, -1.5), 3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_three_wells_a_condition_are_no_surface(seed):
+    """Their neighbours are wells of other conditions: that noise has all directions is not seen among them."""
+    random = np.random.default_rng(seed)
+    labels = np.concatenate([np.zeros((1, 8)), np.eye(8), *[[np.eye(8)[i] + np.eye(8)[i - 1]] for i in range(8)]])
+    wells = np.repeat(labels @ random.normal(size=(8, 20)) * 2.0, 3, axis=0)
+    data = from_arrays(wells + 0.3 * random.normal(size=wells.shape), labels=np.repeat(labels, 3, axis=0))
+    recipe = resolve_recipe(Recipe(), data)
+    # so the start carries the linear model's means in full, as the baseline `ridge` does
+    assert recipe.observed_effects and recipe.likelihood == 0.0 and recipe.patience is not None
