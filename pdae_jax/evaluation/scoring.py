@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from pdae_jax.data.units import condition_means, moments
 from pdae_jax.evaluation.differential import CONTROL_CELLS, FIELD_METRICS, Differential, Samples, Summary, differential
 from pdae_jax.evaluation.metrics import METRICS, Context, median_distance
-from pdae_jax.evaluation.summary import BY_CHANCE, CEILING
+from pdae_jax.evaluation.summary import BY_CHANCE, CEILING, MIN_CELLS_OF_A_LAW
 from pdae_jax.prediction.samples import Beyond, beyond
 from pdae_jax.randomness import make_random
 from pdae_jax.training.validate import distance_variance
@@ -30,6 +30,7 @@ PERFECT = dict.fromkeys(
 MEAN_RESPONSE = "pool_all"  # cells of all training conditions: what is predicted without a look at the label
 P_VALUE_CELLS = 500  # per sample: a p-value depends on the sample size, so that is the same everywhere
 CEILING_REPEATS, CEILING_REPEATS_OF_MANY, CEILING_ENOUGH = 10, 5, 1000  # halvings of fewer cells than this, and of more
+_POOLED_CELLS = 200
 # the two halves of the ceiling have controls of their own, as two measurements of a condition would
 FROM_CONTROL = ("cosine_delta", "pearson_delta", "pearson_delta_top20", "pearson_delta_top100")
 
@@ -59,7 +60,7 @@ class Known(NamedTuple):
     context: Context
     lowest: Float[np.ndarray, " features"]  # of all training cells and the true ones
     highest: Float[np.ndarray, " features"]
-    spread: float  # distance variance of the true cells
+    spread: float  # distance variance of the true cells; of few, that of training cells around their condition's mean
     control_cells: Float[np.ndarray, "cells features"]
     control: Summary  # of these
     true_change: Differential
@@ -84,7 +85,7 @@ def known_of(
         context,
         np.minimum(measured.lowest, true.min(axis=0)),
         np.maximum(measured.highest, true.max(axis=0)),
-        distance_variance(true),
+        distance_variance(true) if len(true) >= MIN_CELLS_OF_A_LAW else spread_within(train),
         _control_cells(train),
         control,
         differential(Summary.of(true), control),
@@ -104,6 +105,16 @@ def rows_of(
 @once_for_each
 def _centroid(train: PerturbationData) -> Float[np.ndarray, " features"]:
     return condition_means(train)[np.any(train.labels, axis=1)].mean(axis=0)
+
+
+@once_for_each
+def spread_within(train: PerturbationData) -> float:
+    """Distance variance of cells around the mean of their condition, pooled: of three wells it cannot be found."""
+    own = train.counts[train.condition_index]
+    rows = np.random.default_rng(0).permutation(np.flatnonzero(own > 1))[:_POOLED_CELLS]
+    off = train.x[rows] - condition_means(train)[train.condition_index[rows]]
+    # a mean of few cells is near each of them
+    return distance_variance(off * np.sqrt(own[rows] / (own[rows] - 1))[:, None])
 
 
 @once_for_each

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from pdae_jax.evaluation.scoring import scaled
+from pdae_jax.data.load import from_arrays
+from pdae_jax.evaluation.scoring import scaled, spread_within
 from pdae_jax.prediction.samples import beyond
-from pdae_jax.training.validate import null_variance
+from pdae_jax.training.validate import distance_variance, null_variance
 
 
 def test_one_cell_far_off_is_seen():
@@ -40,6 +41,15 @@ def test_the_scale_has_a_length_that_is_more_than_noise(metric, base, best, nois
     assert np.isfinite(found["scaled"]) == known
     if known:
         assert found["scaled"] == pytest.approx((0.1 - base) / (best - base))
+
+
+def test_the_spread_of_three_wells_is_that_of_all_conditions():
+    random = np.random.default_rng(0)
+    means = np.repeat(random.normal(size=(40, 5)) * 9.0, 3, axis=0)
+    data = from_arrays(
+        means + random.normal(size=means.shape), np.repeat(["control", *map("g{}".format, range(39))], 3)
+    )
+    assert spread_within(data) == pytest.approx(distance_variance(random.normal(size=(200, 5))), rel=0.3)
 
 
 def test_the_unit_of_cells_is_that_of_their_noise():

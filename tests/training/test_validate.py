@@ -12,5 +12,5 @@ def test_predicted_cells_that_are_no_numbers_stop_the_fit(wrong):
     predicted, true = random.normal(size=(30, 12)).astype(np.float32), random.normal(size=(2, 40, 12))
     predicted[4, 3] = wrong
     errors = np.asarray(_distances(predicted, true.astype(np.float32), np.ones((2, 40), np.float32)))
-    with pytest.raises(FloatingPointError, match="At step 7 .*NaN or infinite: 'A', 'B'"):
+    with pytest.raises(FloatingPointError, match=r"At step 7 .*NaN or infinite: 'A', 'B'"):
         check_errors(errors, ["A", "B"], 7)
