@@ -1,9 +1,12 @@
-"""What XLA compiled, kept on disk: a new process starts where the last one left off."""
+"""Compiled programs: kept on disk for the next process, and run as they are written whatever JAX is told to refuse."""
 
+import contextlib
 import os
 import pathlib
+from collections.abc import Iterator
 
 import jax
+from jax._src import xla_bridge
 
 MAX_BYTES = 2**30  # of all programs together; the oldest go first
 MIN_SECONDS = 0.2  # programs that compile faster are not worth a file
@@ -34,3 +37,40 @@ def cache_compilations(folder: str | os.PathLike[str] | None = None) -> pathlib.
     jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
     return path
+
+
+@contextlib.contextmanager
+def as_written() -> Iterator[None]:
+    """Run programs of the library, and optax in them, where a user has JAX refuse what these rely on.
+
+    That is infinity as the lowest error so far, shapes and types that promote each other, and compiling ahead of time.
+    Numbers are the same.
+
+    Raises:
+        RuntimeError: in a process forked after JAX had started, where every program would wait for ever.
+    """
+    if _FORKED:
+        raise RuntimeError(
+            "This process was forked from one in which JAX had started its threads, which a fork does not copy: JAX "
+            "would wait for them for ever. Start processes with multiprocessing.get_context('spawn'), or fork before "
+            "JAX is used."
+        )
+    with (
+        jax.debug_infs(False),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+        jax.disable_jit(False),
+    ):
+        yield
+
+
+_FORKED: list[int] = []  # the parent of a process whose JAX does not work; JAX itself only warns
+
+
+def _remember_fork() -> None:
+    if xla_bridge.backends_are_initialized():
+        _FORKED.append(os.getppid())
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_remember_fork)

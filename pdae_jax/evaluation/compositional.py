@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pdae_jax.compiled import as_written
 from pdae_jax.data.checks import check_same_columns, check_training_data
 from pdae_jax.data.counts import in_whole_counts
 from pdae_jax.data.sample import make_sampler
@@ -114,6 +115,7 @@ _translate = jax.jit(
 )
 
 
+@as_written()
 def fit_compositional(
     train: PerturbationData,
     *,

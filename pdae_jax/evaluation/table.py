@@ -14,6 +14,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array
 
+from pdae_jax.compiled import as_written
 from pdae_jax.data.checks import aligned
 from pdae_jax.data.units import condition_means
 from pdae_jax.evaluation.baselines import BASELINES
@@ -69,6 +70,7 @@ class Request(NamedTuple):
     metrics: tuple[str, ...]
 
 
+@as_written()
 def evaluate(
     fitted: Fitted | Ensemble,
     test: PerturbationData | None,

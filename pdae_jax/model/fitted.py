@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from pdae_jax.compiled import as_written
 from pdae_jax.data.components import Components
 from pdae_jax.data.units import Standardizer, zero_floor
 from pdae_jax.model.model import Model
@@ -37,6 +38,7 @@ class Fitted:
     components: Components | None = None  # of the features, that the model works on
     kept_step: int | None = None  # after which `params` are; None: not known
 
+    @as_written()
     def encode(self, x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, "cells latent"]:
         """Latents of cells given in the user's units."""
         if x.ndim != 2 or x.shape[1] != self.train.num_features:
@@ -55,6 +57,7 @@ class Fitted:
         x = x if self.components is None else self.components.scores(x)
         return np.asarray(self.standardizer.forward(x), dtype=np.float32)
 
+    @as_written()
     def translate(
         self,
         key: Array,
@@ -81,6 +84,7 @@ class Fitted:
         # the decoder's floor is zero in the user's units, which the way back must not miss by rounding
         return np.where(moved <= zero_floor(units) + _ROUNDING, np.float32(0), np.maximum(samples, 0))
 
+    @as_written()
     def shift(
         self,
         label_from: Float[np.ndarray, "... perturbations"],

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pdae_jax.compiled import as_written
 from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
@@ -26,6 +27,7 @@ from pdae_jax.types import PerturbationData, once_for_each
 RANK_TOLERANCE = 0.05  # singular values of the latent shifts below this share of the largest count as zero
 
 
+@as_written()
 def check_guarantee(
     source: Fitted | Ensemble | PerturbationData, label: LabelLike, *, from_condition: str | None = None
 ) -> Verdict:

@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.compiled import as_written
 from pdae_jax.data.counts import in_whole_counts, to_counts
 from pdae_jax.data.units import moments
 from pdae_jax.labels import LabelLike, format_label
@@ -67,6 +68,7 @@ class Prediction(NamedTuple):
         return to_counts(make_random(key), self.samples, sizes)
 
 
+@as_written()
 def predict(
     fitted: Fitted | Ensemble,
     label: LabelLike,

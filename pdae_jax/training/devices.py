@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from pdae_jax.compiled import as_written
 from pdae_jax.randomness import is_key
 
 AXIS = "devices"
@@ -142,7 +143,7 @@ def on_devices(function: Callable[[T], R], items: Sequence[T], devices: Sequence
     def on_a_device(item: T) -> R:
         device = free.get()
         try:
-            with jax.default_device(device):
+            with jax.default_device(device), as_written():  # of this thread
                 return function(item)
         finally:
             free.put(device)

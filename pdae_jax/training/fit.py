@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from pdae_jax.cells import StoredCells
+from pdae_jax.compiled import as_written
 from pdae_jax.data.components import Components
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import check_key
@@ -26,6 +27,7 @@ from pdae_jax.training.start_from import goes_on_from, started
 from pdae_jax.types import PerturbationData
 
 
+@as_written()
 def fit(
     train: PerturbationData,
     *,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pdae_jax.compiled import as_written
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
@@ -20,6 +21,7 @@ from pdae_jax.training.reduction import with_components
 from pdae_jax.types import PerturbationData
 
 
+@as_written()
 def load_run(workdir: str | pathlib.Path) -> Fitted:
     """The fitted model of a run folder, as `fit` returned it; the folder is only read.
 
@@ -81,6 +83,7 @@ def read_state(path: pathlib.Path, shapes: LoopState) -> tuple[LoopState, list[d
     return state, [e for e in read_metrics(path / folder.METRICS_FILE) if e["step"] <= step_of(state)]
 
 
+@as_written()
 def load_ensemble(workdir: str | pathlib.Path) -> Ensemble:
     """The ensemble of a run folder, as `fit_ensemble` returned it; the folder is only read.
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pdae_jax.compiled import as_written
 from pdae_jax.data.components import Components
 from pdae_jax.data.sample import DeviceData, padded_to
 from pdae_jax.runs.folder import begin
@@ -31,6 +32,7 @@ from pdae_jax.training.starts import Starts
 MOST_OPEN = 128  # members that are prepared, and have their folders open, at a time
 
 
+@as_written()
 def train_requests(
     requests: Sequence[Request],
     *,

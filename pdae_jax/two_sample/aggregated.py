@@ -27,6 +27,7 @@ import numpy as np
 import scipy.spatial.distance
 from jaxtyping import Array, Float
 
+from pdae_jax.compiled import as_written
 from pdae_jax.randomness import check_key, make_random
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.distances import manhattan_distances, squared_distances
@@ -66,6 +67,7 @@ class AggregatedTest(NamedTuple):
     m: int  # cells of y used
 
 
+@as_written()
 def aggregated_test(
     x: SampleLike,
     y: SampleLike,

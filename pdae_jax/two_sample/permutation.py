@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.compiled import as_written
 from pdae_jax.randomness import check_key, make_random
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import Kernel, KernelLike
@@ -55,6 +56,7 @@ class TwoSampleTests(NamedTuple):
     m: Int[np.ndarray, " conditions"]  # cells of y used
 
 
+@as_written()
 def two_sample_test(
     x: SampleLike,
     y: SampleLike,
@@ -98,6 +100,7 @@ def two_sample_test(
     )
 
 
+@as_written()
 def two_sample_tests(
     pairs: Mapping[str, tuple[SampleLike, SampleLike]],
     *,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.compiled import as_written
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import Kernel, KernelLike, as_kernel, dissimilarity_matrix, in_own_unit, in_unit
 from pdae_jax.two_sample.pair_sum import pair_sum, self_pair_sum
@@ -18,6 +19,7 @@ from pdae_jax.two_sample.units import unit_of
 from pdae_jax.types import AnyArray
 
 
+@as_written()
 def energy_score(samples: SampleLike, y: SampleLike, *, beta: float = 1.0) -> Float[Array, ""]:
     r"""Energy score of a predicted sample against observations, mean over the observations (U form).
 
@@ -46,6 +48,7 @@ def _score(samples: Array, y: Array, kernel: Kernel) -> Float[Array, ""]:
     return factor * u_form
 
 
+@as_written()
 def kernel_score(
     samples: SampleLike,
     y: SampleLike,
@@ -87,6 +90,7 @@ def batch_score(
     return cross - 0.5 * within / (1.0 - same)
 
 
+@as_written()
 def grouped_score(
     decoded: SampleLike, x: SampleLike, group: Int[AnyArray, " cells"] | Sequence[int], kernel: KernelLike
 ) -> Float[Array, ""]:

@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.compiled import as_written
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import Kernel, KernelLike, as_kernel, in_own_unit
 from pdae_jax.two_sample.one_dimensional import energy_distance_1d
@@ -24,6 +25,7 @@ from pdae_jax.types import AnyArray
 # --- two-sample statistics -----------------------------------------------------------------------------------------
 
 
+@as_written()
 def energy_distance(
     x: SampleLike,
     y: SampleLike,
@@ -56,6 +58,7 @@ def energy_distance(
     return two_sample_statistic(x, y, kernels.energy(beta), unbiased=unbiased, tile=tile)
 
 
+@as_written()
 def mmd2(
     x: SampleLike,
     y: SampleLike,
@@ -90,6 +93,7 @@ def mmd2(
     return two_sample_statistic(x, y, kernel, unbiased=unbiased, tile=tile)
 
 
+@as_written()
 def two_sample_statistic(
     x: SampleLike,
     y: SampleLike,
@@ -141,6 +145,7 @@ def _statistic(
     return factor * (v_form - (within_x.high + offset) * u_excess(w_x) - (within_y.high + offset) * u_excess(w_y))
 
 
+@as_written()
 def two_sample_matrix(
     x: SampleLike,
     group: Int[AnyArray, " _"] | Sequence[int],
