@@ -41,6 +41,8 @@ class Reading:
     scale: str = "unknown"  # of the values as they were found, one of `pdae_jax.data.scale.SCALES`
     total: float | None = None  # to which cells were normalised, where that was found
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)  # columns that are no features, and why
+    # conditions with a dose of 0, as they are written -> what they were read as
+    absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     parts: Mapping[str, str] = dataclasses.field(
         default_factory=dict
     )  # condition -> train, validation or test, if said

@@ -12,7 +12,9 @@ def describe(experiment: Experiment) -> str:
     """Cells, values, perturbations with their doses, and every condition with its part and how it is identified."""
     parts = {"train": experiment.train, "validation": experiment.validation, "test": experiment.test}
     present = {name: part for name, part in parts.items() if part is not None}
-    return "\n".join([*_overview(present), "", *_perturbations(present), "", *_conditions(present)])
+    return "\n".join(
+        [*_overview(present), "", *_absent(experiment.train), *_perturbations(present), "", *_conditions(present)]
+    )
 
 
 def _overview(parts: dict[str, PerturbationData]) -> list[str]:
@@ -31,6 +33,13 @@ def _overview(parts: dict[str, PerturbationData]) -> list[str]:
     elif low >= 0 and all(np.array_equal(x, np.round(x)) for part in found for x in part.blocks()):
         lines.append("All values are whole numbers. If they are raw counts, pass --config.data.normalize=True.")
     return lines
+
+
+def _absent(train: PerturbationData) -> list[str]:
+    """What a dose of 0 made of conditions."""
+    found = dict(train.reading.absent) if train.reading else {}
+    shown = ", ".join(f"{text} is {name}" for text, name in list(found.items())[:8])
+    return [f"A dose of 0 was read as absent: {shown}{', ...' if len(found) > 8 else ''}", ""] if found else []
 
 
 def _perturbations(parts: dict[str, PerturbationData]) -> list[str]:

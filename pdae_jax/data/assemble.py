@@ -1,5 +1,6 @@
 """Values, conditions and how they were read, put together to a data set; what was read is logged."""
 
+import dataclasses
 from collections.abc import Iterable
 
 import numpy as np
@@ -44,7 +45,7 @@ def assemble(
         separator=notation.separator,
         size_factors=None if sizes is None else sizes[kept],
         strata=tuple(name for name in table.perturbations if name in (*table.strata, *notation.strata)),
-        reading=reading,
+        reading=dataclasses.replace(reading, absent=dict(table.absent)),
     )
     _log_data(data)
     return data

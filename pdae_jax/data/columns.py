@@ -140,6 +140,18 @@ def measured_columns(
     return Measured(kept, kept, excluded | left_out)
 
 
+def columns_of_origin(frame: Any, features: Sequence[str]) -> dict[str, Any]:
+    """Columns beside the features that may say where cells come from: those of text, and numbers that are named so."""
+    from pandas.api.types import is_numeric_dtype
+
+    others = {str(name): column for name, column in frame.items() if str(name) not in set(features)}
+    return {
+        name: column
+        for name, column in others.items()
+        if not is_numeric_dtype(column) or any(map(_DESIGN.fullmatch, _words(name)))
+    }
+
+
 def columns_of(frame: Any, found: Measured) -> tuple[np.ndarray, list[int] | None]:
     """Values of the columns that count and of the features, and where the features are among them; None: they are all.
 
@@ -238,10 +250,13 @@ def _named_otherwise(name: str, x: Float[np.ndarray, " rows"]) -> str:
     """What the name of a column says it is, where its values do not speak against that."""
     if _SUMS.fullmatch(name):
         return "its name says that it sums up or describes a cell"
-    words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     number = len(np.unique(x))
     few = number <= max(3, len(x) // 4) or np.all(x == np.round(x))
-    return f"its name, and {number} values" if few and any(map(_DESIGN.fullmatch, words)) else ""
+    return f"its name, and {number} values" if few and any(map(_DESIGN.fullmatch, _words(name))) else ""
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
 
 
 def _is_label(x: Float[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"]) -> bool:

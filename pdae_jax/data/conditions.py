@@ -23,6 +23,7 @@ class Conditions(NamedTuple):
     names: tuple[str, ...]
     perturbations: tuple[str, ...]
     strata: tuple[str, ...] = ()  # those of the perturbations that are strata
+    absent: Mapping[str, str] = {}  # ways of writing a dose of 0 -> the condition
 
 
 class Written(NamedTuple):
@@ -61,7 +62,11 @@ def merge_written(index: Int[np.ndarray, " cells"], written: Sequence[Written], 
     ]
     check_joined(names, columns, notation.separator)
     _log_ways(names, ways, notation)
-    return make_conditions(merged[index], rows, columns, names=names, notation=notation)
+    found = make_conditions(merged[index], rows, columns, names=names, notation=notation)
+    zero = {
+        str(way.text): name for name, each in zip(names, ways, strict=True) for way in each if 0 in way.doses.values()
+    }
+    return found._replace(absent=zero)
 
 
 def check_joined(names: Sequence[str], perturbations: Sequence[str], separator: str) -> None:

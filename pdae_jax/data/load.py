@@ -11,11 +11,12 @@ import numpy as np
 from pdae_jax.cells import StoredCells
 from pdae_jax.data import genes
 from pdae_jax.data.assemble import assemble
-from pdae_jax.data.columns import asked_for, columns_of, matching, measured_columns, varying_names
+from pdae_jax.data.columns import asked_for, columns_of, columns_of_origin, matching, measured_columns, varying_names
 from pdae_jax.data.counts import Sized
 from pdae_jax.data.entries import read_dicts, read_matrix, read_names
 from pdae_jax.data.notation import Notation, make_notation, with_found_controls
 from pdae_jax.data.observations import check_frame, constant_columns
+from pdae_jax.data.pooled import MOST_VALUES, warn_of_pooled_control
 from pdae_jax.data.scale import COUNTS
 from pdae_jax.data.stored import content_of, store_cells, varying_columns
 from pdae_jax.data.tables import Place, column_names, find_columns, open_anndata, read_conditions
@@ -183,6 +184,8 @@ def from_frame(
     treatment = treatment_of(normalize, arcsinh, own_totals, like)
     observed, reading = read_values(x, found.features, columns, treatment)
     reading = dataclasses.replace(reading, left_out=found.left_out)
+    origin = dict(labelled.iloc[:, len(named) :].items()) | columns_of_origin(rest, found.features)
+    warn_of_pooled_control(observed.x, table, origin, notation.control)
     return assemble(observed, table, found.features, notation, min_cells, reading)
 
 
@@ -296,6 +299,9 @@ def from_anndata(
         if highly_variable is None:
             left_out |= dict.fromkeys(sorted(set(asked) - set(names)), "the same in all cells")
         reading = dataclasses.replace(reading, left_out=left_out)
+        origin = dict(table.obs.iloc[:, len(named) : len(labelled)].items())
+        origin |= {name: table.column(name) for name, number in table.others.items() if 1 < number <= MOST_VALUES}
+        warn_of_pooled_control(observed.x, conditions, origin, notation.control)
         return assemble(observed, conditions, names, notation, min_cells, reading)
 
 

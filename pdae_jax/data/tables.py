@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,7 @@ class Table(NamedTuple):
     features: list[str]
     matrix: Any  # [cells, features], perhaps on disk
     others: dict[str, int]  # columns of obs that were not asked for, and how many values each has
+    column: Callable[[str], Any]  # one of these
 
 
 @contextlib.contextmanager
@@ -72,7 +73,7 @@ def open_anndata(source: Any, columns: Sequence[str], place: Place = X) -> Itera
     if place.obsm is not None:
         _check_key(place, source.obsm)
         names, matrix = _of_obsm(place.obsm, source.obsm[place.obsm])
-        yield Table(obs, names, matrix, others)
+        yield Table(obs, names, matrix, others, source.obs.__getitem__)
         return
     raw = getattr(source, "raw", None)
     layer = _check_layer(place.layer, source.layers, source.X is not None, raw is not None)
@@ -82,7 +83,7 @@ def open_anndata(source: Any, columns: Sequence[str], place: Place = X) -> Itera
     if place.gene_symbols is not None:
         find_columns([place.gene_symbols], [str(name) for name in held.var.columns], "var")
         names = _symbols(place.gene_symbols, held.var[place.gene_symbols].tolist(), names)
-    yield Table(obs, names, _in_rows(matrix), others)
+    yield Table(obs, names, _in_rows(matrix), others, source.obs.__getitem__)
 
 
 def find_columns(names: Sequence[str], known: Sequence[str], where: str) -> list[int]:
@@ -161,7 +162,7 @@ def _open_file(file: Any, used: Sequence[str], place: Place, source: str | Path)
         if hasattr(held, "shape"):
             _check_shape(held, str(place), (number, held.shape[1]), source)
         names, matrix = _of_obsm(place.obsm, held if hasattr(held, "shape") else read_elem(held))
-        return Table(frame, names, matrix, others)
+        return Table(frame, names, matrix, others, lambda name: read_elem(obs[name]))
     layers = file.get("layers", {})
     layer = _check_layer(place.layer, layers, "X" in file, "raw" in file)
     held = file["raw"] if _is_raw(layer, layers) else file
@@ -174,7 +175,8 @@ def _open_file(file: Any, used: Sequence[str], place: Place, source: str | Path)
         find_columns([place.gene_symbols], list(held["var"]), "var")
         symbols: Any = read_elem(held["var"][place.gene_symbols])
         names = _symbols(place.gene_symbols, list(symbols), names)
-    return Table(frame, names, matrix if hasattr(matrix, "shape") else _in_rows(sparse_dataset(matrix)), others)
+    matrix = matrix if hasattr(matrix, "shape") else _in_rows(sparse_dataset(matrix))
+    return Table(frame, names, matrix, others, lambda name: read_elem(obs[name]))
 
 
 def _num_values(column: Any) -> int | None:

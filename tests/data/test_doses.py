@@ -3,13 +3,17 @@
 import itertools
 import logging as std_logging
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 from absl import logging
 
+from pdae_jax import build
+from pdae_jax.cli import dry_run
 from pdae_jax.data.load import from_anndata, from_arrays, from_frame
 from pdae_jax.data.own_data import own_data
+from pdae_jax.recipe import Recipe
 
 RANDOM = np.random.default_rng(0)
 BOTH = ("zero", "negative")
@@ -95,7 +99,11 @@ def test_explicit_vectors_may_be_negative_or_zero():
     x = RANDOM.normal(size=(6, 2))
     assert from_arrays(x, labels=np.array([[0], [-1], [1]] * 2)).label([-1.0]) == -1
     assert from_arrays(x, [{}, {"A": -1}, {"A": 0}] * 2).counts.tolist() == [4, 2]
-    assert by_frame(["DMSO", "A+B", "A", "B"], ["", "1+0", "1", "1"], control="DMSO").counts.tolist() == [2, 4, 2]
+    data = by_frame(["DMSO", "A+B", "A", "B"], ["", "1+0", "1", "1"], control="DMSO")
+    assert data.counts.tolist() == [2, 4, 2] and data.reading is not None
+    assert data.reading.absent == {"A+B at 1+0": "A"}
+    experiment = build.Experiment(jax.random.key(0), data, None, None, {}, Recipe(), {}, None)
+    assert "A dose of 0 was read as absent: A+B at 1+0 is A" in dry_run.describe(experiment)
 
 
 @pytest.mark.parametrize(
