@@ -2,6 +2,7 @@
 
 pdae-jax evaluate --workdir=runs/simulated
 pdae-jax evaluate --workdir=runs/simulated --num_samples=5000 --source=all
+pdae-jax evaluate --workdir=runs/simulated --figures --format=pdf --width=178
 
 Without options the numbers are those of the run.
 """
@@ -27,12 +28,24 @@ def define(values: flags.FlagValues) -> None:
         "source", None, "control, nearest, all, or a training condition; default as in the run", flag_values=values
     )
     flags.DEFINE_integer("devices", None, "that share the conditions; default one", flag_values=values)
+    flags.DEFINE_boolean("figures", False, "draw the figures and the report again, nothing else", flag_values=values)
+    flags.DEFINE_multi_enum(
+        "format", [], ["pdf", "svg", "eps", "tif"], "with --figures: files beside .png", flag_values=values
+    )
+    flags.DEFINE_float("width", None, "with --figures: in mm; default 85, a column of a journal", flag_values=values)
+    flags.DEFINE_integer("dpi", 300, "with --figures: points per inch", flag_values=values)
 
 
 def main(asked: flags.FlagValues, call: Call) -> None:
     """Write the results again."""
     cache_compilations()
     workdir = pathlib.Path(asked.workdir)
+    if asked.figures:
+        form = {"formats": asked.format, "width": asked.width, "dpi": asked.dpi}
+        for caption, path in results.draw_figures(workdir, **form).items():
+            print(f"{workdir / path}: {caption}")
+        print(results.render(workdir))
+        return
     given = {"num_samples": asked.num_samples, "source": asked.source, "devices": asked.devices}
     changes = {name: value for name, value in given.items() if value is not None}
     print(results.write_results(workdir, **{**recorded_options(workdir), **changes}))

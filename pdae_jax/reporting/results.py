@@ -309,8 +309,8 @@ def save_figures(
     figures: Mapping[str, Figure],
     *,
     formats: Sequence[str] = (),
-    dpi: float = 300,
-    width: float | None = None,
+    dpi: int = 300,
+    width: float | int | None = None,
 ) -> None:
     """Write figures into a folder.
 

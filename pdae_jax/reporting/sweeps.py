@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from pdae_jax.reporting.panels import BLUE, COLUMN, VERMILION, as_label, clean, in_column_style
 from pdae_jax.types import Table
 
 SCORE = "validation_share"  # the energy distances on validation conditions over those of the control
@@ -109,50 +110,55 @@ def _is_logarithmic(values: np.ndarray) -> bool:
     return bool(values.min() > 0 and np.median(values) < 0.3 * values.max())
 
 
+@in_column_style
 def parallel_coordinates(table: Any) -> Figure:
     """A line for each point through its settings to its score; the best tenth in colour."""
     done = table[table["state"] == "finished"].sort_values(SCORE, ascending=False)
     names = [*settings_of(done), SCORE]
-    figure = Figure(figsize=(max(4.0, 1.8 * len(names)), 4.0), layout="constrained")
+    figure = Figure(figsize=(max(COLUMN, 1.1 * len(names)), 2.6), layout="constrained")
     axis = figure.subplots()
     best = len(done) - max(1, len(done) // 10)
     for row in range(len(done)):
         heights = [_height(done[name])[row] for name in names]
-        colour = {"color": "C1", "zorder": 3, "linewidth": 1.8} if row >= best else {"color": "0.75", "linewidth": 0.8}
+        colour = (
+            {"color": VERMILION, "zorder": 3, "linewidth": 1.6} if row >= best else {"color": "0.75", "linewidth": 0.6}
+        )
         axis.plot(range(len(names)), heights, **colour)
-    axis.set_xticks(range(len(names)), [name.removeprefix("fit.") for name in names])
+    axis.set_xticks(range(len(names)), [as_label(name.removeprefix("fit.")) for name in names])
     axis.set_yticks([])
     axis.set_ylim(-0.1, 1.1)
     for place, name in enumerate(names):
         low, high = _ends(done[name])
-        axis.annotate(low, (place, 0.0), (0, -4), textcoords="offset points", ha="center", va="top", fontsize=8)
-        axis.annotate(high, (place, 1.0), (0, 4), textcoords="offset points", ha="center", va="bottom", fontsize=8)
+        axis.annotate(low, (place, 0.0), (0, -4), textcoords="offset points", ha="center", va="top")
+        axis.annotate(high, (place, 1.0), (0, 4), textcoords="offset points", ha="center", va="bottom")
         axis.axvline(place, color="0.5", linewidth=0.6)
     axis.tick_params(axis="x", pad=14)
-    axis.set_title("each line a point; in colour the best tenth", fontsize=10)
+    axis.set_title("each line a point; thick and in colour the best tenth")
     return figure
 
 
+@in_column_style
 def setting_effects(table: Any) -> Figure:
     """The score against each setting by itself."""
     done = table[table["state"] == "finished"]
     names: Sequence[str] = settings_of(done) or [SCORE]
-    figure = Figure(figsize=(3.2 * len(names), 3.0), layout="constrained")
+    figure = Figure(figsize=(max(COLUMN, 1.3 * len(names)), 2.1), layout="constrained")
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         column = done[name]
         if column.dtype.kind in "fiu" and column.nunique() > 6 and not column.isna().any():
-            axis.scatter(column, done[SCORE], s=14)
+            axis.scatter(column, done[SCORE], s=8, color=BLUE)
             if _is_logarithmic(column.to_numpy(float)):
                 axis.set_xscale("log")
         else:
             groups = _levels(column)
             for place, value in enumerate(groups):
                 scores = done.loc[column.isna() if value is None else column == value, SCORE]
-                axis.scatter(np.full(len(scores), place), scores, s=14)
+                axis.scatter(np.full(len(scores), place), scores, s=8, color=BLUE)
                 axis.hlines(scores.median(), place - 0.3, place + 0.3, color="k")
-            axis.set_xticks(range(len(groups)), [_name(value) for value in groups])
-        axis.set_xlabel(name.removeprefix("fit."))
+            axis.set_xticks(range(len(groups)), [as_label(_name(value), 12) for value in groups])
+        axis.set_xlabel(as_label(name.removeprefix("fit.")))
+        clean(axis)
         if done[SCORE].min() > 0:
             axis.set_yscale("log")
     axes[0, 0].set_ylabel("error on validation conditions,\nas a fraction of the control's")
@@ -168,5 +174,5 @@ def _height(column: Any) -> np.ndarray:
 def _ends(column: Any) -> tuple[str, str]:
     if column.dtype.kind not in "fiu" or column.isna().any():
         levels = _levels(column)
-        return _name(levels[0]), _name(levels[-1])
+        return as_label(_name(levels[0]), 12), as_label(_name(levels[-1]), 12)
     return f"{column.min():.3g}", f"{column.max():.3g}"

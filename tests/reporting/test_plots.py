@@ -8,6 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from pdae_jax.reporting import plots, screens
+from pdae_jax.reporting.results import save_figures
 
 RANDOM = np.random.default_rng(0)
 HISTORY = [
@@ -244,3 +245,13 @@ def test_figures_draw_and_touch_no_global_state():
 
     assert pyplot.get_fignums() == []
     assert dict(matplotlib.rcParams) == before
+
+
+def test_figures_are_written_in_other_formats_and_at_a_chosen_size(tmp_path):
+    figure = plots.loss_curves(HISTORY)
+    save_figures(tmp_path / "new", {"loss": figure}, formats=["pdf", "svg"], width=127.0, dpi=60)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"loss.png", "loss.pdf", "loss.svg"}
+    assert imread(tmp_path / "new" / "loss.png").shape[1] == 300  # 5 inches
+    assert b'width="360pt"' in (tmp_path / "new" / "loss.svg").read_bytes()
+    save_figures(tmp_path, {"loss": plots.loss_curves(HISTORY)})
+    assert imread(tmp_path / "loss.png").shape[1] == 1003  # 85 mm at 300 points per inch

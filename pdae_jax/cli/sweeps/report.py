@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 from pdae_jax.reporting import sweeps
+from pdae_jax.reporting.results import save_figures
 from pdae_jax.reporting.sweeps import SCORE
 from pdae_jax.runs.files import write_text
 from pdae_jax.spelling import as_markdown, markdown_block, markdown_code
@@ -31,9 +32,7 @@ def write_report(workdir: pathlib.Path, table: Any, note: str, timed: bool) -> N
         timed: whether the time of a point was an objective, too.
     """
     figures = {"parallel": sweeps.parallel_coordinates(table), "effects": sweeps.setting_effects(table)}
-    (workdir / "figures").mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(workdir / "figures" / f"{name}.png", dpi=120)
+    save_figures(workdir / "figures", figures)
     try:
         mattered = show(sweeps.importance(table))
     except (ImportError, ValueError) as error:
