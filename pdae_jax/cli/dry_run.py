@@ -5,6 +5,7 @@ import numpy as np
 from pdae_jax.build import Experiment
 from pdae_jax.data.units import moments
 from pdae_jax.prediction.guarantee import check_guarantee
+from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
 
 
@@ -13,7 +14,11 @@ def describe(experiment: Experiment) -> str:
     parts = {"train": experiment.train, "validation": experiment.validation, "test": experiment.test}
     present = {name: part for name, part in parts.items() if part is not None}
     return "\n".join(
-        [*_overview(present), "", *_absent(experiment.train), *_perturbations(present), "", *_conditions(present)]
+        [
+            *(*_overview(present), *_features(experiment.train), ""),
+            *_absent(experiment.train),
+            *(*_perturbations(present), "", *_conditions(present)),
+        ]
     )
 
 
@@ -40,6 +45,29 @@ def _absent(train: PerturbationData) -> list[str]:
     found = dict(train.reading.absent) if train.reading else {}
     shown = ", ".join(f"{text} is {name}" for text, name in list(found.items())[:8])
     return [f"A dose of 0 was read as absent: {shown}{', ...' if len(found) > 8 else ''}", ""] if found else []
+
+
+def _features(train: PerturbationData) -> list[str]:
+    """What is measured: first and last feature, the scale, what was done to values, and what was left out, and why."""
+    lines = [f"features from {train.features[0]!r} to {train.features[-1]!r}"]
+    known = train.reading
+    if known is None:
+        return lines
+    total = "" if known.total is None else f", {known.total:g} a cell"
+    where = f"obsm[{known.obsm!r}]" if known.obsm else known.layer
+    done = [
+        "normalised to log(1 + counts per 10,000)" if known.normalize else "",
+        "" if known.arcsinh is None else f"arcsinh(x / {known.arcsinh:g})",
+        "spillover taken off" if known.compensate else "",
+    ]
+    lines.append(
+        f"scale found{'' if where is None else f' in {where}'}: {known.scale}{total}; "
+        f"{' and '.join(filter(None, done)) or 'taken as they are'}"
+    )
+    why: dict[str, list[str]] = {}
+    for name, reason in known.left_out.items():
+        why.setdefault(reason, []).append(name)
+    return lines + [f"left out, {reason}: {first_names(names)}" for reason, names in why.items()]
 
 
 def _perturbations(parts: dict[str, PerturbationData]) -> list[str]:

@@ -1,12 +1,18 @@
 """Which columns of a table become features: no counter, label, batch or dose is taken for a measurement in silence."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pandas as pd
 import pytest
 
 from pdae_jax import from_anndata, from_frame
+from pdae_jax.build import Experiment
+from pdae_jax.cli import dry_run
 from pdae_jax.data.columns import matching, measured_columns
 from pdae_jax.data.own_data import own_data
+from pdae_jax.recipe import Recipe
 
 CONDITIONS = np.tile(["control", "A", "B", "A+B"], 30)
 CELLS = len(CONDITIONS)
@@ -115,6 +121,13 @@ def test_the_same_holds_for_anndata_and_files(tmp_path):
     data = own_data(path=tmp_path / "twice.csv")
     assert data.features == tuple(MARKERS)
     assert set(data.reading.left_out) == {"Unnamed: 0", "Unnamed: 0.1", "cell", "empty"}
+    train = dataclasses.replace(data, features=("a", "b", "c"))
+    experiment = Experiment(jax.random.key(0), train, None, None, {}, Recipe(), {}, None)
+    shown = dry_run.describe(experiment).splitlines()
+    assert "features from 'a' to 'c'" in shown
+    assert "scale found: raw values; taken as they are" in shown
+    assert any(line.startswith("left out, a column without a name") and "'Unnamed: 0.1'" in line for line in shown)
+    assert "left out, the same in all cells, 0: 'empty'" in shown
     assert own_data(path=tmp_path / "twice.csv", features="('CD*',)", exclude=("CD3",)).features == ("CD4",)
 
 
