@@ -57,8 +57,8 @@ VERDICT_NUMBERS = (
     "source_disagreement",
     "replica_disagreement",
 )
-#: Columns with numbers of the method, in files written since there are such.
-MORE_NUMBERS = ("noise", "out_of_range", "farthest")
+#: Further columns with numbers, in files written since there are such.
+MORE_NUMBERS = ("kept_step", "noise", "out_of_range", "farthest")
 
 
 class Request(NamedTuple):
@@ -116,8 +116,9 @@ def evaluate(
     Returns:
         A pandas DataFrame, one row per condition, method and metric: ``condition, split, method, metric, value,
         n_true, n_pred, seed``, then ``order`` (number of perturbations), ``in_training`` (the label was trained on),
-        ``source``, ``reach`` (of the model's samples beyond the measured range, see `predict.reach_of`), ``bandwidth``
-        (of the MMD kernel, on its rows), and the verdict on the model's prediction:
+        ``source``, ``reach`` (of the model's samples beyond the measured range, see `predict.reach_of`), ``kept_step``
+        (of the model's parameters; 0 is the linear start), ``bandwidth`` (of the MMD kernel, on its rows), and the
+        verdict on the model's prediction:
         ``verdict, identified, supported, tested, dose_status`` as text, ``residual, leverage, latent_rank, outside,
         tested_error, expected_error, source_disagreement, replica_disagreement`` as numbers. ``scaled`` is
         :math:`(u - b) / (r - b)` of a value `u`, with `b` that of the mean response (`pool_all`: cells of all training
@@ -239,10 +240,18 @@ def _rows(
         "in_training": len(rows_of(fitted.train.labels, case.label)) > 0,
         "source": source,
         "reach": prediction.reach,
+        "kept_step": _kept_step(fitted),
         **_verdict_columns(prediction.verdict),
     }
     rows = [row for result in results.values() for row in _result_rows(case, result, about, context.bandwidth)]
     return [row | scaled(row, scale, ceiling.noise or {}) for row in rows]
+
+
+def _kept_step(fitted: Fitted | Ensemble) -> float:
+    """The step of the model's parameters; NaN where it is not known, or replicas have several."""
+    found = {member.kept_step for member in fitted.members}
+    step = found.pop() if len(found) == 1 else None
+    return math.nan if step is None else float(step)
 
 
 def _start(method: Callable, source: str) -> str:

@@ -62,7 +62,7 @@ def render_report(
     """
     seeds = ", ".join(str(seed) for seed in sorted(set(table["seed"])))
     facts = {"Config": markdown_code(config) if config else "", "Seed of the evaluation": seeds}
-    facts |= _machine(environment or {})
+    facts |= {"Step that was kept": _kept_step(table), **_machine(environment or {})}
     splits = [split for split in ("test", "validation", "train") if split in set(table["split"])]
     parts = [
         f"# {as_markdown(title)}",
@@ -94,6 +94,15 @@ def _verdicts_in(table: Any) -> dict[str, str]:
 
 def _figure(caption: str, path: str) -> str:
     return f"![{caption}]({path})\n\n*{caption}*"
+
+
+def _kept_step(table: Any) -> str:
+    """The step of the parameters that the table is of, where it is known."""
+    found = set(table["kept_step"].dropna()) if "kept_step" in table else set()
+    if len(found) != 1:
+        return ""
+    step = int(found.pop())
+    return str(step) if step else "0, the linear start: no later one was better on conditions that were left out"
 
 
 def _machine(environment: Mapping[str, Any]) -> dict[str, str]:

@@ -55,6 +55,23 @@ def test_the_report_says_what_the_table_says():
     assert "| D+E |" not in test
 
 
+def test_the_step_that_was_kept_and_what_must_be_known_of_the_numbers_stand_first():
+    table = CONTENTS["table"].assign(kept_step=0.0, noise=0.001, out_of_range=0.0, farthest=1.0)
+    far = (table["method"] == "pdae") & (table["condition"] == "A|C")
+    table.loc[far, ["out_of_range", "farthest"]] = 0.002, 5e3
+    text = render_report(**CONTENTS | {"table": table})
+    assert "- Step that was kept: 0, the linear start" in text
+    head = text.split("```")[0]
+    assert "fewer than 20 cells (10 at fewest): too few to judge a distribution" in head
+    assert r"values outside the measured range widened by half its width, most of them A\|C (0.20" in head
+    assert "| beyond |" in text and "| 0.2% |" in text
+    baseline = {"value": 0.0005}
+    exact = table.assign(**baseline).where(table["method"].isin(["additive", "pdae"]), table)
+    text = render_report(**CONTENTS | {"table": exact})
+    assert "**0.0005**, equal to measuring again but for chance; the best baseline, additive (0.0005), is equal" in text
+    assert "worse than the best baseline in 0 of 2" in text
+
+
 def test_every_level_of_a_verdict_is_explained():
     import inspect
 
