@@ -176,3 +176,7 @@ def without_validation(case: Case) -> Case:
         size_factors=sizes,
     )
     return case._replace(train=joined, validation=None)
+
+
+if __name__ == "__main__":
+    raise SystemExit("This is no script. Run python experiments/never_worse.py, which uses it.")

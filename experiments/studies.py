@@ -218,3 +218,7 @@ STUDIES: dict[str, Callable[[], Iterator[Variant]]] = {
     "papers": papers,
     "accuracy": accuracy,
 }
+
+
+if __name__ == "__main__":
+    raise SystemExit("This is no script. Run python experiments/study.py, which uses it.")

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from pdae_jax.damage import reading
+
 MANIFEST_FILE = "cells.json"
 PART_ROWS = 1 << 16  # rows of the matrix in one part: positions within it fit 32 bits
 BLOCK_ROWS = 4096  # made dense at a time
@@ -101,16 +103,25 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"No cells in {str(folder)!r}: it has no {MANIFEST_FILE}. Read the data again with store={str(folder)!r}."
         )
-    return json.loads(path.read_text())
+    with reading(path):
+        manifest = json.loads(path.read_text())
+        if not {"identity", "sparse", "num_features"} <= set(manifest):
+            raise ValueError(f"it has {sorted(manifest)}")
+        return manifest
 
 
 def open_part(folder: pathlib.Path, number: int, manifest: dict[str, Any]) -> Any:
     """One part of a store: dense, or sparse with three mapped arrays."""
+
+    def mapped(kind: str) -> np.ndarray:
+        with reading(part_file(folder, number, kind)):
+            return np.load(part_file(folder, number, kind), mmap_mode="r")
+
     if not manifest["sparse"]:
-        return np.load(part_file(folder, number, "x"), mmap_mode="r")
+        return mapped("x")
     import scipy.sparse
 
-    arrays = [np.load(part_file(folder, number, kind), mmap_mode="r") for kind in ("data", "indices", "indptr")]
+    arrays = [mapped(kind) for kind in ("data", "indices", "indptr")]
     rows = len(arrays[2]) - 1
     part = scipy.sparse.csr_array((rows, manifest["num_features"]), dtype=np.float32)
     part.data, part.indices, part.indptr = arrays  # as they are: the constructor would look at every one

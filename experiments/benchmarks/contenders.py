@@ -132,3 +132,7 @@ def make_pytorch_recipe(task: Task, recipe: Recipe) -> Contender:
         return pilot.standardizer.backward(moved.numpy())
 
     return Contender(advance, translate)
+
+
+if __name__ == "__main__":
+    raise SystemExit("This is no script. Run python experiments/benchmarks/time_to_quality.py, which uses it.")

@@ -222,3 +222,7 @@ def time_torch_step(
 ) -> tuple[float, int]:
     """Ms per step and the number of threads, one or all, at which PyTorch was faster."""
     return fastest_threads(lambda: make_torch_step(setting, batch_size, num_labels=num_labels, grouped=grouped))
+
+
+if __name__ == "__main__":
+    raise SystemExit("This is no script. Run python experiments/benchmarks/step_time.py, which uses it.")

@@ -253,3 +253,7 @@ def product_call(package: str, a: np.ndarray, b: np.ndarray) -> tuple[Callable[[
 
         return call, torch.cuda.get_device_name() if cuda else "cpu"
     return lambda: a @ b, "cpu"
+
+
+if __name__ == "__main__":
+    raise SystemExit("This is no script. Run python experiments/benchmarks/two_sample.py, which uses it.")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from pdae_jax.damage import reading
 from pdae_jax.spelling import first_names, nearest_names
 
 #: Condition of a file by its own name, without the ending.
@@ -37,14 +38,15 @@ def read_events(file: Path, used: Sequence[str], compensate: bool = False) -> An
     """
     import pandas as pd
 
-    content = importlib.import_module("flowio").FlowData(str(file))
+    with reading(file), file.open("rb") as opened:
+        content = importlib.import_module("flowio").FlowData(opened)
+        events = np.asarray(content.as_array())
     markers = [marker.strip() for marker in content.pns_labels]
     counts = Counter(markers)
     names = [
         marker if marker and counts[marker] == 1 else channel
         for channel, marker in zip(content.pnn_labels, markers, strict=True)
     ]
-    events = np.asarray(content.as_array())
     spillover = spillover_of(content.text, content.pnn_labels, file.name)
     if compensate and spillover is None:
         raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pdae_jax.damage import reading
 from pdae_jax.data.load import from_anndata, from_frame
 from pdae_jax.data.notation import make_notation, with_found_controls
 from pdae_jax.data.parts import parts_of_conditions
@@ -207,7 +208,8 @@ def _from_anndata(file: Path, options: dict[str, Any], split: str | None) -> Per
     if file.is_file() and in_old_layout(file):
         if options["store"] is not None:
             raise ValueError(f"{file.name!r} was written before anndata 0.8. Write it again with a newer anndata.")
-        source = anndata.read_h5ad(file)
+        with reading(file):
+            source = anndata.read_h5ad(file)
     chosen = any(options[name] is not None for name in ("features", "highly_variable", "like"))
     data = from_anndata(source, drop_constant=not chosen, **options)
     if split is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from absl import logging
 
+from pdae_jax.damage import reading
 from pdae_jax.data.events import FILE, read_events
 from pdae_jax.spelling import first_names, nearest_names
 
@@ -113,7 +114,8 @@ def _read_table(file: Path, used: Sequence[str], compensate: bool) -> Any:
         raise ValueError(f"compensate=True is for .fcs files, and {file.name!r} is none. Leave it out.")
     if ending == ".parquet":
         _require("pyarrow", file)
-        table = pd.read_parquet(file)
+        with reading(file):
+            table = pd.read_parquet(file)
     else:
         table = _read_text(file, "\t" if ending.startswith(".tsv") else ",", used)
     if FILE in used and FILE not in table:
@@ -126,10 +128,11 @@ def _read_text(file: Path, separator: str, used: Sequence[str]) -> Any:
 
     # a name such as "NA" or "1" is a name, and not a missing value or a number
     text: dict[Any, Any] = dict.fromkeys(used, str)
-    numeric = [name for name in pd.read_csv(file, sep=separator, nrows=0).columns if name not in text]
-    return pd.read_csv(
-        file, sep=separator, dtype=text, keep_default_na=False, na_values={name: list(_MISSING) for name in numeric}
-    )
+    with reading(file):
+        numeric = [name for name in pd.read_csv(file, sep=separator, nrows=0).columns if name not in text]
+        return pd.read_csv(
+            file, sep=separator, dtype=text, keep_default_na=False, na_values={name: list(_MISSING) for name in numeric}
+        )
 
 
 def _require(package: str, file: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
+from pdae_jax.damage import reading, reading_rows
 from pdae_jax.data.conditions import Conditions
 from pdae_jax.data.entries import read_columns, read_names
 from pdae_jax.data.notation import Notation
@@ -57,13 +58,18 @@ def open_anndata(source: Any, columns: Sequence[str], place: Place = X) -> Itera
         if (Path(source) / "zarr.json").is_file() or (Path(source) / ".zgroup").is_file():
             import zarr
 
-            yield _open_file(zarr.open_group(str(source), mode="r"), columns, place, source)
+            with reading(source):
+                group = zarr.open_group(str(source), mode="r")
+            with reading_rows(source):
+                yield _open_file(group, columns, place, source)
             return
         if not Path(source).is_file():
             raise FileNotFoundError(
                 f"No file {str(source)!r}. Pass the path of an .h5ad file or a .zarr folder, or an AnnData."
             )
-        with h5py.File(source, "r") as file:
+        with reading(source):
+            file = h5py.File(source, "r")
+        with file, reading_rows(source):
             yield _open_file(file, columns, place, source)
         return
     if not all(hasattr(source, name) for name in ("obs", "var_names", "layers")):
@@ -155,7 +161,8 @@ def _open_file(file: Any, used: Sequence[str], place: Place, source: str | Path)
     find_columns(used, known, "obs")
     others = {name: number for name in known if name not in used and (number := _num_values(obs[name])) is not None}
     number = _check_obs(obs, used, source)
-    frame = pd.DataFrame({name: read_elem(obs[name]) for name in used})
+    with reading(source):
+        frame = pd.DataFrame({name: read_elem(obs[name]) for name in used})
     if place.obsm is not None:
         _check_key(place, file.get("obsm", {}))
         held = file["obsm"][place.obsm]
@@ -167,9 +174,10 @@ def _open_file(file: Any, used: Sequence[str], place: Place, source: str | Path)
     layer = _check_layer(place.layer, layers, "X" in file, "raw" in file)
     held = file["raw"] if _is_raw(layer, layers) else file
     matrix = layers[layer] if layer is not None and held is file else held["X"]
-    var = held["var"][held["var"].attrs["_index"]]
+    with reading(source):
+        var = held["var"][held["var"].attrs["_index"]]
+        index: Any = read_elem(var)
     _check_shape(matrix, "X" if layer is None else f"Layer {layer!r}", (number, _length(var)), source)
-    index: Any = read_elem(var)
     names = [str(name) for name in index]
     if place.gene_symbols is not None:
         find_columns([place.gene_symbols], list(held["var"]), "var")
@@ -268,7 +276,9 @@ def in_old_layout(path: str | Path) -> bool:
     """Whether an .h5ad file was written before anndata 0.8, so that only `anndata.read_h5ad` reads it."""
     import h5py
 
-    with h5py.File(path, "r") as file:
+    with reading(path):
+        opened = h5py.File(path, "r")
+    with opened as file:
         obs: Any = file.get("obs")
         return isinstance(obs, h5py.Dataset) or (obs is not None and "__categories" in obs)
 

@@ -17,7 +17,7 @@ import jax
 from absl import logging
 
 from pdae_jax.runs.checkpoint import Checkpoints
-from pdae_jax.runs.files import read_json, write_text
+from pdae_jax.runs.files import damaged, read_json, write_text
 from pdae_jax.runs.store import fingerprint, save_data
 from pdae_jax.types import PerturbationData
 
@@ -116,7 +116,9 @@ def config_hash(identity: dict[str, Any]) -> str:
 def read_config(path: pathlib.Path) -> dict[str, Any]:
     """``config.json`` of a run; ``ValueError`` where another version of the package wrote it in another format."""
     record = read_json(path / CONFIG_FILE)
-    found = record.get("format", 0) if isinstance(record, dict) else 0
+    if not isinstance(record, dict):
+        raise damaged(path / CONFIG_FILE, TypeError(f"it holds a {type(record).__name__}"))
+    found = record.get("format", 0)
     if found != FORMAT:
         age = "a newer" if found > FORMAT else "an older"
         fix = "Install that version" if found > FORMAT else "Repeat the run with another workdir"
@@ -124,6 +126,8 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
             f"The run in {str(path)!r} was written by {age} version of pdae_jax (format {found}; this version has "
             f"{FORMAT}). {fix}; its {ENVIRONMENT_FILE} names the versions. Nothing was changed."
         )
+    if not isinstance(record.get("identity"), dict):
+        raise damaged(path / CONFIG_FILE, KeyError("identity"))
     return record
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pdae_jax.cells import StoredCells
-from pdae_jax.runs.files import read_arrays, write_arrays
+from pdae_jax.runs.files import damaged, read_arrays, write_arrays
 from pdae_jax.types import PerturbationData, Reading, once_for_each, read_only
 
 _ARRAYS = ("condition_index", "labels")
@@ -102,6 +102,9 @@ def load_data(path: pathlib.Path) -> PerturbationData:
     if not path.exists():
         raise FileNotFoundError(f"No data at {path}. A run folder holds its data beside config.json; pass its path.")
     arrays = read_arrays(path)
+    missing = [name for name in (*_ARRAYS, *_NAMES, *_STRINGS) if name not in arrays]
+    if missing:
+        raise damaged(path, KeyError(missing[0]))
     fields: dict[str, Any] = {name: read_only(arrays[name]) for name in (*_ARRAYS, _SIZES) if name in arrays}
     fields["x"] = _read_cells(arrays)
     fields |= {name: tuple(arrays[name].tolist()) for name in (*_NAMES, _STRATA) if name in arrays}

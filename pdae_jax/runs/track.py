@@ -206,12 +206,15 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     """The entries of a ``metrics.jsonl``; a last line cut short by a crash is left out, and no file is no entry."""
     if not path.exists():  # of a run that takes no step
         return []
-    lines = path.read_text().splitlines()
+    lines = path.read_text(errors="replace").splitlines()
     entries = []
     for number, line in enumerate(lines):
         try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise ValueError(f"line {number + 1} is no entry: {line[:50]!r}")
+            entries.append(entry)
+        except ValueError as error:
             if number + 1 < len(lines):
                 raise damaged(path, error) from error
     return entries

@@ -52,6 +52,19 @@ def test_the_damaged_file_is_named(run, name):
         pdae_jax.load_run(run)
 
 
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"format": 2}', "\0"])
+def test_a_config_with_other_content_is_named(run, text):
+    (run / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config.json is damaged"):
+        pdae_jax.load_run(run)
+
+
+def test_data_without_a_part_are_named(run):
+    np.savez(run / "data" / "train.npz", x=np.zeros((2, 2)))
+    with pytest.raises(ValueError, match=r"train.npz is damaged"):
+        pdae_jax.load_run(run)
+
+
 def test_a_damaged_line_of_the_metrics_is_named(run):
     lines = (run / "metrics.jsonl").read_text().splitlines()
     (run / "metrics.jsonl").write_text("\n".join([lines[0][:10], *lines[1:]]))
