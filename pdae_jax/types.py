@@ -43,6 +43,8 @@ class Reading:
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)  # columns that are no features, and why
     # conditions with a dose of 0, as they are written -> what they were read as
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    controls: Mapping[str, int] = dataclasses.field(default_factory=dict)  # names that are the control, with cells
+    others: Mapping[str, int] = dataclasses.field(default_factory=dict)  # columns of cells not used, and their values
     parts: Mapping[str, str] = dataclasses.field(
         default_factory=dict
     )  # condition -> train, validation or test, if said

@@ -50,9 +50,10 @@ def main(asked: flags.FlagValues, call: Call) -> None:
     devices = join_processes(asked)
     cache_compilations()
     workdir = pathlib.Path(asked.workdir or default_workdir(call.source))
-    experiment = read_data(asked.config)
+    with dry_run.warnings_heard() as warnings:
+        experiment = read_data(asked.config)
     if asked.dry_run:
-        print(dry_run.describe(experiment))
+        print(dry_run.describe(experiment, warnings))
         return
     first = jax.process_index() == 0
     if first:
