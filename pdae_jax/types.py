@@ -45,9 +45,8 @@ class Reading:
     absent: Mapping[str, str] = dataclasses.field(default_factory=dict)
     controls: Mapping[str, int] = dataclasses.field(default_factory=dict)  # names that are the control, with cells
     others: Mapping[str, int] = dataclasses.field(default_factory=dict)  # columns of cells not used, and their values
-    parts: Mapping[str, str] = dataclasses.field(
-        default_factory=dict
-    )  # condition -> train, validation or test, if said
+    # condition -> train, validation or test, where a column says so
+    parts: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

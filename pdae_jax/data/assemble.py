@@ -45,7 +45,7 @@ def assemble(
         separator=notation.separator,
         size_factors=None if sizes is None else sizes[kept],
         strata=tuple(name for name in table.perturbations if name in (*table.strata, *notation.strata)),
-        reading=dataclasses.replace(reading, absent=dict(table.absent)),
+        reading=dataclasses.replace(reading, absent=dict(table.absent), controls=dict(table.controls)),
     )
     _log_data(data)
     return data

@@ -24,6 +24,7 @@ class Conditions(NamedTuple):
     perturbations: tuple[str, ...]
     strata: tuple[str, ...] = ()  # those of the perturbations that are strata
     absent: Mapping[str, str] = {}  # ways of writing a dose of 0 -> the condition
+    controls: Mapping[str, int] = {}  # how the control is written, and its cells; empty where it has one name
 
 
 class Written(NamedTuple):
@@ -66,7 +67,9 @@ def merge_written(index: Int[np.ndarray, " cells"], written: Sequence[Written], 
     zero = {
         str(way.text): name for name, each in zip(names, ways, strict=True) for way in each if 0 in way.doses.values()
     }
-    return found._replace(absent=zero)
+    counts = np.bincount(index, minlength=len(written)).tolist()
+    controls = {str(way.text): n for way, n, row in zip(written, counts, labels, strict=True) if n and not row.any()}
+    return found._replace(absent=zero, controls=controls if len(controls) > 1 else {})
 
 
 def check_joined(names: Sequence[str], perturbations: Sequence[str], separator: str) -> None:

@@ -183,7 +183,8 @@ def from_frame(
     x, columns = columns_of(rest, found)
     treatment = treatment_of(normalize, arcsinh, own_totals, like)
     observed, reading = read_values(x, found.features, columns, treatment)
-    reading = dataclasses.replace(reading, left_out=found.left_out)
+    others = {str(name): rest[name].nunique() for name in rest if str(name) not in found.features}
+    reading = dataclasses.replace(reading, left_out=found.left_out, others=others)
     origin = dict(labelled.iloc[:, len(named) :].items()) | columns_of_origin(rest, found.features)
     warn_of_pooled_control(observed.x, table, origin, notation.control)
     return assemble(observed, table, found.features, notation, min_cells, reading)
@@ -298,7 +299,7 @@ def from_anndata(
         left_out = dict.fromkeys(matching(exclude, table.features, "var_names"), "excluded")
         if highly_variable is None:
             left_out |= dict.fromkeys(sorted(set(asked) - set(names)), "the same in all cells")
-        reading = dataclasses.replace(reading, left_out=left_out)
+        reading = dataclasses.replace(reading, left_out=left_out, others=table.others)
         origin = dict(table.obs.iloc[:, len(named) : len(labelled)].items())
         origin |= {name: table.column(name) for name, number in table.others.items() if 1 < number <= MOST_VALUES}
         warn_of_pooled_control(observed.x, conditions, origin, notation.control)

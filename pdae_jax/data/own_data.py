@@ -226,8 +226,10 @@ def _from_tables(
     compensate = known.compensate if compensate is None and known is not None else compensate
     used = [name for name in (*options["condition"], *options["dose"]) if name is not None]
     frame = read_tables(tables.files, [*used, *several(split)], tables.columns, compensate)
-    more = [name for name in (*several(split), *(() if tables.columns is None else tables.columns)) if name not in used]
-    data = from_frame(frame.drop(columns=list(dict.fromkeys(more))), **options)
-    if compensate is not None:
-        data = dataclasses.replace(data, reading=dataclasses.replace(data.reading or Reading(), compensate=compensate))
+    told = [name for name in (() if tables.columns is None else tables.columns) if name not in (*used, split)]
+    more = [*told, *([] if split is None or split in used else [split])]
+    data = from_frame(frame.drop(columns=more), **options)
+    reading = data.reading or Reading()
+    others = {**reading.others, **{name: frame[name].nunique() for name in told}}
+    data = dataclasses.replace(data, reading=dataclasses.replace(reading, others=others, compensate=compensate))
     return data if split is None else _with_parts(data, frame, split, options)

@@ -1,6 +1,5 @@
 """What was read and would be held out, in words, before anything is trained: what ``run --dry_run`` prints."""
 
-import functools
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,14 +10,14 @@ from pdae_jax.data.span import Span, label_span
 from pdae_jax.data.split import measured_alone
 from pdae_jax.data.units import dose_status, moments
 from pdae_jax.spelling import visible
-from pdae_jax.types import PerturbationData, Reading
+from pdae_jax.types import PerturbationData, Reading, once_for_each
 
 WIDTH = 100  # columns
 SHOWN = 30  # rows of a table
 _ENDS = 8  # names at each end of a long list
 _DOSES = 6  # that are listed
 _DECADES = 3  # of doses, over which no effect is linear
-_BATCHES = 100  # values of a column that may be a batch
+_BATCHES = 100  # values that a column of batches may have
 
 Parts = Mapping[str, PerturbationData]
 
@@ -135,7 +134,9 @@ def _doses(parts: Parts) -> list[str]:
     found = {name: np.unique(labels[labels[:, k] != 0, k]) for k, name in enumerate(train.perturbations)}
     wide = [repr(name) for name, doses in found.items() if _decades(doses) > _DECADES]
     negative = [repr(name) for name, doses in found.items() if len(doses) and doses[0] < 0]
-    lines = []
+    absent = {} if train.reading is None else train.reading.absent
+    shown = [f"{text} is {name}" for text, name in absent.items()]
+    lines = _wrapped(f"A dose of 0 was read as absent: {_listed(shown)}") if shown else []
     if wide:
         lines += _wrapped(
             f"Doses of {_listed(wide)} range over more than {_DECADES} decades, and effects are linear in the dose. "
@@ -168,7 +169,8 @@ def _strata(parts: Parts) -> list[str]:
 def _others(train: PerturbationData) -> list[str]:
     """Columns that were not used, those with few values first."""
     others = {} if train.reading is None else train.reading.others
-    few = [f"{name!r} ({count} values)" for name, count in others.items() if 1 < count <= _BATCHES]
+    most = min(_BATCHES, train.num_cells // 2)  # values of a column that may be a batch
+    few = [f"{name!r} ({count} values)" for name, count in others.items() if 1 < count <= most]
     rest = len(others) - len(few)
     if not few:
         return []
@@ -182,7 +184,7 @@ def _others(train: PerturbationData) -> list[str]:
 def _conditions(parts: Parts) -> list[str]:
     """One line a condition; of combinations, whether singles, and whether training conditions, identify them."""
     train = parts["train"]
-    alone, every = _span(train, 1), _span(train, train.num_perturbations)
+    alone, every = _span_of_singles(train), _span(train)
     rows = {"held out": [], "train": []}
     for name, part in parts.items():
         by_singles, by_training = alone.contains(part.labels), every.contains(part.labels)
@@ -231,15 +233,15 @@ def _tests(train: PerturbationData, label: np.ndarray, alone: Mapping[str, bool]
         said.append(f"never alone: {', '.join(missing)}")
     if np.any(same):
         said.append(f"its effect in another stratum ({np.count_nonzero(same)} trained)")
-    if status != "measured":
+    if status != "measured" and not missing:
         said.append({"between": "between measured doses", "beyond": "beyond the measured doses"}[status])
-    identified = _span(train, train.num_perturbations).contains(label)
+    identified = _span(train).contains(label)
     said.append("identified" if identified else "NOT identified by training")
     return "; ".join(said)
 
 
 def _total(parts: Parts) -> str:
-    alone = _span(parts["train"], 1)
+    alone = _span_of_singles(parts["train"])
     labels = np.concatenate([part.labels[part.orders > 1] for part in parts.values()])
     counts = ", ".join(f"{part.num_conditions} {name}" for name, part in parts.items())
     return (
@@ -248,10 +250,16 @@ def _total(parts: Parts) -> str:
     )
 
 
-@functools.lru_cache(maxsize=4)  # of one description: a span of thousands of labels takes seconds
-def _span(train: PerturbationData, most: int) -> Span:
-    """The span of the training labels of at most so many perturbations."""
-    return label_span(train.labels[train.orders <= most])
+@once_for_each  # a span of thousands of labels takes seconds
+def _span(train: PerturbationData) -> Span:
+    """The span of the training labels."""
+    return label_span(train.labels)
+
+
+@once_for_each
+def _span_of_singles(train: PerturbationData) -> Span:
+    """The span of those of at most one perturbation."""
+    return label_span(train.labels[train.orders <= 1])
 
 
 def _section(title: str, lines: Iterable[str]) -> list[str]:

@@ -93,7 +93,10 @@ def test_a_file_with_odd_names_is_trained_evaluated_and_reported(h5ad, tmp_path)
 def test_a_dry_run_prints_what_was_read_and_writes_nothing(h5ad, tmp_path):
     done = run(h5ad, tmp_path / "run", "--dry_run")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == dry_run.describe(build.experiment(config_of(h5ad))) + "\n"
+    with dry_run.warnings_heard() as warnings:
+        experiment = build.experiment(config_of(h5ad))
+    assert done.stdout == dry_run.describe(experiment, warnings) + "\n"
+    assert "- Dropped 1 conditions with fewer than 2 cells" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == [h5ad.name]
 
 
