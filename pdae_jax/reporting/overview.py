@@ -86,22 +86,30 @@ def _scale(reading: Reading | None) -> list[str]:
     """How the values were found, and what was done to them."""
     if reading is None:
         return []
-    total = f", {reading.total:.6g} in each cell" if reading.total else ""
+    total = "" if reading.total is None else f", {reading.total:g} a cell"
+    where = f"obsm[{reading.obsm!r}]" if reading.obsm else reading.layer
     done = [
-        *([f"from {reading.layer}"] if reading.layer not in (None, "X") else []),
-        *(["read as log(1 + counts per 10,000)"] if reading.normalize else []),
-        *([f"read as arcsinh(x / {reading.arcsinh:g})"] if reading.arcsinh else []),
+        "normalised to log(1 + counts per 10,000)" if reading.normalize else "",
+        "" if reading.arcsinh is None else f"arcsinh(x / {reading.arcsinh:g})",
+        "spillover taken off" if reading.compensate else "",
     ]
-    return ["; ".join([f"found as: {reading.scale}{total}", *done])]
+    return [
+        f"scale found{'' if where is None else f' in {where}'}: {reading.scale}{total}; "
+        f"{' and '.join(filter(None, done)) or 'taken as they are'}"
+    ]
 
 
 def _features(train: PerturbationData) -> list[str]:
-    left_out = {} if train.reading is None else train.reading.left_out
-    lines = _wrapped(f"features: {_listed([repr(name) for name in train.features])}")
-    for name, reason in list(left_out.items())[:SHOWN]:
-        lines += _wrapped(f"  left out: {name!r}, {reason}")
-    more = len(left_out) - SHOWN
-    return [*lines, *([f"  ... and {more} more"] if more > 0 else [])]
+    """What is measured, from the first to the last feature, and what was left out, and why."""
+    lines = [f"features from {train.features[0]!r} to {train.features[-1]!r}"]
+    if train.num_features > 2:
+        lines += _wrapped(f"  {_listed([repr(name) for name in train.features])}")
+    why: dict[str, list[str]] = {}
+    for name, reason in ({} if train.reading is None else train.reading.left_out).items():
+        why.setdefault(reason, []).append(repr(name))
+    for reason, names in why.items():
+        lines += _wrapped(f"left out, {reason}: {_listed(names)}")
+    return lines
 
 
 def _perturbations(parts: Parts) -> list[str]:

@@ -25,8 +25,8 @@ def test_all_that_was_read_is_said():
     text = describe(data, warnings=["one", "two", "one"])
     assert text.startswith("20 cells, 3 features, 4 conditions\ncontrol 'NT-1': 8 cells\n")
     assert "  one control of 2 names, with cells: 'NT-1' (4), 'NT-2' (4)" in text
-    assert "features: 'CD3', 'CD8', 'pS6'" in text
-    assert "  left out: 'row', a counter of rows" in text and "  left out: 'empty', the same in all cells, 0" in text
+    assert "features from 'CD3' to 'pS6'\n  'CD3', 'CD8', 'pS6'\n" in text
+    assert "\nleft out, a counter of rows" in text and "\nleft out, the same in all cells, 0: 'empty'" in text
     assert "Columns that are not used: 'plate' (2 values); and 2 with one value or many" in text
     assert "Warnings while reading\n- one\n- two\n\n" in text
     assert "Nothing is held out for the test" in text
@@ -39,11 +39,11 @@ def test_the_scale_and_what_was_made_of_it():
         condition=np.repeat(["ctrl", "A", "B"], 20)
     )
     text = describe(from_frame(frame, control="ctrl", normalize=True))
-    assert "found as: raw counts; read as log(1 + counts per 10,000)" in text
+    assert "scale found: raw counts; normalised to log(1 + counts per 10,000)" in text
     logged = frame.assign(**dict(zip(frame, np.log1p(counts / counts.sum(1, keepdims=True) * 1234).T, strict=False)))
-    assert "found as: log-normalised counts, 1234 in each cell" in describe(from_frame(logged, control="ctrl"))
+    assert "scale found: log-normalised counts, 1234 a cell" in describe(from_frame(logged, control="ctrl"))
     text = describe(from_frame(frame_of("ctrl", "A"), control="ctrl", arcsinh=5.0))
-    assert "read as arcsinh(x / 5)" in text
+    assert "; arcsinh(x / 5)" in text
 
 
 def test_doses_over_decades_and_below_zero_are_pointed_at():
