@@ -67,7 +67,8 @@ def make_notation(
     check_names("Perturbation", names or ())
     known = frozenset((*(names or ()), *controls))
     whole = frozenset(name for name in known if separator in name)
-    allowed, of_strata = ((given,) if isinstance(given, str) else tuple(given) for given in (allow_doses, strata))
+    allowed = (allow_doses,) if isinstance(allow_doses, str) else tuple(allow_doses)
+    of_strata = (strata,) if isinstance(strata, str | int) else tuple(strata)
     for kind in allowed:
         if kind not in ODD_DOSES:
             raise ValueError(f"allow_doses names {kind!r}; known are {first_names(ODD_DOSES)}.")

@@ -16,8 +16,9 @@ def to_anndata(source: Any) -> Any:
 
     ``obs`` has the categorical columns ``condition`` and ``source``. ``uns["predictions"]`` is a dict of columns with
     one entry per prediction (``condition``, ``source``, ``identified``, ``supported``, ``assumption_tested``,
-    ``level``, ``summary`` as strings, the numbers of the verdict as floats): ``pandas.DataFrame`` makes it a table.
-    ``uns["labels"]`` holds their labels. For data, ``uns["perturbation_data"]`` holds conditions and labels.
+    ``dose_status``, ``level``, ``summary`` as strings, the numbers of the verdict as floats): ``pandas.DataFrame``
+    makes it a table. ``uns["labels"]`` holds their labels. For data, ``uns["perturbation_data"]`` holds conditions and
+    labels.
 
     Args:
         source: a prediction, a list of predictions, or `PerturbationData`.
@@ -146,7 +147,7 @@ def _describe(prediction: Any) -> dict[str, str | float]:
     """The verdict of one prediction in strings and floats, which every h5ad reader can hold."""
     verdict: Any = getattr(prediction, "verdict", None)
     row: dict[str, str | float] = {"condition": prediction.condition, "source": str(prediction.source)}
-    for name in ("identified", "supported", "assumption_tested", "level", "summary"):
+    for name in ("identified", "supported", "assumption_tested", "dose_status", "level", "summary"):
         value = getattr(verdict, name, None)
         value = value() if callable(value) else value
         row[name] = "unknown" if value is None else str(value)

@@ -46,7 +46,9 @@ def check_guarantee(
     vector = train.label(label)
     if isinstance(source, PerturbationData):
         return identification_of(train, vector, _name(train, label, vector))
-    return guarantee_of(source, label, resolve_source(source, vector, from_condition or train.control))
+    return guarantee_of(
+        source, label, resolve_source(source, vector, train.control if from_condition is None else from_condition)
+    )
 
 
 def guarantee_of(model: Fitted | Ensemble, label: LabelLike, cells: Source) -> Verdict:
