@@ -108,7 +108,8 @@ print(prediction.samples.shape, prediction.features)
 print(prediction.verdict.summary().replace(". ", ".\n"))
 
 # %% [markdown]
-# The last lines are the **verdict**. It is made without looking at any cell of `A+B`, and answers four questions.
+# The last lines are the **verdict**: how far to trust this, why, and what to do. It looks at no cell of `A+B`. Behind
+# it are four questions, the *details*.
 #
 # * *Identified?* Do the measured conditions determine the effect of this combination at all? For a drug that was
 #   never given, the answer is no.
