@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from pdae_jax import evaluate, fit, fit_ensemble, load_ensemble, load_run
+from pdae_jax import evaluate, load_ensemble, load_run
 from pdae_jax.cli.command import Call, execute
 from pdae_jax.evaluation.table import MODEL
 from pdae_jax.model.ensemble import Ensemble
@@ -28,6 +28,8 @@ from pdae_jax.reporting import results
 from pdae_jax.runs import folder
 from pdae_jax.runs.files import read_json
 from pdae_jax.runs.store import fingerprint, load_data
+from pdae_jax.training.ensemble import train_ensemble
+from pdae_jax.training.fit import fit_request
 from pdae_jax.training.requests import Request
 from pdae_jax.training.restore import Record, read_record
 from pdae_jax.training.together import train_requests
@@ -98,26 +100,14 @@ def check_data(record: Record) -> list[str]:
 
 def train(record: Record, workdir: pathlib.Path) -> Fitted | Ensemble:
     """The same fit anew."""
-    options: dict[str, Any] = {
-        "key": record.key,
-        "validation": record.validation,
-        "source": record.source,
-        "recipe": record.recipe,
-        "workdir": workdir,
-        "progress": True,
-    }
-    if record.identity.get("bootstrap") and "num_replicas" not in record.identity:  # a member of a population
-        return _bootstrapped(record, workdir)
-    if "num_replicas" not in record.identity:
-        return fit(record.train, **options)
-    replicas = {name: record.identity[name] for name in ("num_replicas", "bootstrap")}
-    return fit_ensemble(record.train, **replicas, **options)
+    request = record.request(workdir)
+    if "num_replicas" in record.identity:
+        return train_ensemble(request, record.identity["num_replicas"], progress=True)
+    return _bootstrapped(request) if request.bootstrap else fit_request(request, progress=True)
 
 
-def _bootstrapped(record: Record, workdir: pathlib.Path) -> Fitted:
-    request = Request(
-        record.train, record.key, record.recipe, record.validation, record.source, workdir, bootstrap=True
-    )
+def _bootstrapped(request: Request) -> Fitted:
+    """A member of a population."""
     (outcome,) = train_requests([request], progress=True, name="fit")
     if outcome.fitted is None:
         raise FloatingPointError(outcome.error)

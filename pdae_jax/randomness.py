@@ -1,11 +1,39 @@
 """Keys of JAX, and NumPy's generator of one: for draws on the host, where there is nothing to compile."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
+
+_USUAL = "threefry2x32"
+
+STREAMS = 2  # how a fit has the keys of all that it draws from the one it is given, `key_of_fit`
+_OF_A_FIT = 0x70646165  # further than anybody counts
+
+
+def key_of_fit(key: Array, streams: int = STREAMS) -> Array:
+    """What a fit with this key splits for all that it draws.
+
+    In this JAX ``split(key, n)[i]`` is ``fold_in(key, i)``, and replica `r` of a population has ``fold_in(key, r)``. So
+    a fit that split its own key, as they did until November 2026 (`streams` is 1), had the key of replica 1 for its
+    steps, and that of replica 3 for its bootstrap.
+    """
+    return key if streams == 1 else jax.random.fold_in(key, _OF_A_FIT)
+
+
+def key_record(key: Array) -> dict[str, Any]:
+    """A key as plain values, for JSON; of JAX's usual kind of keys without its name."""
+    kind, data = str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()
+    return {"key": data} if kind == _USUAL else {"key": data, "key_kind": kind}
+
+
+def recorded_key(record: Mapping[str, Any]) -> Array:
+    """The key of a `key_record`."""
+    data = jnp.asarray(record["key"], dtype=jnp.uint32)
+    return jax.random.wrap_key_data(data, impl=record.get("key_kind", _USUAL))
 
 
 def check_key(key: Any, name: str = "key") -> None:

@@ -2,7 +2,10 @@
 
 import dataclasses
 import difflib
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
+
+from pdae_jax.settings import Flag, Kind, OneOf, Real, Several, Whole
 
 NOISES = ("abducted", "drawn")  # where the noise of a translated cell comes from
 
@@ -57,29 +60,16 @@ class Recipe:
     # the loop
     log_every: int = 100  # steps of one compiled chunk; the host is touched once a chunk
     eval_every: int = 100  # steps between evaluations on validation conditions, beside the last; multiple of log_every
-    patience: int | None = None  # evaluations without improvement before stopping; None: 5, or on a surface no stop
+    patience: int | None = None  # evaluations without improvement before stopping; 0: no stop; None: 5, on a surface 0
     checkpoint_every: int = 1000  # steps, a multiple of log_every
 
     def __post_init__(self):
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        object.__setattr__(self, "bandwidths", tuple(self.bandwidths))
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in (*allowed, *((None,) if name in _AUTOMATIC else ())):
-                raise ValueError(f"{name}={getattr(self, name)!r} is not known; pass one of {', '.join(allowed)}.")
-        for name in _POSITIVE:
+        for name, kind in _KINDS.items():
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}={value!r}, but it must be greater than 0.")
-        for name in LossWeights._fields:
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ValueError(f"{name}={value!r}, but a weight of the loss must be 0 (left out) or greater.")
-        if self.stop_step is not None and self.stop_step < 0:
-            raise ValueError(f"stop_step={self.stop_step}, but it must be 0 (the linear start) or more.")
-        if not self.bandwidths:
-            raise ValueError("bandwidths is empty. Pass at least one, in median distances.")
-        if self.cells_per_source < 2:
-            raise ValueError("cells_per_source=1, but the score of a predicted law needs at least 2 cells of it.")
+            if value is not None:
+                object.__setattr__(self, name, kind.checked(name, value))
+            elif name not in _OPEN:
+                raise TypeError(f"{name}=None, but it has a value in every fit. Leave it out for the default.")
         for name in ("eval_every", "checkpoint_every"):
             if getattr(self, name) % self.log_every:
                 raise ValueError(
@@ -105,8 +95,12 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """The recipe that `to_dict` wrote."""
-        return cls().override(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        """The recipe that `to_dict` wrote: a `Resolved` one where nothing is open that the data decide."""
+        values = as_written_now(values)
+        recipe = cls().override(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+        if any(getattr(recipe, name) is None for name in Resolved.__annotations__):
+            return recipe
+        return Resolved(**dataclasses.asdict(recipe))
 
 
 _REQUIRED: Any = None
@@ -125,6 +119,7 @@ class Resolved(Recipe):
     likelihood: float = _REQUIRED
     num_steps: int = _REQUIRED
     learning_rate: float = _REQUIRED
+    patience: int = _REQUIRED
 
     def __post_init__(self):
         super().__post_init__()
@@ -142,6 +137,12 @@ class Resolved(Recipe):
         return LossWeights(self.reconstruction, self.contrast, self.likelihood)
 
 
+def as_written_now(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a saved recipe; before December 2026 one of certain data had None where `patience` is 0 now."""
+    decided = (values.get(name) is not None for name in Resolved.__annotations__ if name != "patience")
+    return {**values, "patience": 0} if "patience" in values and values["patience"] is None and all(decided) else values
+
+
 #: Options of earlier versions, and what became of them.
 REMOVED = {
     "test": "a fit does not look at test conditions, and `reporting.results.save_test` keeps them with its run",
@@ -154,26 +155,35 @@ REMOVED = {
     "weight_decay": "it made no difference",
     "refit_shift": "it made no difference",
 }
-_AUTOMATIC = ("standardize",)  # None: found from the data
-_CHOICES = {
-    "noise": NOISES,
-    "standardize": ("feature", "global", "none"),
-    "kernel": ("energy", "gaussian", "laplace", "imq"),
-    "form": ("pairwise", "pooled"),
-    "activation": ("relu", "gelu", "silu", "tanh", "leaky_relu"),
+_WEIGHT = Real(why="a weight of the loss must be 0 (left out) or greater")
+_KINDS: Mapping[str, Kind] = {
+    "latent_dim": Whole(),
+    "noise": OneOf(NOISES),
+    "noise_dim": Whole(0),
+    "observed_effects": Flag(),
+    "hidden": Several(Whole(), example="(128, 128, 128)"),
+    "activation": OneOf(("relu", "gelu", "silu", "tanh", "leaky_relu")),
+    "nonnegative": Flag(),
+    "components": Whole(),
+    "standardize": OneOf(("feature", "global", "none")),
+    "kernel": OneOf(("energy", "gaussian", "laplace", "imq")),
+    "beta": Real(0.0, 2.0, (False, False)),
+    "bandwidths": Several(Real(0.0, ends=(False, True)), 1, "(0.5, 1.0, 2.0)"),
+    "form": OneOf(("pairwise", "pooled")),
+    **dict.fromkeys(LossWeights._fields, _WEIGHT),
+    "num_sources": Whole(),
+    "cells_per_source": Whole(2, why="the score of a predicted law needs at least 2 cells of it"),
+    "num_targets": Whole(),
+    "cells_per_target": Whole(),
+    "num_steps": Whole(),
+    "stop_step": Whole(0, why="0 is the linear start"),
+    "learning_rate": Real(0.0, ends=(False, True)),
+    "warmup_steps": Whole(0),
+    "clip_norm": Real(0.0, ends=(False, True)),
+    "average_decay": Real(0.0, 1.0),
+    "log_every": Whole(),
+    "eval_every": Whole(),
+    "patience": Whole(0, why="0 is no stop"),
+    "checkpoint_every": Whole(),
 }
-_POSITIVE = (
-    "latent_dim",
-    "components",
-    "num_sources",
-    "cells_per_source",
-    "num_targets",
-    "cells_per_target",
-    "num_steps",
-    "learning_rate",
-    "clip_norm",
-    "log_every",
-    "eval_every",
-    "patience",
-    "checkpoint_every",
-)
+_OPEN = {field.name for field in dataclasses.fields(Recipe) if field.default is None}

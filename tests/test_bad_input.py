@@ -1,5 +1,7 @@
 """Bad input, one table: each mistake raises an error that names the offender and says the fix, before any training."""
 
+import inspect
+
 import jax
 import numpy as np
 import pandas as pd
@@ -156,6 +158,7 @@ AT_PREDICTION = {
     "infinite dose": ({"A": float("inf")}, {}, ValueError, ["inf"]),
     "unknown source": ("A", {"source": "AB"}, KeyError, ["'AB'"]),
     "no samples": ("A", {"num_samples": 0}, ValueError, ["num_samples=0"]),
+    "half a sample": ("A", {"num_samples": 10.5}, TypeError, ["num_samples=10.5"]),
 }
 
 
@@ -163,7 +166,7 @@ AT_PREDICTION = {
 def test_prediction(fitted, mistake):
     label, options, error, words = AT_PREDICTION[mistake]
     with pytest.raises(error) as caught:
-        pdae_jax.predict(fitted, label, key=KEY, **options)
+        inspect.unwrap(pdae_jax.predict)(fitted, label, key=KEY, **options)
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
@@ -175,6 +178,12 @@ def test_sources_that_name_nothing(fitted):
         pdae_jax.evaluate(fitted, data.select(["A"]), source={"AA": "ctrl"})
     with pytest.raises(ValueError, match="patience=3 needs validation"):
         pdae_jax.fit(data, key=KEY, patience=3)
+
+
+def test_numbers_of_an_evaluation(fitted):
+    for name, value in (("num_samples", 10.5), ("most_in_sample", 0.5), ("devices", 1.5)):
+        with pytest.raises(TypeError, match=f"{name}={value!r}"):
+            inspect.unwrap(pdae_jax.evaluate)(fitted, arrays().select(["A"]), **{name: value})
 
 
 def test_evaluation_of_other_features(fitted):

@@ -24,7 +24,7 @@ ORDER = (
     "build",
     "cli",
 )
-NOUNS = {"cells", "compiled", "damage", "labels", "randomness", "recipe", "spelling", "types"}
+NOUNS = {"cells", "compiled", "damage", "labels", "randomness", "recipe", "settings", "spelling", "types"}
 DOORS = {"kernels", "linear_time", "losses"}  # public import paths of two_sample, for users
 
 #: What `import pdae_jax` leaves to the functions that need it.

@@ -34,6 +34,7 @@ def define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_float("width", None, "with --figures: in mm; default 85, a column of a journal", flag_values=values)
     flags.DEFINE_integer("dpi", 300, "with --figures: points per inch", flag_values=values)
+    flags.DEFINE_string("store", None, "folder of the cells, where it has been moved", flag_values=values)
 
 
 def main(asked: flags.FlagValues, call: Call) -> None:
@@ -47,6 +48,7 @@ def main(asked: flags.FlagValues, call: Call) -> None:
         print(results.render(workdir))
         return
     given = {"num_samples": asked.num_samples, "source": asked.source, "devices": asked.devices}
+    given["store"] = asked.store
     changes = {name: value for name, value in given.items() if value is not None}
     print(results.write_results(workdir, **{**recorded_options(workdir), **changes}))
     print(f"\nRewritten: {workdir / results.EVALUATION_FILE} and {workdir / 'report.md'}")

@@ -16,6 +16,7 @@ from pdae_jax.cli.reading import read_run
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.prediction.export import to_anndata
 from pdae_jax.prediction.samples import predict
+from pdae_jax.runs.files import written_path
 from pdae_jax.runs.track import stage
 
 
@@ -32,6 +33,7 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "source", "control", "whose cells: control, nearest, all, or a training condition", flag_values=values
     )
+    flags.DEFINE_string("store", None, "folder of the cells, where it has been moved", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of the choice of source cells and of the decoder noise", flag_values=values)
 
 
@@ -41,7 +43,7 @@ def main(asked: flags.FlagValues, call: Call) -> None:
     out = pathlib.Path(asked.out)
     if out.exists():
         raise FileExistsError(f"{out} exists, and nothing is overwritten. Pass another --out, or remove it.")
-    fitted, key = read_run(asked.workdir), jax.random.key(asked.seed)
+    fitted, key = read_run(asked.workdir, asked.store), jax.random.key(asked.seed)
     with stage(True, f"Predicting {', '.join(asked.label)}"):
         predictions = [
             predict(fitted, label, key=key, num_samples=asked.num_samples, source=asked.source) for label in asked.label
@@ -49,7 +51,6 @@ def main(asked: flags.FlagValues, call: Call) -> None:
     for prediction in predictions:
         print(prediction.verdict.summary())
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".partial.{out.name}")
-    to_anndata(predictions).write_h5ad(temporary)
-    temporary.replace(out)
+    with written_path(out) as temporary:
+        to_anndata(predictions).write_h5ad(temporary)
     print(f"{sum(len(p.samples) for p in predictions)} predicted cells in {out}")

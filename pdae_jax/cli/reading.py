@@ -16,7 +16,7 @@ def read_data(config: Any) -> build.Experiment:
         return build.experiment(config)
 
 
-def read_run(workdir: str) -> Fitted | Ensemble:
-    """The model of a run folder."""
+def read_run(workdir: str, store: str | None = None) -> Fitted | Ensemble:
+    """The model of a run folder, with its cells from `store` where these have been moved."""
     with stage(True, f"Reading the run in {workdir}"):
-        return load_model(workdir)
+        return load_model(workdir, store=store)

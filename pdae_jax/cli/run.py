@@ -22,9 +22,7 @@ from pdae_jax.cli import dry_run
 from pdae_jax.cli.command import Call
 from pdae_jax.cli.reading import read_data
 from pdae_jax.compiled import cache_compilations
-from pdae_jax.evaluation import identification
 from pdae_jax.reporting import results
-from pdae_jax.runs import folder
 from pdae_jax.training.ensemble import fit_ensemble
 from pdae_jax.training.fit import fit
 
@@ -81,7 +79,7 @@ def main(asked: flags.FlagValues, call: Call) -> None:
         return
     results.save_test(workdir, experiment.test)
     if experiment.truth is not None:
-        identification.save_truth(workdir / folder.TRUTH_FILE, experiment.truth)
+        results.save_truth(workdir, experiment.truth)
     own = devices and min(devices, jax.local_device_count())  # those of this process share the evaluation too
     print(results.write_results(workdir, command=call.text, devices=own, **experiment.evaluation))
     print(f"\nRun folder: {workdir}  (start with {workdir / 'report.md'})")

@@ -4,8 +4,8 @@ Every world can be sampled at any label, so predictions are judged against fresh
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from pdae_jax.compiled import as_written
 from pdae_jax.labels import LabelLike, format_label, parse_label
 from pdae_jax.randomness import check_key, make_random
+from pdae_jax.settings import Kind, OneOf, Real, Whole
 from pdae_jax.types import PerturbationData
 
 BASES = ("gaussian", "correlated", "mixture")
@@ -131,8 +132,15 @@ def simulate(
         ValueError: an unknown base, mixing or noise, or impossible dimensions.
     """
     check_key(key)
-    _check(latent_dim, observed_dim, base, mixing, noise)
+    _check(
+        **{"latent_dim": latent_dim, "observed_dim": observed_dim, "mixing": mixing, "base": base, "noise": noise},
+        **{"num_perturbations": num_perturbations, "cells_per_condition": cells_per_condition},
+        **{"nonlinearity": nonlinearity, "shift_scale": shift_scale, "interaction": interaction},
+        noise_scale=noise_scale,
+    )
     key_shift, key_base, key_mixing, key_latents, key_cells = jax.random.split(key, 5)
+    # In this JAX split(key, n)[i] is fold_in(key, i): the sixth key, and no child of another.
+    key_interaction = jax.random.fold_in(key, 5)
     perturbations = tuple(f"p{i}" for i in range(num_perturbations))
     world = World(
         shift_matrix=_shift_matrix(key_shift, num_perturbations, latent_dim, shift_scale),
@@ -143,7 +151,7 @@ def simulate(
         noise_scale=noise_scale,
         perturbations=perturbations,
         features=tuple(f"x{i}" for i in range(observed_dim)),
-        interactions=_interactions(key_shift, num_perturbations, latent_dim, interaction * shift_scale),
+        interactions=_interactions(key_interaction, num_perturbations, latent_dim, interaction * shift_scale),
     )
     chosen = design(perturbations, singles=1.0, doubles=1.0) if labels is None else labels
     rows = [world.label(label) for label in chosen]
@@ -183,10 +191,23 @@ def design(
     return out
 
 
-def _check(latent_dim: int, observed_dim: int, base: str, mixing: str, noise: str) -> None:
-    for value, allowed, name in ((base, BASES, "base"), (mixing, MIXINGS, "mixing"), (noise, NOISES, "noise")):
-        if value not in allowed:
-            raise ValueError(f"{name}={value!r} is not known; pass one of {', '.join(allowed)}.")
+_SCALE = Real(0.0, ends=(True, False))
+_KINDS: Mapping[str, Kind] = {
+    "latent_dim": Whole(),
+    "observed_dim": Whole(),
+    "num_perturbations": Whole(),
+    "cells_per_condition": Whole(),
+    "base": OneOf(BASES),
+    "mixing": OneOf(MIXINGS),
+    "noise": OneOf(NOISES),
+    **dict.fromkeys(("nonlinearity", "shift_scale", "noise_scale", "interaction"), _SCALE),
+}
+
+
+def _check(*, latent_dim: Any, observed_dim: Any, mixing: Any, **others: Any) -> None:
+    given = {"latent_dim": latent_dim, "observed_dim": observed_dim, "mixing": mixing, **others}
+    for name, value in given.items():
+        _KINDS[name].checked(name, value)
     if observed_dim < latent_dim:
         raise ValueError(
             f"observed_dim={observed_dim} is smaller than latent_dim={latent_dim}: the mixing cannot be injective. "
@@ -214,7 +235,7 @@ def _interactions(key: Array, num_perturbations: int, latent_dim: int, length: f
     if not length:
         return None
     shape = (num_perturbations, num_perturbations, latent_dim)
-    direction = np.array(jax.random.normal(jax.random.fold_in(key, 1), shape))
+    direction = np.array(jax.random.normal(key, shape))
     direction *= length / np.linalg.norm(direction, axis=-1, keepdims=True)
     direction[np.tril_indices(num_perturbations)] = 0.0  # a pair counts once, a perturbation has none with itself
     return direction

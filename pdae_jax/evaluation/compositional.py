@@ -37,6 +37,7 @@ from pdae_jax.prediction.samples import BATCH
 from pdae_jax.randomness import make_random
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs.track import History, Progress, make_progress
+from pdae_jax.settings import Whole
 from pdae_jax.training.loop import run_steps
 from pdae_jax.training.optimizer import make_optimizer
 from pdae_jax.training.prepare import prepare, with_errors
@@ -90,8 +91,7 @@ class Compositional:
             floor: clip below.
         """
         check_same_columns(train, self.train, "given")
-        if num_samples < 1:
-            raise ValueError(f"num_samples={num_samples}, but at least 1 sample must be asked for.")
+        num_samples = Whole().checked("num_samples", num_samples)
         start = source or train.control
         rows = train.rows[train.index(start)]
         random = make_random(key)
@@ -167,7 +167,7 @@ def fit_compositional(
         .override(noise="drawn", noise_dim=0, observed_effects=False, components=None)
     )
     check_training_data(train, validation)
-    if recipe.patience is not None and validation is None:
+    if recipe.patience and validation is None:
         raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
     key_start, key_decoder, key_adversary, key_steps, key_validate = jax.random.split(key, 5)
     parts = prepare(key_start, train, None, recipe)
@@ -183,7 +183,7 @@ def fit_compositional(
         adversary=adversary_weight if disentangle == "adversarial" else 0.0,
         prior=prior_weight if disentangle == "prior" else 0.0,
     )
-    frame = frame._replace(recipe=frame.recipe.override(patience=recipe.patience), unravel=networks.unravel)
+    frame = frame._replace(recipe=frame.recipe.override(patience=recipe.patience or 0), unravel=networks.unravel)
     if validation:
         validator = make_validator(key_validate, networks.model, frame.standardizer, train, validation)
         frame = frame._replace(validator=validator)
@@ -231,7 +231,7 @@ def fit_comparators(
         if name not in COMPARATORS:
             raise ValueError(f"Unknown comparator {name!r}; known are {', '.join(COMPARATORS)}.")
     if recipe is not None and validation is None:
-        recipe = recipe.override(patience=None)
+        recipe = recipe.override(patience=0)
     options: dict[str, Any] = {"key": key, "validation": validation, "recipe": recipe, "progress": progress}
     return {name: fit_compositional(train, subtract_label=COMPARATORS[name], **options).samples for name in names}
 

@@ -43,6 +43,7 @@ from pdae_jax.prediction.source import resolve_source
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.randomness import check_key, make_random
 from pdae_jax.runs.track import Progress, make_progress
+from pdae_jax.settings import Whole
 from pdae_jax.training.devices import local_devices, on_devices
 from pdae_jax.types import PerturbationData, Table
 
@@ -144,15 +145,13 @@ def evaluate(
     if key is not None:
         check_key(key)
     request = Request(
-        num_samples=num_samples,
+        num_samples=Whole(2, "distances need at least 2 samples").checked("num_samples", num_samples),
         source=source,
         methods=_methods(_known_names("baseline", baselines, tuple(BASELINES)), methods or {}, fitted.train),
         metrics=_known_names("metric", metrics, METRIC_NAMES),
     )
     splits = _known_names("split", splits, SPLITS)
-    if num_samples < 2:
-        raise ValueError(f"num_samples={num_samples}, but distances need at least 2 samples.")
-    sharing = [] if devices is None else local_devices(devices)
+    sharing = [] if devices is None else local_devices(Whole().checked("devices", devices))
     test = None if test is None else aligned(test, fitted.train, "test")
     if key is None:
         key = jax.random.fold_in(jax.random.key(fitted.seed), zlib.crc32(b"evaluate"))
@@ -161,6 +160,7 @@ def evaluate(
     if not cases:
         raise ValueError(f"No condition to evaluate: there are none of {', '.join(splits)}. Pass test data.")
     if most_in_sample is not None:
+        most_in_sample = Whole(0).checked("most_in_sample", most_in_sample)
         cases = fewer_in_sample(cases, most_in_sample)
     if not isinstance(source, str):
         every = [case for split, data in parts.items() if data for case in cases_of(split, data)]

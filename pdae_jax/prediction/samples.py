@@ -21,6 +21,7 @@ from pdae_jax.prediction.source import Source, SourceLike, resolve_source
 from pdae_jax.prediction.span import identified_part
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.randomness import check_key, make_random
+from pdae_jax.settings import Whole
 from pdae_jax.types import PerturbationData
 
 MAX_REACH = 1.5  # above it a prediction is warned about, see `reach_of`
@@ -108,9 +109,7 @@ def predict(
     name = label if isinstance(label, str) else _name(train, vector)
     verdict = guarantee_of(fitted, label, cells)
     rows = cells.rows
-    number = len(rows) if num_samples is None else num_samples
-    if number < 1:
-        raise ValueError(f"num_samples={number}, but at least 1 sample must be asked for.")
+    number = len(rows) if num_samples is None else Whole().checked("num_samples", num_samples)
     members = fitted.members
     shares = _shares(key, rows, number, len(members))
     samples, sizes, made_by = [], [], []
@@ -216,8 +215,7 @@ def predict_batches(
     """
     check_model(fitted, "predict_batches(fitted, label, key=key, num_samples=1000)")
     check_key(key)
-    if num_samples < 1:
-        raise ValueError(f"num_samples={num_samples}, but at least 1 sample must be asked for.")
+    num_samples = Whole().checked("num_samples", num_samples)
     vector = fitted.train.label(label)
     return (moved for moved, _ in _batches(fitted, vector, key, num_samples, resolve_source(fitted, vector, source)))
 

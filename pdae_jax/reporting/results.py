@@ -10,11 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pdae_jax.cells import StoredCells
+from pdae_jax.evaluation import identification
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.compositional import fit_comparators
 from pdae_jax.evaluation.counts import CountedCells, count_diagnostics, counted
 from pdae_jax.evaluation.diagnostics import extremes, residual_laws
-from pdae_jax.evaluation.identification import identification_table, load_truth, measure_identification
+from pdae_jax.evaluation.identification import Truth, identification_table, load_truth, measure_identification
 from pdae_jax.evaluation.summary import COMPARED, format_table, judged_split, summary_table
 from pdae_jax.evaluation.table import MODEL, MORE_NUMBERS, SPLITS, VERDICT_NUMBERS, evaluate
 from pdae_jax.model.ensemble import Ensemble
@@ -25,7 +26,7 @@ from pdae_jax.reporting import plots, screens
 from pdae_jax.reporting.published import format_published
 from pdae_jax.reporting.report import write_report
 from pdae_jax.runs import folder
-from pdae_jax.runs.files import write_text, written
+from pdae_jax.runs.files import digest, read_arrays, write_text, written, written_path
 from pdae_jax.runs.store import fingerprint, load_data, save_data
 from pdae_jax.runs.track import stage
 from pdae_jax.training.restore import load_model
@@ -39,6 +40,17 @@ COUNTS_FILE = "counts.csv"
 PREDICTIONS_FILE = "predictions.h5ad"
 FIGURE_FOLDER = "figures"
 CAPTION_FILE = "captions.json"  # caption -> figure, in the order of the report
+
+# how results begin, so that a file of somebody else's in their place is known
+_BEGINS = {
+    EVALUATION_FILE: b"condition,split,method,metric,",
+    IDENTIFICATION_FILE: b"quantity,",
+    EXTREMES_FILE: b"feature,",
+    RESIDUALS_FILE: b"condition,",
+    COUNTS_FILE: b"condition,method,cells,",
+    PREDICTIONS_FILE: b"\x89HDF",
+    "report.md": b"# Run ",
+}
 
 MOST_DETAILED = 3  # test conditions that get pictures of their own
 MIN_FEATURES_OF_SCREENS = 20  # of which embeddings, violins and volcanoes are drawn
@@ -63,34 +75,51 @@ def save_test(workdir: str | pathlib.Path, test: PerturbationData | None) -> Non
     if test is not None and not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         save_data(path, test)
+    folder.keep_part(path.parents[1], folder.TEST_FILE, str(fingerprint(test)))
 
 
-def load_test(path: pathlib.Path) -> PerturbationData | None:
+def save_truth(workdir: str | pathlib.Path, truth: Truth) -> None:
+    """Keep the truth of a simulated world with its run."""
+    path = pathlib.Path(workdir)
+    identification.save_truth(path / folder.TRUTH_FILE, truth)
+    folder.keep_part(path, folder.TRUTH_FILE, digest(read_arrays(path / folder.TRUTH_FILE)))
+
+
+def load_test(path: pathlib.Path, store: str | pathlib.Path | None = None) -> PerturbationData | None:
     """The held-out conditions of a run; None where nothing was held out.
 
     Raises:
         FileNotFoundError: the folder has been evaluated on held-out conditions, and they are gone.
+        ValueError: they are those of another run.
     """
     file, table = path / folder.TEST_FILE, path / EVALUATION_FILE
     lost = not file.exists() and table.exists() and judged_split(read_evaluation(path)) == "test"
-    return load_data(file) if file.exists() or lost else None
+    if not file.exists() and not lost:
+        return None
+    test = load_data(file, store)
+    folder.check_part(path, folder.TEST_FILE, str(fingerprint(test)))
+    return test
 
 
-def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: Any) -> str:
+def write_results(
+    workdir: str | pathlib.Path, *, command: str = "", store: str | pathlib.Path | None = None, **options: Any
+) -> str:
     """Evaluation, predictions, figures and report of a run; returns the summary table as text.
 
     Args:
         workdir: folder of a finished or interrupted fit, with the test conditions that `save_test` put there. Without
             any, the validation or training conditions are in the table instead.
         command: that reproduces the run, for the report.
+        store: as in `load_run`.
         **options: of `write_evaluation`.
 
     Raises:
         FileNotFoundError: no run or no checkpoint in the folder, or its test data are gone.
     """
     path, show = pathlib.Path(workdir), options.get("progress", True)
+    check_own(path)
     with stage(show, f"Reading the run in {path}"):
-        fitted, test = load_model(path), load_test(path)
+        fitted, test = load_model(path, store=store), load_test(path, store)
     write_evaluation(path, fitted, test, **options)
     table = read_evaluation(path)  # as the report does: pandas may change the last bit of a number
     with stage(show, "Writing predictions and diagnostics"):
@@ -105,6 +134,23 @@ def write_results(workdir: str | pathlib.Path, *, command: str = "", **options: 
     return format_table(table, split=judged_split(table))
 
 
+def check_own(path: pathlib.Path) -> None:
+    """``FileExistsError`` for a file in the place of a result that is not of this library, by how it begins."""
+    figures = path / FIGURE_FOLDER
+    foreign = [file for name, begins in _BEGINS.items() if (file := path / name).exists() and not _begins(file, begins)]
+    if not (figures / CAPTION_FILE).exists() and not (path / EVALUATION_FILE).exists():
+        foreign += figures.glob("*.png") if figures.exists() else []
+    if foreign:
+        raise FileExistsError(
+            f"{foreign[0]} was not written by pdae_jax, and would be replaced. Move it, or give it another name."
+        )
+
+
+def _begins(file: pathlib.Path, begins: bytes) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(len(begins)) == begins
+
+
 def first_member(fitted: Fitted | Ensemble) -> Fitted:
     """The model itself; of an ensemble one member, for what can only be shown of one."""
     return fitted.members[0]
@@ -113,6 +159,7 @@ def first_member(fitted: Fitted | Ensemble) -> Fitted:
 def write_identification(path: pathlib.Path, fitted: Fitted) -> None:
     """``identification.csv``, where the folder holds the truth of a simulated world."""
     if (path / folder.TRUTH_FILE).exists():
+        folder.check_part(path, folder.TRUTH_FILE, digest(read_arrays(path / folder.TRUTH_FILE)))
         found = measure_identification(fitted, load_truth(path / folder.TRUTH_FILE))
         write_text(path / IDENTIFICATION_FILE, identification_table(found).to_csv(index=False))
 
@@ -211,9 +258,8 @@ def sources_of(table: Any) -> dict[str, str]:
 
 def write_predictions(path: pathlib.Path, predictions: Sequence[Prediction]) -> None:
     """``predictions.h5ad``: as many predicted cells of each test condition as were measured."""
-    temporary = path / f".partial.{PREDICTIONS_FILE}"
-    to_anndata(predictions).write_h5ad(temporary)
-    temporary.replace(path / PREDICTIONS_FILE)
+    with written_path(path / PREDICTIONS_FILE) as temporary:
+        to_anndata(predictions).write_h5ad(temporary)
 
 
 def held_out_predictions(

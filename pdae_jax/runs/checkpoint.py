@@ -8,16 +8,27 @@ import numpy as np
 from absl import logging
 
 from pdae_jax.randomness import is_key
+from pdae_jax.runs.files import read_json
+
+_RUN = "run"  # in the metadata of a checkpoint
 
 
 class Checkpoints:
     """The checkpoints of one run: saved by step, the latest restored bit for bit, optimizer state included."""
 
-    def __init__(self, folder: pathlib.Path, *, keep: int = 2, read_only: bool = False):
+    def __init__(self, folder: pathlib.Path, *, run: str = "", keep: int = 2, read_only: bool = False):
+        """Open the checkpoints of a folder, which is made; or, `read_only`, must be there.
+
+        Args:
+            folder: of the checkpoints.
+            run: checksum of their run, written with them and compared; those of earlier versions have none.
+            keep: how many stay.
+            read_only: nothing is saved.
+        """
         # imported here: `import pdae_jax` must not pull in a checkpoint library
         import orbax.checkpoint as ocp
 
-        self._ocp = ocp
+        self._ocp, self._run = ocp, run
         if not read_only:
             folder.mkdir(exist_ok=True)
         elif not folder.exists():
@@ -50,7 +61,8 @@ class Checkpoints:
             return
         before = self.latest_step()
         try:
-            self._manager.save(step, args=self._ocp.args.StandardSave(jax.tree.map(_numbers, state)))
+            saved = self._ocp.args.StandardSave(jax.tree.map(_numbers, state))
+            self._manager.save(step, args=saved, custom_metadata={_RUN: self._run})
             self._manager.wait_until_finished()
         except Exception as error:  # of the file system, of TensorStore or of Orbax
             kept = "None was written before" if before is None else f"That of step {before} is kept"
@@ -75,6 +87,7 @@ class Checkpoints:
             raise FileNotFoundError(f"No checkpoint in {self._manager.directory}. Run the fit with this folder first.")
         abstract, errors = jax.tree.map(_abstract, like), []
         for step in steps:
+            self._check_run(step)
             try:
                 state = self._manager.restore(step, args=self._ocp.args.StandardRestore(abstract))
             except Exception as error:  # of TensorStore, of JSON, of the file system: whatever was cut off
@@ -93,6 +106,21 @@ class Checkpoints:
             f"No checkpoint in {self._manager.directory} can be read; of step {step}: {type(error).__name__}: "
             f"{str(error)[:300]}. Put a copy in its place, or repeat the run with another workdir."
         ) from error
+
+    def _check_run(self, step: int) -> None:
+        """``ValueError`` for a checkpoint that another run has written; earlier versions did not say whose it is."""
+        # not by the manager, which looks for all items, and warns of those that it does not know
+        file = pathlib.Path(self._manager.directory) / str(step) / "_CHECKPOINT_METADATA"
+        try:
+            found = (read_json(file).get("custom_metadata") or {}).get(_RUN, "")
+        except (OSError, ValueError):  # it is damaged, and so is the checkpoint
+            return
+        if found and self._run and found != self._run:
+            raise ValueError(
+                f"The checkpoint of step {step} in {self._manager.directory} is of another run: its checksum is "
+                f"{found[:12]}, that of this run {self._run[:12]}. Put the run's own checkpoints back, or repeat the "
+                f"run with another workdir."
+            )
 
     def _put_aside(self, step: int) -> None:
         folder = pathlib.Path(self._manager.directory)

@@ -1,5 +1,6 @@
 """The folder of a run: what it was asked to do, where it ran, its data, and its checkpoints."""
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -16,9 +17,10 @@ from typing import Any
 import jax
 from absl import logging
 
+from pdae_jax.recipe import as_written_now
 from pdae_jax.runs.checkpoint import Checkpoints
-from pdae_jax.runs.files import damaged, read_json, write_text
-from pdae_jax.runs.store import fingerprint, save_data
+from pdae_jax.runs.files import damaged, is_partial, read_json, remove_partial, write_text
+from pdae_jax.runs.store import fingerprint, holds, save_data
 from pdae_jax.types import PerturbationData
 
 CONFIG_FILE = "config.json"
@@ -33,8 +35,9 @@ TRUTH_FILE = "data/truth.npz"  # of simulated worlds
 CHOICE_FOLDER = "choice"  # of fits that choose the last step, until the run begins
 FORMAT = 2  # of a run folder; another number where a checkpoint has other parts
 
-# what a process that was killed may leave before there is a config
-_BEFORE_CONFIG = (CHOICE_FOLDER, ENVIRONMENT_FILE, f".{ENVIRONMENT_FILE}.partial", f".{CONFIG_FILE}.partial")
+REPLICAS_FOLDER = "replicas"  # of an ensemble
+DAMAGED_FOLDER = "damaged"  # checkpoints that cannot be read
+_FOLDERS = (CHECKPOINT_FOLDER, "data", "figures", CHOICE_FOLDER, REPLICAS_FOLDER, DAMAGED_FOLDER)
 
 _PACKAGES = ("pdae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas", "anndata")
 
@@ -70,9 +73,11 @@ class RunFolder:
         self._lock = Lock(path)
         data = {"train": train, "validation": validation}
         try:
-            self._open(identity | {"data": {name: fingerprint(part) for name, part in data.items()}}, config)
+            for each in (path, *(path / name for name in _FOLDERS if (path / name).is_dir())):
+                remove_partial(each)
+            self.hash = self._open(identity | {"data": {n: fingerprint(part) for n, part in data.items()}}, config)
             self._save_data(data)
-            shutil.rmtree(path / CHOICE_FOLDER, ignore_errors=True)  # what it chose is in the config
+            remove_choice(path)  # what it chose is in the config
         except BaseException:
             self._lock.release()
             raise
@@ -80,25 +85,29 @@ class RunFolder:
     @functools.cached_property
     def checkpoints(self) -> Checkpoints:
         """Those of the run; an ensemble has none of its own."""
-        return Checkpoints(self.path / CHECKPOINT_FOLDER)
+        return Checkpoints(self.path / CHECKPOINT_FOLDER, run=self.hash)
 
-    def _open(self, identity: dict[str, Any], config: dict[str, Any]) -> None:
-        path, file = self.path, self.path / CONFIG_FILE
+    def _open(self, identity: dict[str, Any], config: dict[str, Any]) -> str:
+        path = self.path
         record = {"format": FORMAT, "hash": config_hash(identity), "identity": identity, "config": config}
-        if file.exists():
-            _check_identity(path, read_config(path)["identity"], identity)
+        if (path / CONFIG_FILE).exists():
+            there = read_config(path)
+            _check_identity(path, there["identity"], identity)
             # the same run, perhaps evaluated otherwise: what it is asked now is what its scripts go by
-            write_text(file, json.dumps(record, indent=2) + "\n")
-            return
-        write_text(path / ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
-        write_text(file, json.dumps(record, indent=2) + "\n")
+            record = {**there, "config": config}
+        else:
+            write_text(path / ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
+        _write_config(path, record)
+        return record["hash"]
 
     def close(self) -> None:
         """All is written, and other processes may work in the folder; a second time it does nothing."""
-        if "checkpoints" in vars(self):
-            self.checkpoints.close()
-            del self.checkpoints
-        self._lock.release()
+        try:
+            if "checkpoints" in vars(self):
+                self.checkpoints.close()
+                del self.checkpoints
+        finally:
+            self._lock.release()
 
     def _save_data(self, parts: Mapping[str, PerturbationData | None]) -> None:
         for name, data in zip((TRAIN_FILE, VALIDATION_FILE), parts.values(), strict=True):
@@ -106,6 +115,8 @@ class RunFolder:
             if data is not None and not target.exists():
                 target.parent.mkdir(exist_ok=True)
                 save_data(target, data)
+            elif data is not None and not holds(target, data):
+                raise ValueError(not_of_run(target))
 
 
 def config_hash(identity: dict[str, Any]) -> str:
@@ -118,6 +129,11 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     record = read_json(path / CONFIG_FILE)
     if not isinstance(record, dict):
         raise damaged(path / CONFIG_FILE, TypeError(f"it holds a {type(record).__name__}"))
+    if not record.keys() & {"format", "identity"}:
+        raise ValueError(
+            f"{path / CONFIG_FILE} was not written by pdae_jax, so this is no folder of a run. Pass another workdir. "
+            f"Nothing was changed."
+        )
     found = record.get("format", 0)
     if found != FORMAT:
         age = "a newer" if found > FORMAT else "an older"
@@ -128,7 +144,40 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
         )
     if not isinstance(record.get("identity"), dict):
         raise damaged(path / CONFIG_FILE, KeyError("identity"))
+    made = config_hash(record["identity"])
+    if record.get("hash", made) != made:
+        raise ValueError(
+            f"{path / CONFIG_FILE} was changed: its identity has the checksum {made[:12]}, and the run had "
+            f"{record['hash'][:12]}. Put the file back as it was; for other settings pass another workdir."
+        )
     return record
+
+
+def _write_config(path: pathlib.Path, record: Mapping[str, Any]) -> None:
+    write_text(path / CONFIG_FILE, json.dumps(record, indent=2) + "\n")
+
+
+def keep_part(path: pathlib.Path, file: str, found: str) -> None:
+    """Record the checksum of a file that belongs to the run in a folder; `check_part` compares it."""
+    if (path / CONFIG_FILE).exists():
+        record = read_config(path)
+        if record.get("parts", {}).get(file) != found:
+            _write_config(path, {**record, "parts": {**record.get("parts", {}), file: found}})
+
+
+def check_part(path: pathlib.Path, file: str, found: str) -> None:
+    """``ValueError`` for a file with another checksum than the run's own; those of earlier versions have none."""
+    parts = read_config(path).get("parts", {}) if (path / CONFIG_FILE).exists() else {}
+    if parts.get(file, found) != found:
+        raise ValueError(not_of_run(path / file))
+
+
+def not_of_run(path: pathlib.Path) -> str:
+    """What to say of a part of another run."""
+    return (
+        f"{path} does not belong to the run in its folder: its checksum is another one than {CONFIG_FILE} has. Put the "
+        f"run's own file back, or repeat the run with another workdir."
+    )
 
 
 def check_free(path: str | pathlib.Path) -> None:
@@ -136,9 +185,15 @@ def check_free(path: str | pathlib.Path) -> None:
     path = pathlib.Path(path)
     if path.is_file():
         raise NotADirectoryError(errno.ENOTDIR, f"The workdir {str(path)!r} is a file. Pass the name of a folder.")
+    for name in _FOLDERS:
+        if (path / name).is_symlink():
+            raise ValueError(
+                f"{path / name} is a link to {os.readlink(path / name)}, and nothing is written through the links of a "
+                f"run folder. Put the folder itself in its place, or pass another workdir."
+            )
     if (path / CONFIG_FILE).exists() or not path.exists():
         return
-    found = [p.name for p in sorted(path.iterdir()) if p.name not in _BEFORE_CONFIG]
+    found = [p.name for p in sorted(path.iterdir()) if not _before_config(p)]
     if found:
         raise ValueError(
             f"The folder {str(path)!r} is not empty and holds no {CONFIG_FILE}: {found[:5]}. "
@@ -158,6 +213,54 @@ def begin(path: str | pathlib.Path) -> None:
     _make(path)
     if not (path / CONFIG_FILE).exists() and not (path / ENVIRONMENT_FILE).exists():
         write_text(path / ENVIRONMENT_FILE, json.dumps(environment(), indent=2) + "\n")
+
+
+def _before_config(path: pathlib.Path) -> bool:
+    """Whether a process that was killed may have left this before there was a config."""
+    if path.name == ENVIRONMENT_FILE:
+        try:
+            found = read_json(path)
+        except ValueError:
+            return False
+        return isinstance(found, dict) and "pdae_jax" in found.get("packages", {})
+    if path.name == CHOICE_FOLDER:
+        return path.is_dir() and all(_is_choice(each) for each in path.iterdir())
+    return is_partial(path.name, of=(CONFIG_FILE, ENVIRONMENT_FILE))
+
+
+def _is_choice(path: pathlib.Path) -> bool:
+    """Whether it is the folder of a fit that chooses, begun or to be begun."""
+    begun = path.name.isdigit() and path.is_dir() and not path.is_symlink()
+    return begun and ((path / CONFIG_FILE).exists() or all(_before_config(each) for each in path.iterdir()))
+
+
+def remove_choice(path: pathlib.Path) -> None:
+    """Remove the fits that chose for the run in a folder; whatever else lies there stays."""
+    choice = path / CHOICE_FOLDER
+    if not choice.is_dir() or choice.is_symlink():
+        return
+    for fold in choice.iterdir():
+        if _is_choice(fold):
+            _remove_run(fold)
+    _remove_empty(choice)
+
+
+def _remove_run(path: pathlib.Path) -> None:
+    files = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, TRAIN_FILE, VALIDATION_FILE, COMPONENTS_FILE)
+    for name in files:
+        (path / name).unlink(missing_ok=True)
+    for name in (CHECKPOINT_FOLDER, DAMAGED_FOLDER):
+        for step in (path / name).glob("*"):
+            if step.name.split(".")[0].isdigit():
+                shutil.rmtree(step, ignore_errors=True)
+        _remove_empty(path / name)
+    _remove_empty(path / "data")
+    _remove_empty(path)
+
+
+def _remove_empty(path: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):  # it is not there, or holds something else
+        path.rmdir()
 
 
 class FolderInUse(RuntimeError):
@@ -232,6 +335,7 @@ def environment() -> dict[str, Any]:
 
 
 def _check_identity(path: pathlib.Path, there: dict[str, Any], here: dict[str, Any]) -> None:
+    there = {**there, "recipe": as_written_now(there.get("recipe", {}))}
     before, now = _flat(json.loads(json.dumps(there))), _flat(json.loads(json.dumps(here)))
     changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
     if changed:

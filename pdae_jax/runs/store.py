@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pdae_jax.cells import StoredCells
+from pdae_jax.cells import MANIFEST_FILE, StoredCells
 from pdae_jax.runs.files import damaged, read_arrays, write_arrays
 from pdae_jax.types import PerturbationData, Reading, once_for_each, read_only
 
@@ -52,6 +52,17 @@ def _linked(file: pathlib.Path, mark: tuple[int, ...], path: pathlib.Path) -> bo
     return False
 
 
+def holds(path: pathlib.Path, data: PerturbationData) -> bool:
+    """Whether a file has a data set."""
+    if data in _written and _written[data][1] == _mark(path):
+        return True
+    there = load_data(path, store=data.x.folder if isinstance(data.x, StoredCells) else None)
+    if fingerprint(there) != fingerprint(data):
+        return False
+    _written[data] = path, _mark(path)
+    return True
+
+
 def _mark(file: pathlib.Path) -> tuple[int, ...]:
     found = file.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
@@ -85,10 +96,18 @@ def _identity(x: StoredCells) -> str:
     return json.dumps(x.manifest["identity"], sort_keys=True)
 
 
-def _read_cells(arrays: Mapping[str, np.ndarray]) -> np.ndarray | StoredCells:
+def _read_cells(arrays: Mapping[str, np.ndarray], store: str | pathlib.Path | None) -> np.ndarray | StoredCells:
     if "x" in arrays:
+        if store is not None:
+            raise ValueError(f"store={str(store)!r}, but the cells of this run lie in its own folder. Leave store out.")
         return read_only(arrays["x"])
-    x = StoredCells(str(arrays["store"]), rows=arrays["store_rows"], columns=arrays.get("store_columns"))
+    place = str(arrays["store"] if store is None else store)
+    if not (pathlib.Path(place) / MANIFEST_FILE).exists():
+        raise FileNotFoundError(
+            f"The cells of this run are not in {place!r}. If the folder was moved, pass store=<where it is now> to "
+            f"load_run or load_ensemble, or --store on the command line."
+        )
+    x = StoredCells(place, rows=arrays["store_rows"], columns=arrays.get("store_columns"))
     if _identity(x) != str(arrays["store_identity"]):
         raise ValueError(
             f"The folder {str(x.folder)!r} holds other cells than those that were used: {_identity(x)} now, "
@@ -97,8 +116,8 @@ def _read_cells(arrays: Mapping[str, np.ndarray]) -> np.ndarray | StoredCells:
     return x
 
 
-def load_data(path: pathlib.Path) -> PerturbationData:
-    """Read what `save_data` wrote."""
+def load_data(path: pathlib.Path, store: str | pathlib.Path | None = None) -> PerturbationData:
+    """Read what `save_data` wrote; cells that stay in files from the folder `store`, where theirs has been moved."""
     if not path.exists():
         raise FileNotFoundError(f"No data at {path}. A run folder holds its data beside config.json; pass its path.")
     arrays = read_arrays(path)
@@ -106,7 +125,7 @@ def load_data(path: pathlib.Path) -> PerturbationData:
     if missing:
         raise damaged(path, KeyError(missing[0]))
     fields: dict[str, Any] = {name: read_only(arrays[name]) for name in (*_ARRAYS, _SIZES) if name in arrays}
-    fields["x"] = _read_cells(arrays)
+    fields["x"] = _read_cells(arrays, store)
     fields |= {name: tuple(arrays[name].tolist()) for name in (*_NAMES, _STRATA) if name in arrays}
     fields |= {name: str(arrays[name]) for name in _STRINGS}
     if _READING in arrays:

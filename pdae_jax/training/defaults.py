@@ -28,7 +28,7 @@ ON_SURFACE: dict[str, Any] = {
     "contrast": 1.0,
     "likelihood": 0.3,
     "learning_rate": 5e-3,
-    "patience": None,
+    "patience": 0,
 }
 
 

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pdae_jax.compiled import as_written
 from pdae_jax.randomness import is_key
+from pdae_jax.settings import Whole
 
 AXIS = "devices"
 T = TypeVar("T")
@@ -159,10 +160,9 @@ def shared_by(devices: int | None, num_targets: int, in_files: bool) -> Devices 
     Raises:
         ValueError: they cannot.
     """
+    devices = None if devices is None else Whole(1, "a fit needs at least one").checked("devices", devices)
     if devices is None or devices == 1:
         return None
-    if devices < 1:
-        raise ValueError(f"devices={devices}, but a fit needs at least one.")
     if num_targets % devices:
         raise ValueError(
             f"devices={devices}, but a batch has {num_targets} targets, which they cannot share evenly. Pass a number "

@@ -19,21 +19,22 @@ from jaxtyping import Array
 from pdae_jax.compiled import as_written
 from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.randomness import check_key
+from pdae_jax.randomness import STREAMS, check_key
 from pdae_jax.recipe import Recipe
-from pdae_jax.runs.folder import RunFolder, begin
+from pdae_jax.runs.folder import REPLICAS_FOLDER, RunFolder, begin
 from pdae_jax.runs.track import Progress, stage
+from pdae_jax.settings import Flag, Whole
 from pdae_jax.training.fit import with_stop
 from pdae_jax.training.population import share_of_control
 from pdae_jax.training.prepare import wide_of
-from pdae_jax.training.recovery import identity_of
+from pdae_jax.training.recovery import identity_of, streams_of_folder
 from pdae_jax.training.reduction import save_components, with_components
 from pdae_jax.training.requests import Request, check_request
 from pdae_jax.training.together import train_requests
 from pdae_jax.training.validate import make_validator
 from pdae_jax.types import PerturbationData
 
-REPLICAS = "replicas"  # folder of their runs, in that of the ensemble
+REPLICAS = REPLICAS_FOLDER  # of their runs, in that of the ensemble
 
 
 @as_written()
@@ -78,31 +79,37 @@ def fit_ensemble(
             the steps.
     """
     check_key(key)
-    if num_replicas < 2:
-        raise ValueError(f"num_replicas={num_replicas}, but an ensemble needs at least 2. For one model call fit.")
+    few = "an ensemble needs at least 2; for one model call fit"
+    num_replicas = Whole(2, few).checked("num_replicas", num_replicas)
+    bootstrap = Flag().checked("bootstrap", bootstrap)
     recipe = (recipe or Recipe()).override(**options)
-    source = check_request(train, validation, source, recipe)
-    if workdir is not None:
-        begin(workdir)
+    request = Request(train, key, recipe, validation, source, workdir, config or {}, bootstrap=bootstrap)
+    return train_ensemble(request, num_replicas, progress)
+
+
+def train_ensemble(request: Request, num_replicas: int, progress: bool | Progress | None) -> Ensemble:
+    """Replicas of the fit that is asked for, as one model."""
+    source = check_request(request.train, request.validation, request.source, request.recipe)
+    path = None if request.workdir is None else pathlib.Path(request.workdir)
+    if path is not None:
+        begin(path)
+    streams = request.streams or streams_of_folder(path) or STREAMS
     with stage(progress, "Preparing: what the cells look like"):
-        recipe, components = with_components(recipe, train, workdir)
-    recipe = with_stop(train, validation, key, recipe, workdir, workdir, progress, components)  # once for all replicas
-    identity = identity_of(recipe, key, source) | {"num_replicas": num_replicas, "bootstrap": bootstrap}
-    path = None if workdir is None else pathlib.Path(workdir)
+        recipe, components = with_components(request.recipe, request.train, path)
+    request = request._replace(source=source, recipe=recipe, components=components, streams=streams)
+    recipe = with_stop(request, path, progress, components)  # once for all replicas
+    request = request._replace(recipe=recipe)
+    identity = identity_of(request, recipe) | {"num_replicas": num_replicas, "bootstrap": request.bootstrap}
+    data = request.train, request.validation
     with contextlib.ExitStack() as stack:
         if path is not None:
-            run = stack.enter_context(contextlib.closing(RunFolder(path, identity, config or {}, train, validation)))
+            run = stack.enter_context(contextlib.closing(RunFolder(path, identity, dict(request.config), *data)))
             save_components(run.path, components)
         requests = [
-            Request(
-                train,
-                replica_key(key, r),
-                recipe,
-                validation,
-                source,
-                None if path is None else replica_folder(path, r),
-                bootstrap=bootstrap,
-                components=components,
+            request._replace(
+                key=replica_key(request.key, r),
+                workdir=None if path is None else replica_folder(path, r),
+                config={},
             )
             for r in range(num_replicas)
         ]
@@ -112,7 +119,7 @@ def fit_ensemble(
         if outcome.fitted is None:
             raise FloatingPointError(f"Replica {r}: {outcome.error}")
         replicas.append(outcome.fitted)
-    return ensemble_of(key, replicas, path)
+    return ensemble_of(request.root, replicas, path)
 
 
 def replica_key(key: Array, r: int) -> Array:

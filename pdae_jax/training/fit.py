@@ -11,18 +11,18 @@ from pdae_jax.cells import StoredCells
 from pdae_jax.compiled import as_written
 from pdae_jax.data.components import Components
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.randomness import check_key
+from pdae_jax.randomness import STREAMS, check_key
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
 from pdae_jax.runs.track import Progress, make_progress, stage
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.devices import Devices, shared_by
-from pdae_jax.training.last_step import best_step, errors_by_step, fold_of, folds_to_leave_out
+from pdae_jax.training.last_step import best_step, errors_by_step, fold_of, folds_of
 from pdae_jax.training.loop import fitted_of, run_training
 from pdae_jax.training.prepare import prepare
-from pdae_jax.training.recovery import identity_of, stop_of_folder
+from pdae_jax.training.recovery import identity_of, stop_of_folder, streams_of_folder
 from pdae_jax.training.reduction import seen_by_model, with_components
-from pdae_jax.training.requests import check_request
+from pdae_jax.training.requests import Request, check_request
 from pdae_jax.training.start_from import goes_on_from, started
 from pdae_jax.types import PerturbationData
 
@@ -46,7 +46,8 @@ def fit(
 
     Args:
         train: training conditions, the control among them.
-        key: typed PRNG key; the same key, data and recipe give the same result on the same kind of device.
+        key: typed PRNG key; the same key, data and recipe give the same result on the same kind of device. A run that
+            an earlier version began goes on as that version had it.
         validation: conditions that are never trained on (`hold_out` makes them). With them, the parameters of the
             latest evaluation are kept that is as good as the best but for chance, `patience` can stop early, and
             verdicts can say how well combinations were predicted. Without them, where the labels of at least five
@@ -75,38 +76,56 @@ def fit(
     """
     check_key(key)
     recipe = (recipe or Recipe()).override(**options)
-    source = check_request(train, validation, source, recipe)
-    shared = shared_by(devices, min(recipe.num_targets, train.num_conditions), isinstance(train.x, StoredCells))
+    request = Request(train, key, recipe, validation, source, workdir, config or {})
+    return fit_request(request, start_from=start_from, devices=devices, progress=progress)
+
+
+def fit_request(
+    request: Request,
+    *,
+    start_from: str | pathlib.Path | None = None,
+    devices: int | None = None,
+    progress: bool | Progress | None = None,
+) -> Fitted:
+    """`fit` of what is asked for."""
+    train, validation, workdir, config = request.train, request.validation, request.workdir, dict(request.config)
+    source = check_request(train, validation, request.source, request.recipe)
+    targets = min(request.recipe.num_targets, train.num_conditions)
+    shared = shared_by(devices, targets, isinstance(train.x, StoredCells))
     if shared is not None and not shared.writes:
         workdir, start_from, progress = None, None, False
     if workdir is not None:
         folder.begin(workdir)
+    streams = request.streams or streams_of_folder(workdir) or STREAMS
+    request = request._replace(source=source, workdir=workdir, streams=_of_first(shared, streams))
     before = goes_on_from(workdir, start_from)  # has found components already, and after how many steps it ends
     with stage(progress, "Preparing: what the cells look like"):
-        recipe, components = with_components(recipe, train, before)
+        recipe, components = with_components(request.recipe, train, before)
     if shared is not None and components is not None:  # the signs of directions are not the same everywhere
         components = Components(*(np.asarray(part) for part in shared.of_first(components)))
-    recipe = with_stop(train, validation, key, recipe, before, workdir, progress, components, shared)
+    recipe = with_stop(request._replace(recipe=recipe), before, progress, components, shared)
     resuming = workdir is not None and (pathlib.Path(workdir) / folder.CHECKPOINT_FOLDER).exists()
     # a finished run has nothing to compile
     chunk = 0 if resuming else recipe.log_every
+    data = request.root, train, validation
     with stage(progress, "Preparing: the linear start, and compiling"):
-        parts = prepare(key, train, validation, recipe, source, chunk=chunk, components=components, devices=shared)
-    identity = identity_of(parts.frame.recipe, key, source)
+        parts = prepare(*data, recipe, source, chunk=chunk, components=components, devices=shared)
+    identity = identity_of(request, parts.frame.recipe)
     if start_from is not None:
         parts, identity["start"] = started(parts, source, train, validation, workdir, start_from)
-        config = {**(config or {}), "start_from": str(start_from)}
-    state, history, path = run_training(parts, identity, train, validation, workdir, progress, config or {})
+        config = {**config, "start_from": str(start_from)}
+    state, history, path = run_training(parts, identity, train, validation, workdir, progress, config)
     return fitted_of(parts.frame, state, train, validation, history, path)
 
 
+def _of_first(devices: Devices | None, number: int) -> int:
+    """A number of the first process, in all of them."""
+    return number if devices is None else int(devices.of_first(np.array(number)))
+
+
 def with_stop(
-    train: PerturbationData,
-    validation: PerturbationData | None,
-    key: Array,
-    recipe: Recipe,
+    request: Request,
     before: str | pathlib.Path | None,
-    workdir: str | pathlib.Path | None,
     progress: bool | Progress | None,
     components: Components | None = None,
     devices: Devices | None = None,
@@ -114,35 +133,30 @@ def with_stop(
     """The recipe with its `stop_step`, where there are no validation conditions and enough combinations to choose it.
 
     Args:
-        train: training conditions, of which some are left out to choose (`last_step`).
-        validation: with them nothing is to be chosen.
-        key: of the fit.
-        recipe: as it was given.
+        request: the fit; of its training conditions some are left out to choose (`last_step`), and what chooses is in
+            its workdir until it has begun.
         before: folder of the run that the fit goes on from, which has chosen already.
-        workdir: of the fit; what chooses is there until it has begun.
         progress: as in `fit`.
         components: what the model sees of the features.
         devices: those that share the steps.
     """
-    if validation is not None or recipe.stop_step is not None:
+    recipe = request.recipe
+    if request.validation is not None or recipe.stop_step is not None:
         return recipe
     found = stop_of_folder(before)
-    if devices is not None:
-        found = int(devices.of_first(np.array(-1 if found is None else found)))
-        found = None if found < 0 else found
-    if found is not None:  # a run that goes on has chosen already
+    found = _of_first(devices, -1 if found is None else found)
+    if found >= 0:  # a run that goes on has chosen already
         return recipe.override(stop_step=found)
-    folds = folds_to_leave_out(train, key)
+    folds = folds_of(request)
     if not folds:
         return recipe
     # the fits that choose have the schedule of the fit proper
-    recipe, chosen = resolve_recipe(recipe, seen_by_model(train, components)), []
+    recipe, chosen = resolve_recipe(recipe, seen_by_model(request.train, components)), []
     for number, left_out in enumerate(folds):
-        fold = fold_of(train, key, left_out, number, workdir)  # one at a time: each has its own copy of the cells
+        # one at a time: each has its own copy of the cells
+        fold = fold_of(request._replace(recipe=recipe), left_out, number)
         bar = make_progress(progress, f"choice {number + 1}/{len(folds)}")
         targets = min(recipe.num_targets, fold.train.num_conditions)  # of fewer conditions, which devices may not share
-        options: dict[str, Any] = {**fold._asdict(), "recipe": recipe, "progress": bar}
-        fitted = fit(**options, devices=devices.number if devices and targets % devices.number == 0 else None)
-        chosen.append(errors_by_step(fitted))
-    found = best_step(chosen)
-    return recipe.override(stop_step=found if devices is None else int(devices.of_first(np.array(found))))
+        shared = devices.number if devices and targets % devices.number == 0 else None
+        chosen.append(errors_by_step(fit_request(fold, devices=shared, progress=bar)))
+    return recipe.override(stop_step=_of_first(devices, best_step(chosen)))

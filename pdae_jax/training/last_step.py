@@ -6,7 +6,6 @@ training helped them at all. The fit proper then takes all conditions, and as ma
 
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from pdae_jax.data.split import across_strata, hold_out
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import make_random
 from pdae_jax.runs.folder import CHOICE_FOLDER
+from pdae_jax.training.requests import Request
 from pdae_jax.types import PerturbationData
 
 MIN_COMBINATIONS = 5  # that the other training conditions determine: with fewer nothing is left out to choose the end
@@ -24,15 +24,6 @@ _LEFT_OUT = 0.2  # of them, in a fold
 _MOST_LEFT_OUT = 40
 _ENOUGH = 10  # combinations judge, where there are so many: a single one would say little
 _CHOICE = 7  # folded into the key of the fit
-
-
-class Fold(NamedTuple):
-    """One fit that chooses."""
-
-    train: PerturbationData
-    validation: PerturbationData
-    key: Array
-    workdir: pathlib.Path | None  # until the fit proper has begun
 
 
 def folds_to_leave_out(train: PerturbationData, key: Array) -> list[list[str]]:
@@ -57,16 +48,24 @@ def folds_to_leave_out(train: PerturbationData, key: Array) -> list[list[str]]:
     return folds
 
 
-def fold_of(
-    train: PerturbationData,
-    key: Array,
-    left_out: Sequence[str],
-    number: int,
-    workdir: str | pathlib.Path | None,
-) -> Fold:
-    """One of the fits that choose the last step of the one with this key and folder."""
-    path = None if workdir is None else choice_folder(workdir, number)
-    return Fold(*hold_out(train, left_out), jax.random.fold_in(jax.random.fold_in(key, _CHOICE), number), path)
+def folds_of(request: Request) -> list[list[str]]:
+    """Names of the combinations that each fit leaves out which chooses the last step of the one that is asked for."""
+    # once by the key that the cells of the start were drawn with
+    key = request.key if request.streams == 1 else jax.random.fold_in(request.root, _CHOICE)
+    return folds_to_leave_out(request.train, key)
+
+
+def fold_of(request: Request, left_out: Sequence[str], number: int) -> Request:
+    """One of the fits that choose the last step of the one that is asked for, with its recipe."""
+    train, validation = hold_out(request.train, left_out)
+    return Request(
+        train,
+        jax.random.fold_in(jax.random.fold_in(request.root, _CHOICE), number),
+        request.recipe,
+        validation,
+        workdir=None if request.workdir is None else choice_folder(request.workdir, number),
+        streams=request.streams,
+    )
 
 
 def choice_folder(workdir: str | pathlib.Path, number: int) -> pathlib.Path:

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from pdae_jax.data.stream import pieces
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.recipe import Recipe
+from pdae_jax.recipe import Resolved
 from pdae_jax.runs import folder
 from pdae_jax.runs.track import Clock, History, Progress, make_progress
 from pdae_jax.training.prepare import Errors, Frame, LoopState, Parts, step_of
@@ -44,12 +44,12 @@ def run_training(
     """
     run, state, history = open_run(parts, identity, train, validation, workdir, config)
     devices = parts.devices
-    saves = run is not None if devices is None else devices.any_of(run is not None)
-    with (
-        contextlib.closing(run) if run else contextlib.nullcontext(),
-        told_to_stop(saves) as stop,
-        contextlib.closing(make_progress(progress)) as bar,
-    ):
+    with contextlib.ExitStack() as stack:
+        if run is not None:
+            stack.enter_context(contextlib.closing(run))
+        saves = run is not None if devices is None else devices.any_of(run is not None)
+        stop = stack.enter_context(told_to_stop(saves))
+        bar = stack.enter_context(contextlib.closing(make_progress(progress)))
         if devices is not None:
             state = devices.everywhere(state)
         state = run_steps(parts, state, run, history, bar, stop)
@@ -171,9 +171,9 @@ def _errors(state: LoopState, step: int, frame: Frame) -> Array:
     return errors
 
 
-def stopped(state: LoopState, recipe: Recipe) -> bool:
-    """Whether patience has run out."""
-    return recipe.patience is not None and bool(state.evaluations_since_lowest >= recipe.patience)
+def stopped(state: LoopState, recipe: Resolved) -> bool:
+    """Whether patience has run out; one of 0 never does."""
+    return recipe.patience > 0 and bool(state.evaluations_since_lowest >= recipe.patience)
 
 
 def _check_finite(metrics: Metrics, first: int, last: int) -> None:

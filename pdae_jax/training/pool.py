@@ -70,9 +70,11 @@ class Member:
         """The folder of a member that ended holds its result, and is free."""
         if self.run is None:
             return
-        if self.finished and self.run.checkpoints.latest_step() is None and not self.error:
-            self.run.checkpoints.save(self.step, self.state)
-        self.run.close()
+        try:
+            if self.finished and self.run.checkpoints.latest_step() is None and not self.error:
+                self.run.checkpoints.save(self.step, self.state)
+        finally:
+            self.run.close()
 
 
 def run_pool(members: Sequence[Member], places: int, told: Callable[[float], None], stop: Stop | None = None) -> None:

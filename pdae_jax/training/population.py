@@ -19,6 +19,8 @@ from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import check_key
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs.track import Progress
+from pdae_jax.settings import Flag, Whole
+from pdae_jax.training.recovery import streams_of_folder
 from pdae_jax.training.requests import Outcome, Request
 from pdae_jax.training.together import train_requests
 from pdae_jax.types import PerturbationData, Table
@@ -127,12 +129,12 @@ def fit_population(
         raise TypeError(f"settings is {settings!r}. Pass a list with one dict of recipe fields for each member.")
     if not settings:
         raise ValueError("No settings. Pass one dict of recipe fields for each member; [{}] is the default recipe.")
-    if num_replicas < 1:
-        raise ValueError(f"num_replicas={num_replicas}, but it must be at least 1.")
-    if at_once is not None and at_once < 1:
-        raise ValueError(f"at_once={at_once}, but at least 1 member must train at a time.")
+    num_replicas = Whole().checked("num_replicas", num_replicas)
+    at_once = None if at_once is None else Whole().checked("at_once", at_once)
     base, requests = (recipe or Recipe()).override(**options), []
     splits: dict[tuple[str, ...] | None, tuple[PerturbationData, PerturbationData | None]] = {None: (train, validation)}
+    # of one that an earlier version began, also for the members that it had not begun
+    streams = None if workdir is None else streams_of_folder(pathlib.Path(workdir) / f"{0:03d}")
     for setting in settings:
         names = _names(setting[LEAVE_OUT]) if LEAVE_OUT in setting else None
         if names not in splits:  # members with the same split share its data
@@ -148,7 +150,8 @@ def fit_population(
                     validation=judged,
                     source=source if names is None else None,
                     workdir=None if workdir is None else pathlib.Path(workdir) / f"{len(requests):03d}",
-                    bootstrap=bool(setting.get(BOOTSTRAP, False)),
+                    streams=streams,
+                    bootstrap=Flag().checked(BOOTSTRAP, setting.get(BOOTSTRAP, False)),
                 )
             )
     outcomes = train_requests(requests, at_once=at_once, progress=progress)

@@ -4,19 +4,18 @@ import contextlib
 import pathlib
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
-import jax
-import numpy as np
 from absl import logging
-from jaxtyping import Array
 
+from pdae_jax.randomness import key_record
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
 from pdae_jax.runs.track import History
 from pdae_jax.training.prepare import LoopState, Parts, step_of
 from pdae_jax.training.reduction import save_components
+from pdae_jax.training.requests import Request
 from pdae_jax.types import PerturbationData
 
 STOPPED = 128 + signal.SIGTERM  # status of a process that was told to stop, as shells have it
@@ -85,10 +84,11 @@ def open_run(
             if run.checkpoints.latest_step() is not None:
                 state = run.checkpoints.restore(state, repair=True)
                 logging.info("Resuming %s at step %d.", run.path, step_of(state))
+            return run, state, History(run.path / folder.METRICS_FILE, resume_step=step_of(state))
         except BaseException:
             run.close()
             raise
-    return run, state, History(run.path / folder.METRICS_FILE if run else None, resume_step=step_of(state))
+    return run, state, History()
 
 
 def stop_of_folder(workdir: str | pathlib.Path | None) -> int | None:
@@ -99,11 +99,16 @@ def stop_of_folder(workdir: str | pathlib.Path | None) -> int | None:
     return folder.read_config(file.parent)["identity"]["recipe"].get("stop_step")
 
 
-def identity_of(recipe: Recipe, key: Array, source: Mapping[str, str] | None) -> dict[str, Any]:
-    """What decides a run beside its data, as plain values."""
-    return {"recipe": recipe.to_dict(), "key": key_data(key), "source": source}
+def streams_of_folder(workdir: str | pathlib.Path | None) -> int | None:
+    """How the run in a folder has its keys (`randomness.key_of_fit`), or a fit that chooses for it; None for no run."""
+    path = pathlib.Path(workdir) if workdir is not None else None
+    for each in () if path is None else (path, *sorted((path / folder.CHOICE_FOLDER).glob("*"))):
+        if (each / folder.CONFIG_FILE).exists():
+            return folder.read_config(each)["identity"].get("streams", 1)
+    return None
 
 
-def key_data(key: Array) -> Any:
-    """A key as plain integers, for JSON."""
-    return np.asarray(jax.random.key_data(key)).tolist()
+def identity_of(request: Request, recipe: Recipe) -> dict[str, Any]:
+    """What decides a run beside its data, as plain values; with the recipe as it was found."""
+    identity = {"recipe": recipe.to_dict(), **key_record(request.key), "source": request.source}
+    return identity if request.streams == 1 else {**identity, "streams": request.streams}

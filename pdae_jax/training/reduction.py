@@ -2,10 +2,12 @@
 
 import pathlib
 
+import numpy as np
+
 from pdae_jax.data.components import Components, find_components
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
-from pdae_jax.runs.files import read_arrays, write_arrays
+from pdae_jax.runs.files import digest, read_arrays, write_arrays
 from pdae_jax.training.pilot import with_units
 from pdae_jax.types import PerturbationData
 
@@ -24,7 +26,9 @@ def with_components(
     file = None if workdir is None else pathlib.Path(workdir) / folder.COMPONENTS_FILE
     components = None
     if file is not None and file.exists():
-        components = Components(**read_arrays(file))  # the signs of directions are not the same everywhere
+        arrays = read_arrays(file)
+        folder.check_part(file.parents[1], folder.COMPONENTS_FILE, digest(arrays))
+        components = Components(**arrays)  # the signs of directions are not the same everywhere
     if components is None or components.loadings.shape[0] != train.num_features:  # of another run: refused later
         components = find_components(train, number)
     return recipe, components
@@ -38,4 +42,6 @@ def seen_by_model(data: PerturbationData, components: Components | None) -> Pert
 def save_components(path: pathlib.Path, components: Components | None) -> None:
     """Keep the components with their run."""
     if components is not None and not (path / folder.COMPONENTS_FILE).exists():
-        write_arrays(path / folder.COMPONENTS_FILE, components._asdict())
+        arrays = {name: np.asarray(array) for name, array in components._asdict().items()}
+        write_arrays(path / folder.COMPONENTS_FILE, arrays)
+        folder.keep_part(path, folder.COMPONENTS_FILE, digest(arrays))

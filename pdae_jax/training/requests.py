@@ -9,7 +9,8 @@ from jaxtyping import Array
 from pdae_jax.data.checks import check_training_data
 from pdae_jax.data.components import Components
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.recipe import Recipe
+from pdae_jax.randomness import STREAMS, key_of_fit
+from pdae_jax.recipe import Recipe, Resolved
 from pdae_jax.types import PerturbationData
 
 
@@ -25,6 +26,12 @@ class Request(NamedTuple):
     config: Mapping[str, Any] = {}
     bootstrap: bool = False  # as many cells of each condition, drawn with replacement by the key
     components: Components | None = None  # found already; None: by the recipe
+    streams: int | None = None  # see `key_of_fit`; None: as the run in the workdir has it
+
+    @property
+    def root(self) -> Array:
+        """What all that the fit draws comes from."""
+        return key_of_fit(self.key, self.streams or STREAMS)
 
 
 class Outcome(NamedTuple):
@@ -46,7 +53,8 @@ def check_request(
 ) -> dict[str, str]:
     """What can be refused before anything is computed; returns the sources by the names of their conditions."""
     check_training_data(train, validation)
-    if recipe.patience is not None and validation is None:
+    # of a recipe that was found for certain data, patience may be what it would be with validation conditions
+    if recipe.patience and validation is None and not isinstance(recipe, Resolved):
         raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
     found = {}
     for name, start in (source or {}).items():

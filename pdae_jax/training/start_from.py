@@ -1,5 +1,6 @@
 """A fit that goes on from the state of another run, with other values of the compiled step."""
 
+import contextlib
 import dataclasses
 import pathlib
 from typing import Any
@@ -65,9 +66,9 @@ def started(
         return parts, {**start, "hash": folder.read_config(path)["hash"]} if there else start
     record = folder.read_config(path)
     _check_same(path, record["identity"], parts.frame.recipe, source, train, validation)
-    checkpoints = folder.Checkpoints(path / folder.CHECKPOINT_FOLDER, read_only=True)
-    state = checkpoints.restore(parts.state)
-    checkpoints.close()
+    checkpoints = folder.Checkpoints(path / folder.CHECKPOINT_FOLDER, run=record["hash"], read_only=True)
+    with contextlib.closing(checkpoints):
+        state = checkpoints.restore(parts.state)
     new = parts.state.train
     state = state._replace(train=state.train._replace(key=new.key, settings=new.settings))
     return parts._replace(state=state), {"hash": record["hash"], "step": step_of(state)}

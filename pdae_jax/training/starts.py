@@ -13,7 +13,6 @@ from pdae_jax.recipe import Recipe, Resolved
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.loop import with_start_errors
 from pdae_jax.training.prepare import Parts, kernel_of, prepare, steps_to_take
-from pdae_jax.training.recovery import key_data
 from pdae_jax.training.reduction import seen_by_model
 from pdae_jax.training.requests import Request
 from pdae_jax.training.step import settings_of
@@ -33,13 +32,13 @@ class Starts:
     def parts(self, request: Request, components: Components | None) -> Parts:
         """As `prepare`, with cells of its own for a bootstrap; the errors of the start are in the state."""
         neutral = neutral_of(request.recipe)
-        key = tuple(np.ravel(key_data(request.key)))
+        key = tuple(np.ravel(jax.random.key_data(request.root)).tolist())
         sources = tuple(sorted((request.source or {}).items()))
         which = (id(request.train), id(request.validation), id(components), key, sources, neutral)
         if which not in self._parts:
             data = (id(request.train), id(components))
             parts = prepare(
-                request.key,
+                request.root,
                 request.train,
                 request.validation,
                 neutral,
@@ -50,7 +49,7 @@ class Starts:
             self._same_data.setdefault(data, parts)
             self._parts[which] = parts._replace(state=with_start_errors(parts.state, parts.frame))
         parts = _with_values(self._parts[which], request.recipe)
-        return parts._replace(data=_resampled(parts.data, request.key)) if request.bootstrap else parts
+        return parts._replace(data=_resampled(parts.data, request.root)) if request.bootstrap else parts
 
     def resolved(self, request: Request, components: Components | None) -> Resolved:
         """The recipe with what depends on the data filled in."""

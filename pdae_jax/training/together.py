@@ -13,18 +13,20 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from pdae_jax.compiled import as_written
 from pdae_jax.data.components import Components
 from pdae_jax.data.sample import DeviceData, padded_to
+from pdae_jax.randomness import STREAMS
 from pdae_jax.runs.folder import begin
 from pdae_jax.runs.track import Progress, make_progress, stage
-from pdae_jax.training.last_step import best_step, choice_folder, errors_by_step, fold_of, folds_to_leave_out
+from pdae_jax.training.last_step import best_step, choice_folder, errors_by_step, fold_of, folds_of
 from pdae_jax.training.loop import fitted_of
 from pdae_jax.training.pool import Member, places_for, run_pool, step_key
 from pdae_jax.training.prepare import Parts, step_of
-from pdae_jax.training.recovery import Stop, identity_of, key_data, open_run, stop_of_folder, told_to_stop
+from pdae_jax.training.recovery import Stop, identity_of, open_run, stop_of_folder, streams_of_folder, told_to_stop
 from pdae_jax.training.reduction import with_components
 from pdae_jax.training.requests import Outcome, Request, check_request
 from pdae_jax.training.starts import Starts
@@ -70,7 +72,8 @@ def train_requests(
             recipe, components[row] = request.recipe, request.components
             if request.components is None:
                 recipe, components[row] = with_components(recipe, request.train, request.workdir)
-            asked[row] = request._replace(source=source, recipe=recipe)
+            streams = request.streams or streams_of_folder(request.workdir) or STREAMS
+            asked[row] = request._replace(source=source, recipe=recipe, streams=streams)
     good = [row for row in range(len(asked)) if row not in failed]
     chosen = _chosen_stops([asked[row] for row in good], [components[row] for row in good], at_once, progress, tolerant)
     failed |= {row: last for row, last in zip(good, chosen, strict=True) if isinstance(last, str)}
@@ -103,7 +106,7 @@ def _batches(requests: Sequence[Request], rows: Sequence[int]) -> list[list[int]
 
 
 def _member(parts: Parts, request: Request) -> Member:
-    identity = identity_of(parts.frame.recipe, request.key, request.source)
+    identity = identity_of(request, parts.frame.recipe)
     if request.bootstrap:
         identity["bootstrap"] = True
     run, state, history = open_run(
@@ -186,15 +189,13 @@ def _chosen_stops(
         stops[row] = stop_of_folder(request.workdir)
         if stops[row] is not None:
             continue
-        which = (id(request.train), tuple(np.ravel(key_data(request.key))))
+        which = (id(request.train), tuple(np.ravel(jax.random.key_data(request.root)).tolist()))
         if which not in folds:  # members with the same split share its data
-            left_out = folds_to_leave_out(request.train, request.key)
-            folds[which] = [fold_of(request.train, request.key, each, n, None) for n, each in enumerate(left_out)]
+            folds[which] = [fold_of(request, left_out, number) for number, left_out in enumerate(folds_of(request))]
         for number, fold in enumerate(folds[which]):
             path = None if request.workdir is None else choice_folder(request.workdir, number)
             # a fit that chooses has the schedule of the fit proper
-            recipe = starts.resolved(request, components[row])
-            asked.append(Request(fold.train, fold.key, recipe, fold.validation, workdir=path))
+            asked.append(fold._replace(recipe=starts.resolved(request, components[row]), workdir=path))
             rows.append(row)
     if not asked:
         return stops

@@ -18,6 +18,23 @@ def test_the_same_key_gives_the_same_world_and_another_key_another():
     assert not np.allclose(first.world.shift_matrix, other.world.shift_matrix)
 
 
+def test_interactions_are_drawn_apart_from_all_else():
+    """The direction of p0+p1 was a function of the lengths of other shifts: one key served both."""
+    directions, lengths = [], []
+    for seed in range(30):
+        key, options = jax.random.key(seed), {"latent_dim": 2, "observed_dim": 2, "cells_per_condition": 2}
+        world = simulate(key, interaction=0.5, labels=["p0"], **options).world
+        plain = simulate(key, labels=["p0"], **options)
+        np.testing.assert_array_equal(plain.world.shift_matrix, world.shift_matrix)
+        assert plain.world.interactions is None
+        directions.append(world.interactions[0, 1] / np.linalg.norm(world.interactions[0, 1]))
+        lengths.append(np.linalg.norm(world.shift_matrix, axis=1))
+        np.testing.assert_allclose(np.linalg.norm(world.interactions[0, 1]), 0.75, rtol=1e-6)
+    for component in np.transpose(directions):
+        for length in np.transpose(lengths):
+            assert stats.spearmanr(component, length).pvalue > 1e-3
+
+
 def test_latents_have_the_stated_law_and_shift():
     data, world, latents = simulate(KEY, cells_per_condition=3000, labels=["p0", "p0+p1:0.5"])
     for condition in data.conditions:

@@ -21,6 +21,7 @@ from pdae_jax.training import fit, last_step
 from pdae_jax.training.compiler import RUNS_OFTEN, RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import ON_SURFACE, WITH_NOISE, resolve_recipe
 from pdae_jax.training.prepare import prepare
+from pdae_jax.training.requests import Request
 from pdae_jax.training.step import make_train_steps
 from pdae_jax.training.validate import Validator, null_variance
 
@@ -324,7 +325,7 @@ def with_all_pairs(**world):
 
 @pytest.mark.slow
 def test_without_validation_left_out_combinations_choose_the_last_step(many_pairs, tmp_path):
-    folds = last_step.folds_to_leave_out(many_pairs, KEY)
+    folds = last_step.folds_of(Request(many_pairs, KEY, pdae_jax.Recipe()))
     pairs = [name for name in many_pairs.conditions if "+" in name]
     assert [len(fold) for fold in folds] == [2] * 5 and sorted(name for fold in folds for name in fold) == sorted(pairs)
     fitted = pdae_jax.fit(many_pairs, key=KEY, workdir=tmp_path / "run", **SMALL)
@@ -362,7 +363,7 @@ def test_a_fit_that_chose_its_last_step_resumes_to_the_same_bits(tmp_path, monke
     first, second = interrupted_in("choice/1/checkpoints"), interrupted_in("checkpoints")
     assert first[-1] == ("choice/1/checkpoints", 20) and second[0] == ("choice/1/checkpoints", 40)
     assert not (tmp_path / "run" / "choice").exists()
-    monkeypatch.setattr(fit, "folds_to_leave_out", lambda *_: pytest.fail("the last step was chosen again"))
+    monkeypatch.setattr(fit, "folds_of", lambda *_: pytest.fail("the last step was chosen again"))
     resumed = pdae_jax.fit(data, key=KEY, workdir=tmp_path / "run", **options)
     assert resumed.recipe == whole.recipe and same(resumed.params, whole.params)
 
