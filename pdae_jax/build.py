@@ -24,6 +24,7 @@ from pdae_jax.evaluation.compositional import COMPARATORS
 from pdae_jax.evaluation.identification import Truth, truth_of
 from pdae_jax.labels import as_name
 from pdae_jax.recipe import Recipe
+from pdae_jax.settings import Whole
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
 
@@ -86,8 +87,8 @@ def experiment(config: Any) -> Experiment:
     _check_names("config.split", config.split, SPLIT)
     _check_names("config.evaluation", config.evaluation, EVALUATION)
     _check_names("config.evaluation.comparators", config.evaluation.get("comparators", ()), COMPARATORS)
-    if config.replicas < 1:
-        raise ValueError(f"config.replicas={config.replicas}, but it must be at least 1, a single fit.")
+    Whole(1, "1 is a single fit").checked("config.replicas", config.replicas)
+    Whole(-(2**31)).checked("config.seed", config.seed)
     key_data, key_fit = jax.random.split(jax.random.key(config.seed))
     data, truth, further = _load(key_data, config)
     chosen = _of_protocol(config.split, data)

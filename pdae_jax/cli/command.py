@@ -16,7 +16,7 @@ from typing import NamedTuple
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from pdae_jax.cli.configs import located, read_config, split_config
+from pdae_jax.cli.configs import leave_open, located, open_fields, read_config, split_config
 from pdae_jax.cli.help import help_of
 from pdae_jax.runs.folder import FolderInUse
 
@@ -113,12 +113,15 @@ def _parsed(command: ModuleType, call: Call, default: str | None) -> tuple[flags
     if any(re.fullmatch("--?(h|help|helpshort|helpfull)", each) for each in arguments):
         print(help_of(command, shlex.join(call.door), values, source, config))
         return None
+    still_open = [] if config is None else open_fields(config.to_dict())
     try:
         if config is not None:
             config_flags.DEFINE_config_dict("config", config, "", flag_values=values, sys_argv=[*call.door, *arguments])
         elif hasattr(command, "CONFIG"):
             flags.DEFINE_string("config", None, "", flag_values=values)
         rest = tuple(values([shlex.join(call.door), *arguments])[1:])
+        if config is not None:
+            leave_open(values, still_open)
     except AttributeError as error:  # of a field that the config does not have
         raise app.UsageError(f"The config {source} has no such field: {message_of(error)}") from error
     if rest and not hasattr(command, "REST"):

@@ -4,12 +4,52 @@ import difflib
 import importlib.util
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
+from absl import flags
+from ml_collections import config_flags
+
 _INSTALLED = pathlib.Path(__file__).with_name("shipped")  # the wheel has those of the repository there
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else pathlib.Path(__file__).parents[2] / "experiments" / "configs"
+
+
+class _OrNone(flags.ArgumentParser):
+    """A value, or None: what a field is that is left open."""
+
+    def __init__(self, parser: flags.ArgumentParser):
+        self._parser, self.syntactic_help = parser, parser.syntactic_help
+
+    def parse(self, argument: Any) -> Any:
+        return None if argument == "None" else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        return self._parser.flag_type()
+
+
+for _kind, _parser in ((int, flags.IntegerParser()), (float, flags.FloatParser()), (bool, flags.BooleanParser())):
+    config_flags.register_flag_parser_for_type(_kind, _OrNone(_parser))
+
+
+def open_fields(config: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Flat names of the fields that are None."""
+    found = []
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found += open_fields(value, f"{prefix}{name}.")
+        elif value is None:
+            found.append(prefix + name)
+    return found
+
+
+def leave_open(values: flags.FlagValues, fields: Iterable[str]) -> None:
+    """Take the word None for None in these fields, also where they are text."""
+    overrides = config_flags.get_override_values(values["config"])
+    for name in fields:
+        if overrides.get(name) == "None":
+            values.config.update_from_flattened_dict({name: None})
+            overrides[name] = None
 
 
 def split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -89,6 +89,7 @@ def main(asked: flags.FlagValues, call: Call) -> None:
         return
     check(sweep)
     workdir.mkdir(parents=True, exist_ok=True)
+    report.check_own(workdir)
     with contextlib.ExitStack() as stack:  # a second sweep there would train and judge the same points
         stack.callback(Lock(workdir).release)
         _sweep(sweep)
@@ -138,12 +139,22 @@ def _row(point: Point, result: Result) -> dict[str, Any]:
 def _point(sweep: Sweep, settings: dict[str, Any], number: int, numbered: bool) -> Point:
     folder = sweep.workdir / (f"{number:03d}" if numbered else folder_name(settings))
     overrides = config_flags.get_override_values(sweep.asked["config"])
+    _check_texts(sweep, settings, overrides)
     overrides |= {"replicas": 1} if sweep.asked.config.replicas > 1 else {}
     command = command_of(sweep.call.door_of("run"), sweep.source, {**overrides, **settings}, folder)
     with contextlib.suppress(KeyError, TypeError, ValueError):  # of settings that the config does not have: said later
         digest = digest_of(configure(sweep.config, settings))
         return Point(settings, folder, command, digest)
     return Point(settings, folder, command)
+
+
+def _check_texts(sweep: Sweep, settings: dict[str, Any], overrides: dict[str, Any]) -> None:
+    """``ValueError`` for None in the place of a text: no command line could repeat that point."""
+    for name, value in settings.items():
+        with contextlib.suppress(KeyError, TypeError):  # of no such field: said later
+            now = settings_in(sweep.asked.config.to_dict(), [name])[name]
+            if value is None and name not in overrides and isinstance(now, str):
+                raise ValueError(f"get_sweep() has {name!r}: None, but the config has a text there. Make that None.")
 
 
 def _search(sweep: Sweep) -> searches.Search:

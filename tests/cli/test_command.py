@@ -2,6 +2,7 @@
 
 import itertools
 import pathlib
+import shlex
 import types
 
 import pytest
@@ -10,6 +11,8 @@ from pdae_jax import build
 from pdae_jax.cli.command import Call, execute
 from pdae_jax.cli.configs import FOLDER
 from pdae_jax.cli.main import COMMANDS, main
+from pdae_jax.cli.sweeps import report, tune
+from pdae_jax.cli.sweeps.points import command_of, settings_in
 from pdae_jax.data.own_data import own_data
 
 
@@ -141,3 +144,36 @@ def test_points_are_recorded_with_the_door_that_the_sweep_came_by():
     assert Call(("pdae-jax", "sweep"), ()).door_of("run") == ["pdae-jax", "run"]
     beside = str(pathlib.Path("experiments", "run.py"))
     assert Call(("python", "experiments/sweep.py"), ()).door_of("run") == ["python", beside]
+
+
+def parsed(arguments):
+    """The config as a command gets it."""
+    found = []
+    module = command(lambda asked, call: found.append(asked.config), CONFIG="simulated")
+    assert execute(module, Call(("pdae-jax", "run"), tuple(arguments))) == 0
+    return found[0]
+
+
+def test_none_leaves_a_field_open():
+    fields = ("latent_dim", "learning_rate", "nonnegative", "standardize", "patience")
+    recipe = build.recipe(parsed(f"--config.fit.{name}=None" for name in fields).fit)
+    assert [getattr(recipe, name) for name in fields] == [None] * len(fields)
+    assert parsed(["--config.data.mixing=None"]).data.mixing == "None"  # a text, which nothing has made open
+
+
+def test_the_command_of_a_point_repeats_it():
+    """None is as good a value as others: left out, the command repeated the fit of the config."""
+    settings = {"fit.latent_dim": None, "fit.hidden": (8, 8), "split.test": ("101", "p0+p2"), "fit.contrast": 0.5}
+    line = command_of(["pdae-jax", "run"], "simulated", settings, pathlib.Path("x"))
+    config = parsed(word for word in shlex.split(line)[2:] if not word.startswith("--workdir"))
+    assert settings_in(config.to_dict(), settings) == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "check"), [("sweep.csv", report.check_own), ("sweep.md", report.check_own), ("ray/a", tune.check_own)]
+)
+def test_files_of_the_user_in_the_folder_of_a_sweep_stay(name, check, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=r"was not written by a sweep.*Move it"):
+        check(tmp_path)

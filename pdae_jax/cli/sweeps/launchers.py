@@ -20,6 +20,7 @@ from pdae_jax.cli.sweeps.points import (
     score_of,
     train_point,
 )
+from pdae_jax.runs.files import write_text
 from pdae_jax.training.requests import Request
 from pdae_jax.training.together import train_requests
 
@@ -137,7 +138,7 @@ def _write_scripts(
 ) -> pathlib.Path:
     """What would be submitted: one array, a line of ``points.txt`` for each job."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "points.txt").write_text("".join(shlex.join(alone(point)) + "\n" for point in points))
+    write_text(folder / "points.txt", "".join(shlex.join(alone(point)) + "\n" for point in points))
     lines = [f"#SBATCH --{name.removeprefix('slurm_').replace('_', '-')}={v}" for name, v in parameters.items()]
     script = [
         "#!/bin/bash",
@@ -151,7 +152,7 @@ def _write_scripts(
         f'eval "$(sed -n "${{SLURM_ARRAY_TASK_ID}}p" {shlex.quote(str((folder / "points.txt").resolve()))})"',
     ]
     file = folder / "sweep.sbatch"
-    file.write_text("\n".join(script) + "\n")
+    write_text(file, "\n".join(script) + "\n")
     print(f"Written, and not submitted: {file}, for {len(points)} jobs. Submit it with: sbatch {file}")
     return file
 

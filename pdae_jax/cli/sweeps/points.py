@@ -98,7 +98,7 @@ def digest_of(config: Any) -> str:
 
 def command_of(door: Sequence[str], source: str, values: dict[str, Any], workdir: pathlib.Path) -> str:
     """What trains and evaluates a point alone, in its folder."""
-    changes = [f"--config.{name}={value}" for name, value in values.items() if value is not None]
+    changes = [f"--config.{name}={value}" for name, value in values.items()]  # None is open, whatever the config has
     return shlex.join([*door, f"--config={source}", *changes, f"--workdir={workdir}"])
 
 

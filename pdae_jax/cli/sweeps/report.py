@@ -10,6 +10,16 @@ from pdae_jax.runs.files import write_text
 from pdae_jax.spelling import as_markdown, markdown_block, markdown_code
 
 TABLE_FILE = "sweep.csv"
+REPORT_FILE = "sweep.md"
+
+
+def check_own(workdir: pathlib.Path) -> None:
+    """``FileExistsError`` for files of somebody else's in the place of what a sweep writes."""
+    for name, words in {TABLE_FILE: f"{SCORE},seconds,steps,state", REPORT_FILE: f"Ranked by {SCORE}"}.items():
+        if (workdir / name).exists() and words not in (workdir / name).read_text(errors="replace"):
+            raise FileExistsError(
+                f"{workdir / name} was not written by a sweep, and would be replaced. Move it, or pass another workdir."
+            )
 
 
 def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
@@ -53,8 +63,8 @@ def write_report(workdir: pathlib.Path, table: Any, note: str, timed: bool) -> N
         "![Points through their settings](figures/parallel.png)\n\n![Each setting by itself](figures/effects.png)\n",
         *(f"- failed: {markdown_code(row.folder)}: {as_markdown(row.error)}" for row in failed.itertuples()),
     ]
-    write_text(workdir / "sweep.md", "\n".join(lines) + "\n")
-    print(f"Report: {workdir / 'sweep.md'}")
+    write_text(workdir / REPORT_FILE, "\n".join(lines) + "\n")
+    print(f"Report: {workdir / REPORT_FILE}")
 
 
 def show(table: Any) -> str:

@@ -250,6 +250,15 @@ def _number(trial_id: str) -> int:
     return int(trial_id.rsplit("_", 1)[1])
 
 
+def check_own(workdir: pathlib.Path) -> None:
+    """``FileExistsError`` where the place of Tune's files, which are removed, is taken by something else."""
+    own = workdir / FOLDER
+    if own.exists() and any(own.iterdir()) and not any(own.glob("experiment_state-*")):
+        raise FileExistsError(
+            f"{own} was not written by a sweep, and would be removed. Move it, or pass another workdir."
+        )
+
+
 def _run(
     train: Callable[[dict[str, Any]], None],
     space: dict[str, Any],
@@ -273,6 +282,7 @@ def _run(
     os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
     os.environ |= {"RAY_AIR_NEW_OUTPUT": "0"}
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it looks for its tables
+    check_own(workdir)
     shutil.rmtree(workdir / FOLDER, ignore_errors=True)
     tune.Tuner(
         tune.with_resources(train, {"cpu": 1, "gpu": gpus}),
