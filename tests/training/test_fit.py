@@ -15,6 +15,7 @@ import pdae_jax
 from pdae_jax.data.sample import DeviceData
 from pdae_jax.evaluation.baselines import linear_model
 from pdae_jax.losses import energy_distance
+from pdae_jax.randomness import key_of_fit
 from pdae_jax.runs import folder
 from pdae_jax.runs.track import read_metrics
 from pdae_jax.training import fit, last_step
@@ -496,7 +497,7 @@ def test_fits_that_differ_in_rates_share_one_compiled_step_and_train_at_their_ow
 
 def test_state_is_the_vector_of_the_parameters(split):
     train, _, _ = split
-    parts = prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL))
+    parts = prepare(key_of_fit(KEY), train, None, pdae_jax.Recipe().override(**SMALL))
     params = parts.frame.unravel(parts.state.train.params)
     np.testing.assert_array_equal(ravel_pytree(params)[0], parts.state.train.params)
     start = pdae_jax.fit(train, key=KEY, **{**SMALL, "stop_step": 0})

@@ -95,7 +95,7 @@ def test_what_cannot_be_taken_over_is_named(runs, tmp_path):
     refuses("the train data are others", train=pdae_jax.hold_out(train, ["p0+p1"])[0])
     refuses("is the workdir itself", workdir=parent / ".." / "parent", start_from=parent / ".")
     refuses("has no checkpoint of a run", FileNotFoundError, start_from=tmp_path)
-    assert not (tmp_path / "own").exists()
+    assert not (tmp_path / "own" / folder.CONFIG_FILE).exists()
     assert before == {path: path.stat().st_mtime_ns for path in parent.rglob("*")}
 
 
@@ -104,6 +104,7 @@ def test_an_ensemble_is_no_start(runs, tmp_path):
     shutil.copytree(parent, tmp_path / "ensemble")
     config = json.loads((parent / folder.CONFIG_FILE).read_text())
     config["identity"]["num_replicas"] = 2
+    config["hash"] = folder.config_hash(config["identity"])
     (tmp_path / "ensemble" / folder.CONFIG_FILE).write_text(json.dumps(config))
     with pytest.raises(ValueError, match="is an ensemble"):
         pdae_jax.fit(train, start_from=tmp_path / "ensemble", **options)
