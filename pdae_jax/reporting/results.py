@@ -372,7 +372,8 @@ def save_figures(
         if width is not None:
             figure.set_size_inches(width / 25.4, figure.get_figheight())
         for ending in ("png", *formats):
-            figure.savefig(path / f"{name}.{ending}", dpi=dpi)
+            with written(path / f"{name}.{ending}") as file:
+                figure.savefig(file, format=ending, dpi=dpi)
 
 
 def _screen_figures(

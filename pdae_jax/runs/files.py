@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 # of earlier versions without the letters
-_OF_A_PARTIAL = re.compile(r"\.(.+?\.(?:csv|json|jsonl|md|npz|png|h5ad))(?:\.[0-9a-f]{8})?\.partial")
+_OF_A_PARTIAL = re.compile(r"\.(.+?\.(?:csv|json|jsonl|md|npz|png|pdf|svg|h5ad))(?:\.[0-9a-f]{8})?\.partial")
 
 
 @contextlib.contextmanager
