@@ -27,7 +27,7 @@ from pdae_jax.model.fitted import Fitted
 from pdae_jax.reporting import results
 from pdae_jax.runs import folder
 from pdae_jax.runs.files import read_json
-from pdae_jax.runs.store import fingerprint, load_data
+from pdae_jax.runs.store import load_data
 from pdae_jax.training.ensemble import train_ensemble
 from pdae_jax.training.fit import fit_request
 from pdae_jax.training.requests import Request
@@ -65,10 +65,6 @@ def reproduce(path: pathlib.Path, workdir: pathlib.Path) -> bool:
             f"folder alone does not repeat it: reproduce that run up to this step, and pass it to fit(start_from=)."
         )
     print(f"{path}: config {folder.config_hash(record.identity)[:12]}")
-    changed = check_data(record)
-    if changed:
-        print(f"the data in the folder are not those of the run: {', '.join(changed)}")
-        return False
     other = differences(read_json(path / folder.ENVIRONMENT_FILE), folder.environment())
     for name, (then, now) in other.items():
         print(f"  {name}: {then} then, {now} now")
@@ -90,12 +86,6 @@ def reproduce(path: pathlib.Path, workdir: pathlib.Path) -> bool:
         return same
     print(f"errors on {judged} conditions: largest difference {share:.2g} of the control's")
     return share < limit and (same or bool(other))
-
-
-def check_data(record: Record) -> list[str]:
-    """Names of the parts whose checksum is not that of the run."""
-    parts = {"train": record.train, "validation": record.validation}
-    return [name for name, data in parts.items() if fingerprint(data) != record.identity["data"][name]]
 
 
 def train(record: Record, workdir: pathlib.Path) -> Fitted | Ensemble:

@@ -4,21 +4,18 @@ import contextlib
 import errno
 import functools
 import hashlib
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import shutil
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from absl import logging
 
 from pdae_jax.recipe import as_written_now
 from pdae_jax.runs.checkpoint import Checkpoints
+from pdae_jax.runs.environment import environment
 from pdae_jax.runs.files import damaged, is_partial, read_json, remove_partial, write_text
 from pdae_jax.runs.store import fingerprint, holds, save_data
 from pdae_jax.types import PerturbationData
@@ -38,8 +35,6 @@ FORMAT = 2  # of a run folder; another number where a checkpoint has other parts
 REPLICAS_FOLDER = "replicas"  # of an ensemble
 DAMAGED_FOLDER = "damaged"  # checkpoints that cannot be read
 _FOLDERS = (CHECKPOINT_FOLDER, "data", "figures", CHOICE_FOLDER, REPLICAS_FOLDER, DAMAGED_FOLDER)
-
-_PACKAGES = ("pdae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pandas", "anndata")
 
 
 class RunFolder:
@@ -314,24 +309,6 @@ def _make(path: pathlib.Path) -> None:
         raise type(error)(
             error.errno, f"The workdir {str(path)!r} cannot be written to: {error.strerror}. Pass another one."
         ) from error
-
-
-def environment() -> dict[str, Any]:
-    """Versions and device: what a number depends on besides its config."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    device = jax.devices()[0]
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "device": f"{device.platform} {device.device_kind}",
-        "num_devices": jax.device_count(),
-        "packages": versions,
-    }
 
 
 def _check_identity(path: pathlib.Path, there: dict[str, Any], here: dict[str, Any]) -> None:
