@@ -23,6 +23,7 @@ from pdae_jax.cli.command import Call
 from pdae_jax.cli.reading import read_data
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.reporting import results
+from pdae_jax.runs.track import stage
 from pdae_jax.training.ensemble import fit_ensemble
 from pdae_jax.training.fit import fit
 
@@ -51,7 +52,9 @@ def main(asked: flags.FlagValues, call: Call) -> None:
     with dry_run.warnings_heard() as warnings:
         experiment = read_data(asked.config)
     if asked.dry_run:
-        print(dry_run.describe(experiment, warnings))
+        with stage(True, "Looking at values and conditions"):
+            text = dry_run.describe(experiment, warnings)
+        print(text)
         return
     first = jax.process_index() == 0
     if first:

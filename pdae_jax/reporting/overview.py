@@ -16,7 +16,7 @@ WIDTH = 100  # columns
 SHOWN = 30  # rows of a table
 _ENDS = 8  # names at each end of a long list
 _DOSES = 6  # that are listed
-_DECADES = 3  # of doses, over which no effect is linear
+_DECADES = 2  # of doses, over which no effect is linear
 _BATCHES = 100  # values that a column of batches may have
 
 Parts = Mapping[str, PerturbationData]
@@ -176,7 +176,8 @@ def _strata(parts: Parts) -> list[str]:
 
 def _others(train: PerturbationData) -> list[str]:
     """Columns that were not used, those with few values first."""
-    others = {} if train.reading is None else train.reading.others
+    reading = train.reading or Reading()
+    others = {k: n for k, n in reading.others.items() if reading.left_out.get(k, "excluded") == "excluded"}
     most = min(_BATCHES, train.num_cells // 2)  # values of a column that may be a batch
     few = [f"{name!r} ({count} values)" for name, count in others.items() if 1 < count <= most]
     rest = len(others) - len(few)

@@ -131,7 +131,9 @@ def write_results(
     with stage(show, "Drawing figures, and writing the report"):
         _draw_figures(path, fitted, test, table, predictions[:MOST_DETAILED])
         render(path, command)
-    return format_table(table, split=judged_split(table))
+    split = judged_split(table)
+    note = "" if split == "test" else f"Nothing was held out for the test: these are the {split} conditions.\n"
+    return note + format_table(table, split=split)
 
 
 def check_own(path: pathlib.Path) -> None:

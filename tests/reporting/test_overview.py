@@ -27,7 +27,7 @@ def test_all_that_was_read_is_said():
     assert "  one control of 2 names, with cells: 'NT-1' (4), 'NT-2' (4)" in text
     assert "features from 'CD3' to 'pS6'\n  'CD3', 'CD8', 'pS6'\n" in text
     assert "\nleft out, a counter of rows" in text and "\nleft out, the same in all cells, 0: 'empty'" in text
-    assert "Columns that are not used: 'plate' (2 values); and 2 with one value or many" in text
+    assert "Columns that are not used: 'plate' (2 values). Batches among them" in text
     assert "Warnings while reading\n- one\n- two\n\n" in text
     assert "Nothing is held out for the test" in text
     assert "decades" not in text and "stratum" not in text  # where there are none
@@ -58,7 +58,7 @@ def test_doses_over_decades_and_below_zero_are_pointed_at():
         "1.0",
     ] in words
     assert ["C", "2", "yes"] in words
-    assert lines_of(text, "Doses of 'A' range over more than 3 decades")
+    assert lines_of(text, "Doses of 'A' range over more than 2 decades")
     negative = from_frame(
         frame_of("DMSO", "A", "A", dose=[0, -1, 2]), dose="dose", control="DMSO", allow_doses=("negative",)
     )
