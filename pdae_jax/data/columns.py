@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int, Shaped
 
 from pdae_jax.data.observations import frame_values
 from pdae_jax.data.tables import find_columns
@@ -175,7 +175,7 @@ def varying_names(names: Sequence[str], varying: Bool[np.ndarray, " features"]) 
     return [name for name, kept in zip(names, varying, strict=True) if kept]
 
 
-def _numeric(frame: Any, names: Sequence[str], must_be: bool) -> dict[str, Float[np.ndarray, " rows"]]:
+def _numeric(frame: Any, names: Sequence[str], must_be: bool) -> dict[str, Shaped[np.ndarray, " rows"]]:
     """Values of the numeric columns, missing ones NaN; ``TypeError`` for others, where all must be."""
     from pandas.api.types import is_numeric_dtype
 
@@ -184,7 +184,8 @@ def _numeric(frame: Any, names: Sequence[str], must_be: bool) -> dict[str, Float
     for name in names:
         column = frame.iloc[:, position[name]]
         if is_numeric_dtype(column.dtype):
-            found[name] = column.to_numpy(dtype=np.float64, na_value=np.nan)
+            plain = isinstance(column.dtype, np.dtype) and column.dtype.kind in "fi"  # taken as they are, not copied
+            found[name] = column.to_numpy() if plain else column.to_numpy(dtype=np.float64, na_value=np.nan)
         elif must_be and not _UNNAMED.fullmatch(name):
             shown = f", first value {column.iloc[0]!r}" if len(column) else ""
             raise TypeError(
@@ -194,7 +195,7 @@ def _numeric(frame: Any, names: Sequence[str], must_be: bool) -> dict[str, Float
     return found
 
 
-def _no_measurement(name: str, x: Float[np.ndarray, " rows"] | None, cytometry: bool) -> str:
+def _no_measurement(name: str, x: Shaped[np.ndarray, " rows"] | None, cytometry: bool) -> str:
     """Why a column is certainly none; empty where it may be one. `x` is None where it is not numeric."""
     if _UNNAMED.fullmatch(name):
         return "a column without a name, as tables have for the names of rows"
@@ -213,59 +214,58 @@ def _no_measurement(name: str, x: Float[np.ndarray, " rows"] | None, cytometry: 
     return _as_counter(x)
 
 
-def _as_counter(x: Float[np.ndarray, " rows"]) -> str:
+def _as_counter(x: Shaped[np.ndarray, " rows"]) -> str:
     """What a column counts, in constant steps or in another order; empty where it is no counter."""
     if len(x) < 5 or not np.all(np.isfinite(x)):
         return ""
     steps = np.diff(x)
     if np.ptp(steps) <= 1e-5 * np.abs(steps[0]):
         return f"a counter of rows, from {x[0]:g} in steps of {steps[0]:g}"
-    usual = np.median(steps)
+    usual = np.partition(steps, len(steps) // 2)[len(steps) // 2]  # the median, but for its halves
     if usual and len(x) >= _FEW and np.mean(np.abs(steps - usual) <= 1e-5 * np.abs(usual)) > 0.9:
         return f"a counter of rows, in steps of {usual:g} with gaps, or from the start again"
     low = x.min()
-    if low in (0, 1) and len(x) >= _FEW and np.array_equal(np.sort(x), np.arange(len(x)) + low):
+    last = len(x) - 1 + low
+    if low in (0, 1) and x.max() == last and len(x) >= _FEW and np.array_equal(np.sort(x), np.arange(len(x)) + low):
         return f"a counter of rows, every number from {low:g} to {x.max():g} once"
     return ""
 
 
-def _doubtful(columns: dict[str, Float[np.ndarray, " rows"]], conditions: Int[np.ndarray, " rows"]) -> dict[str, str]:
+def _doubtful(columns: dict[str, Shaped[np.ndarray, " rows"]], conditions: Int[np.ndarray, " rows"]) -> dict[str, str]:
     """Columns that may be no measurements, with what speaks against them: their names, then their values."""
     found = {name: reason for name, x in columns.items() if (reason := _named_otherwise(name, x))}
     rest = {name: x for name, x in columns.items() if name not in found}
     whole = {name for name, x in rest.items() if np.all(x == np.round(x))}
     among_others = len(whole) < len(rest) / 2  # of counts all are whole, and few values are usual
     for name, x in rest.items():
-        number = len(np.unique(x))
         if _is_label(x, conditions):
-            found[name] = f"the same in all cells of a condition, {number} values"
-        elif name in whole and among_others and number <= max(3, min(len(x) // 4, 100)):
+            found[name] = f"the same in all cells of a condition, {len(np.unique(x))} values"
+        elif name in whole and among_others and (number := len(np.unique(x))) <= max(3, min(len(x) // 4, 100)):
             found[name] = f"{number} values, all whole, where other columns have fractions"
         elif name in whole and len(x) >= _FEW and np.all(np.diff(x) > 0):
             found[name] = "whole numbers that rise from row to row"
     return {name: found[name] for name in columns if name in found}
 
 
-def _named_otherwise(name: str, x: Float[np.ndarray, " rows"]) -> str:
+def _named_otherwise(name: str, x: Shaped[np.ndarray, " rows"]) -> str:
     """What the name of a column says it is, where its values do not speak against that."""
     if _SUMS.fullmatch(name):
         return "its name says that it sums up or describes a cell"
+    if not any(map(_DESIGN.fullmatch, _words(name))):
+        return ""
     number = len(np.unique(x))
-    few = number <= max(3, len(x) // 4) or np.all(x == np.round(x))
-    return f"its name, and {number} values" if few and any(map(_DESIGN.fullmatch, _words(name))) else ""
+    return f"its name, and {number} values" if number <= max(3, len(x) // 4) or np.all(x == np.round(x)) else ""
 
 
 def _words(name: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
 
 
-def _is_label(x: Float[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"]) -> bool:
-    """Whether all rows of a condition have one value, in several of them, which other conditions do not have."""
-    order = np.argsort(groups, kind="stable")
-    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
-    low, high = np.minimum.reduceat(x[order], starts), np.maximum.reduceat(x[order], starts)
-    sizes = np.diff(starts, append=len(x))
-    return bool(np.all(low == high) and sizes[low != 0].sum() >= 5 and len(np.unique(low)) > 1)
+def _is_label(x: Shaped[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"]) -> bool:
+    """Whether all rows of a condition have one value, which is not that of all conditions."""
+    first = np.zeros(groups.max() + 1, x.dtype)
+    first[groups] = x  # of one of its rows
+    return bool(np.array_equal(x, first[groups]) and np.ptp(first[groups]) > 0 and np.count_nonzero(x) >= 5)
 
 
 def _listed(reasons: dict[str, str]) -> str:
