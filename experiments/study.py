@@ -95,13 +95,13 @@ def chosen_variants(variants: Sequence[Variant], names: Sequence[str] | None) ->
 
 def run_world(variant: Variant, seed: int, num_replicas: int, *, thorough: bool, test_at_n: bool) -> Any:
     """Train the replicas of one variant on one world and judge each; thorough: verdicts, ensemble, comparators too."""
-    key_world, key_fit, key_truth = jax.random.split(jax.random.key(seed), 3)
+    key_world, key_fit, key_truth, key_judge = jax.random.split(jax.random.key(seed), 4)
     labels = [*variant.train, *variant.validation]
     simulation = simulate(key_world, labels=labels, **variant.world)
     train, validation = hold_out(simulation.data, list(variant.validation))
     test = fresh_cells(key_truth, simulation, list(variant.test), SAMPLES)
     if variant.map_known:
-        table = ceiling(simulation, train, test, jax.random.fold_in(key_truth, 1))
+        table = ceiling(simulation, train, test, key_judge)
         return table.assign(variant=variant.name, world=seed, kind=table.condition.map(variant.test), seconds=0.0)
     recipe = Recipe().override(**variant.recipe)
     options: dict[str, Any] = {"key": key_fit, "validation": validation, "recipe": recipe, "progress": False}
@@ -113,7 +113,7 @@ def run_world(variant: Variant, seed: int, num_replicas: int, *, thorough: bool,
         replicas, kept = ensemble.replicas, [found.kept for found in ensemble.diagnosis]
     seconds = time.perf_counter() - start
     if not thorough:
-        return quick_table(replicas, kept, test, key_truth, with_baselines=variant.name == "reference").assign(
+        return quick_table(replicas, kept, test, key_judge, with_baselines=variant.name == "reference").assign(
             variant=variant.name, world=seed, kind="in span", seconds=round(seconds, 2)
         )
     tables: list[Any] = []
@@ -134,7 +134,7 @@ def run_world(variant: Variant, seed: int, num_replicas: int, *, thorough: bool,
         table["rejected"] = np.nan
         for name, fitted in judged.items():
             predict_one = functools.partial(predict_cells, fitted)
-            for condition, share in share_rejected(predict_one, test, jax.random.fold_in(key_truth, 1)).items():
+            for condition, share in share_rejected(predict_one, test, key_judge).items():
                 rows = (table.replica == name) & (table.condition == condition) & (table.method == "pdae")
                 table.loc[rows, "rejected"] = share
     kinds = {condition: variant.test[label] for condition, label in zip(test.conditions, variant.test, strict=True)}
@@ -231,7 +231,8 @@ def share_rejected(predict_one: Callable, test: PerturbationData, key: jax.Array
         for t in range(len(true) // TEST_CELLS):
             predicted = predict_one(jax.random.fold_in(key_condition, t), test.label(condition))
             pairs[f"{condition}, test {t}"] = (predicted, true[t * TEST_CELLS : (t + 1) * TEST_CELLS])
-        share[condition] = float((two_sample_tests(pairs, key=key_condition).p_value <= LEVEL).mean())
+        key_tests = jax.random.fold_in(key_condition, len(pairs))  # those before are of predictions
+        share[condition] = float((two_sample_tests(pairs, key=key_tests).p_value <= LEVEL).mean())
     return share
 
 
