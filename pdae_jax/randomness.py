@@ -63,6 +63,14 @@ def make_random(key: Array) -> np.random.Generator:
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
 
 
+def is_exact_side_by_side(key: Array) -> bool:
+    """Whether a draw in `jax.vmap` over keys of this kind is that of each key by itself.
+
+    Of ``rbg`` and ``unsafe_rbg`` keys it is not: the first key alone decides what all of them draw.
+    """
+    return str(jax.random.key_impl(key)) == _USUAL
+
+
 def is_key(leaf: Any) -> bool:
     """Whether an array, or its shape, is of typed PRNG keys."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

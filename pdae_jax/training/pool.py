@@ -13,6 +13,7 @@ import numpy as np
 
 from pdae_jax.data.sample import DeviceData
 from pdae_jax.data.stream import Streamed, pieces
+from pdae_jax.randomness import is_exact_side_by_side
 from pdae_jax.runs.folder import RunFolder
 from pdae_jax.runs.track import History
 from pdae_jax.training import loop
@@ -256,6 +257,8 @@ _set = jax.jit(
 
 def places_for(members: Sequence[Member], at_once: int | None) -> int:
     """How many of these members train at once: a multiple of the devices, but one alone."""
+    if not all(is_exact_side_by_side(member.state.train.key) for member in members):
+        return 1
     devices = jax.local_device_count()
     if at_once is None:
         at_once = devices if jax.default_backend() == "cpu" else max(devices, _that_fit(members))

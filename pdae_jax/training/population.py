@@ -108,7 +108,8 @@ def fit_population(
         recipe: what the settings change; default `Recipe()`.
         num_replicas: fits of each setting.
         at_once: members that train at the same time. None: as many as fit into the memory of an accelerator; on a CPU
-            one for each device that JAX has, as a CPU gains nothing by more.
+            one for each device that JAX has, as a CPU gains nothing by more. Of ``rbg`` keys always one: side by side
+            they would draw what the first of them draws.
         workdir: folder in which each member has the folder of its run, ``000``, ``001`` and so on. Interrupted, the
             same call goes on there.
         progress: show a bar on stderr; None: if it is a terminal; or a `Progress`, which is told instead.

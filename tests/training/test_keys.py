@@ -12,7 +12,7 @@ import pytest
 import pdae_jax
 from pdae_jax.data.stream import step_keys
 from pdae_jax.randomness import key_of_fit, key_record, recorded_key
-from pdae_jax.training import last_step, prepare, starts
+from pdae_jax.training import last_step, pool, prepare, starts
 from pdae_jax.training.ensemble import replica_key
 from pdae_jax.training.fit import fit_request
 from pdae_jax.training.recovery import streams_of_folder
@@ -78,6 +78,16 @@ def test_the_kind_of_a_key_is_recorded(kind):
     assert ("key_kind" in record) == (kind != "threefry2x32")  # runs of earlier versions do not have it
     again = recorded_key(record)
     assert again.dtype == key.dtype and (jax.random.key_data(again) == jax.random.key_data(key)).all()
+
+
+@pytest.mark.parametrize("kind", ["threefry2x32", "rbg"])
+def test_keys_whose_draws_side_by_side_are_not_their_own_train_one_at_a_time(kind):
+    keys = jax.random.split(jax.random.key(0, impl=kind), 3)
+    together, alone = jax.vmap(jax.random.normal)(keys), [jax.random.normal(key) for key in keys]
+    members = [object.__new__(pool.Member) for _ in keys]  # what the rest of a member is does not matter
+    for member, key in zip(members, keys, strict=True):
+        member.state = SimpleNamespace(train=SimpleNamespace(key=key))
+    assert pool.places_for(members, 3) == (3 if np.array_equal(together, alone) else 1)
 
 
 SMALL = {"latent_dim": 1, "hidden": (4,), "num_steps": 20, "log_every": 5, "eval_every": 5, "checkpoint_every": 10}
