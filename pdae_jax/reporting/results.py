@@ -2,29 +2,27 @@
 
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from pdae_jax.cells import StoredCells
 from pdae_jax.evaluation import identification
-from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.compositional import fit_comparators
-from pdae_jax.evaluation.counts import CountedCells, count_diagnostics, counted
+from pdae_jax.evaluation.counts import count_diagnostics
 from pdae_jax.evaluation.diagnostics import extremes, residual_laws
 from pdae_jax.evaluation.identification import Truth, identification_table, load_truth, measure_identification
-from pdae_jax.evaluation.summary import COMPARED, format_table, judged_split, summary_table
-from pdae_jax.evaluation.table import MODEL, MORE_NUMBERS, SPLITS, VERDICT_NUMBERS, evaluate
+from pdae_jax.evaluation.summary import format_table, judged_split
+from pdae_jax.evaluation.table import MORE_NUMBERS, SPLITS, VERDICT_NUMBERS, evaluate
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.export import to_anndata
 from pdae_jax.prediction.samples import Prediction, predict
-from pdae_jax.reporting import plots, screens
+from pdae_jax.reporting.figures import figures_of, save_figures
 from pdae_jax.reporting.published import format_published
-from pdae_jax.reporting.report import write_report
+from pdae_jax.reporting.report import REPORT_FILE, write_report
 from pdae_jax.runs import folder
 from pdae_jax.runs.files import digest, read_arrays, write_text, written, written_path
 from pdae_jax.runs.store import fingerprint, load_data, save_data
@@ -49,15 +47,11 @@ _BEGINS = {
     RESIDUALS_FILE: b"condition,",
     COUNTS_FILE: b"condition,method,cells,",
     PREDICTIONS_FILE: b"\x89HDF",
-    "report.md": b"# Run ",
+    REPORT_FILE: b"# Run ",
 }
 
 MOST_DETAILED = 3  # test conditions that get pictures of their own
-MIN_FEATURES_OF_SCREENS = 20  # of which embeddings, violins and volcanoes are drawn
 MOST_IN_SAMPLE = 50  # training conditions of an evaluation
-MOST_CONDITIONS = 40  # of a figure; of more, some evenly spaced
-MOST_NAMED = 12  # conditions in latent space
-_SHOWN_CELLS = 2000
 _MOST_TESTED = 200  # training conditions whose residuals are tested
 _STORED_CELLS = 500  # predicted of a condition, where measured cells do not fit into memory
 
@@ -126,7 +120,7 @@ def write_results(
         predictions = held_out_predictions(fitted, test, sources_of(table)) if test else []
         if predictions:
             write_predictions(path, predictions)
-        write_identification(path, first_member(fitted))
+        write_identification(path, fitted.members[0])
         write_diagnostics(path, fitted, test, predictions)
     with stage(show, "Drawing figures, and writing the report"):
         _draw_figures(path, fitted, test, table, predictions[:MOST_DETAILED])
@@ -153,11 +147,6 @@ def _begins(file: pathlib.Path, begins: bytes) -> bool:
         return opened.read(len(begins)) == begins
 
 
-def first_member(fitted: Fitted | Ensemble) -> Fitted:
-    """The model itself; of an ensemble one member, for what can only be shown of one."""
-    return fitted.members[0]
-
-
 def write_identification(path: pathlib.Path, fitted: Fitted) -> None:
     """``identification.csv``, where the folder holds the truth of a simulated world."""
     if (path / folder.TRUTH_FILE).exists():
@@ -181,7 +170,7 @@ def write_diagnostics(
     ]
     if rows:
         write_text(path / EXTREMES_FILE, pd.concat(rows).to_csv(index=False))
-    model = first_member(fitted)
+    model = fitted.members[0]
     if model.model.noise == "abducted":
         found = residual_laws(model, key=jax.random.key(fitted.seed), most=_MOST_TESTED)
         write_text(path / RESIDUALS_FILE, found.reset_index().to_csv(index=False))
@@ -311,96 +300,11 @@ def _draw_figures(
     predictions: Sequence[Prediction],
     **form: Any,
 ) -> dict[str, str]:
-    figures = {
-        "energy_distance": plots.condition_dots(_some_conditions(table), split=judged_split(table)),
-        "loss": plots.loss_curves(first_member(fitted).history, kept_step=first_member(fitted).kept_step),
-        "latent": _latent_figure(first_member(fitted)),
-    }
-    captions = dict(_CAPTIONS)
-    if judged_split(table) != "test":
-        captions["energy_distance"] = f"Energy distance to the true cells of {judged_split(table)} conditions"
-    control = fitted.train.x[fitted.train.rows[fitted.train.index(fitted.train.control)][:_SHOWN_CELLS]]
-    best = summary_table(table, split=judged_split(table)).attrs["best_baseline"] or COMPARED[0]
-    for number, prediction in enumerate(predictions):
-        assert test is not None
-        samples = {"pdae": prediction.samples[:_SHOWN_CELLS]}
-        key = jax.random.key(fitted.seed)
-        source = None if prediction.source == "all" else prediction.source
-        floor = 0.0 if fitted.recipe.nonnegative else None
-        number_shown = min(_SHOWN_CELLS, len(prediction.samples))
-        samples[best] = BASELINES[best](key, fitted.train, prediction.label, number_shown, source=source, floor=floor)
-        true = test.cells(prediction.condition)[:_SHOWN_CELLS]
-        titled = {"features": test.features, "title": prediction.condition}
-        figures |= {
-            f"density_{number}": plots.densities_2d(true, samples, **titled),
-            f"marginals_{number}": plots.marginals(true, samples, **titled),
-        }
-        captions[f"density_{number}"] = f"{prediction.condition}: true and predicted densities"
-        captions[f"marginals_{number}"] = f"{prediction.condition}: true and predicted marginals"
-        if test.num_features >= MIN_FEATURES_OF_SCREENS:
-            drawn = _screen_figures(true, samples["pdae"], control, test.features, prediction.condition)
-            figures |= {f"{name}_{number}": figure for name, (figure, _) in drawn.items()}
-            captions |= {f"{name}_{number}": caption for name, (_, caption) in drawn.items()}
-        if prediction.size_factors is not None and test.size_factors is not None:
-            predicted = CountedCells(prediction.counts(key), prediction.size_factors)
-            measured = counted(test, test.rows[test.index(prediction.condition)])
-            figures[f"counts_{number}"] = plots.count_laws(predicted, measured, title=prediction.condition)
-            captions[f"counts_{number}"] = f"{prediction.condition}: true and predicted counts"
-    save_figures(path / FIGURE_FOLDER, figures, **form)
-    shown = {captions[name]: f"{FIGURE_FOLDER}/{name}.png" for name in figures}
+    drawn = figures_of(fitted, test, table, predictions)
+    save_figures(path / FIGURE_FOLDER, {name: each.figure for name, each in drawn.items()}, **form)
+    shown = {each.caption: f"{FIGURE_FOLDER}/{name}.png" for name, each in drawn.items()}
     write_text(path / FIGURE_FOLDER / CAPTION_FILE, json.dumps(shown, indent=2) + "\n")
     return shown
-
-
-def save_figures(
-    path: pathlib.Path,
-    figures: Mapping[str, Figure],
-    *,
-    formats: Sequence[str] = (),
-    dpi: int = 300,
-    width: float | int | None = None,
-) -> None:
-    """Write figures into a folder.
-
-    Args:
-        path: the folder, which is made.
-        figures: name -> figure.
-        formats: file endings that matplotlib knows, such as ``"pdf"`` and ``"svg"``, beside ``"png"``, always written.
-        dpi: points per inch, of clouds of cells in other formats too.
-        width: millimetres; type keeps its size. None: 85, a column.
-    """
-    path.mkdir(exist_ok=True)
-    for name, figure in figures.items():
-        if width is not None:
-            figure.set_size_inches(width / 25.4, figure.get_figheight())
-        for ending in ("png", *formats):
-            with written(path / f"{name}.{ending}") as file:
-                figure.savefig(file, format=ending, dpi=dpi)
-
-
-def _screen_figures(
-    true: np.ndarray, predicted: np.ndarray, control: np.ndarray, features: Sequence[str], condition: str
-) -> dict[str, tuple[Figure, str]]:
-    """Figures and captions of one condition of a screen of many features."""
-    parts = (true, predicted, control, features)
-    return {
-        "embedding": (
-            screens.embedding(*parts, title=condition),
-            f"{condition}: measured and predicted cells in one embedding",
-        ),
-        "violins": (screens.violins(*parts, title=condition), f"{condition}: the features that change most"),
-        "volcano": (
-            screens.volcano(*parts, title=condition),
-            f"{condition}: features that differ from the control, measured and predicted",
-        ),
-    }
-
-
-_CAPTIONS = {
-    "energy_distance": "Energy distance to the true cells of held-out conditions: model, baselines, ceiling",
-    "loss": "Loss terms, and the energy distance on validation conditions, while training",
-    "latent": "Training cells in latent space",
-}
 
 
 def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
@@ -425,26 +329,3 @@ def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
             config.get("data", {}).get("name", ""), config.get("split", {}).get("protocol", "") or ""
         ),
     )
-
-
-def _some_conditions(table: Any) -> Any:
-    """The table with at most `MOST_CONDITIONS` test conditions, from those predicted best to those predicted worst."""
-    ranked = table[
-        (table["split"] == judged_split(table)) & (table["method"] == MODEL) & (table["metric"] == "energy_distance")
-    ]
-    names = [str(name) for name in ranked.sort_values("value")["condition"].unique()]
-    return table[table["condition"].isin(_evenly_spaced(names, MOST_CONDITIONS))]
-
-
-def _evenly_spaced(names: Sequence[str], most: int) -> list[str]:
-    """Choose at most so many of the names, with the first and the last."""
-    rows = np.linspace(0, len(names) - 1, min(len(names), most)).astype(int)
-    return [str(names[row]) for row in rows]
-
-
-def _latent_figure(fitted: Fitted) -> Figure:
-    train = fitted.train.select(_evenly_spaced(fitted.train.conditions, MOST_NAMED))
-    train = train.take(np.sort(np.concatenate([rows[:_SHOWN_CELLS] for rows in train.rows])))
-    latents = fitted.encode(train.x[:])
-    centres = np.stack([latents[rows].mean(axis=0) for rows in train.rows])
-    return plots.latent_space(latents, train.condition_index, train.conditions, centres=centres)

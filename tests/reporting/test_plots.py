@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from pdae_jax.reporting import plots, screens
-from pdae_jax.reporting.results import save_figures
+from pdae_jax.reporting.figures import save_figures
 
 RANDOM = np.random.default_rng(0)
 HISTORY = [

@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from pdae_jax.reporting import sweeps
-from pdae_jax.reporting.results import save_figures
+from pdae_jax.reporting.figures import save_figures
 from pdae_jax.reporting.sweeps import SCORE
 from pdae_jax.runs.files import write_text
 from pdae_jax.spelling import as_markdown, markdown_block, markdown_code
