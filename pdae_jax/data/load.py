@@ -331,7 +331,7 @@ def _notation(
     given = [control] if isinstance(control, str | int) else list(control)  # unperturbed cells may be named otherwise
     controls = [like.control, *(name for name in given if name != "control")]
     found = make_notation(controls, like.separator, like.perturbations, dose_in_name, allow_doses, strata)
-    return found._replace(needs_control=False, strata=(*found.strata, *like.strata))
+    return dataclasses.replace(found, needs_control=False, strata=(*found.strata, *like.strata))
 
 
 def _columns(frame: Any, number: int) -> Iterator[Any]:

@@ -1,9 +1,11 @@
 """How a data set writes its conditions: control names, the separator, doses in names; what may be part of a name."""
 
+import dataclasses
+import functools
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import logging
 
@@ -23,15 +25,14 @@ _BRACKETS = {")": "(", "]": "[", "}": "{"}
 ODD_DOSES = ("zero", "negative")
 
 
-class Notation(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Notation:
     """How the conditions of a data set are written."""
 
     controls: tuple[str, ...]  # names of unperturbed cells; the first is that of the control condition
     separator: str  # joins perturbations
     perturbations: tuple[str, ...] | None  # label columns as the caller lists them; None: by first appearance
     dose_in_name: bool | None  # whether a number after the last colon is a dose; None: where that is certain
-    known: frozenset[str]  # controls and listed perturbations: names whatever they contain
-    whole: frozenset[str]  # those of them that contain the separator
     allow_doses: tuple[str, ...] = ()  # of `ODD_DOSES`, that are meant so
     strata: tuple[str, ...] = ()  # columns of names, or names, that are strata and no perturbations
     needs_control: bool = True  # False: cells that join other data, which have the control
@@ -39,6 +40,16 @@ class Notation(NamedTuple):
     @property
     def control(self) -> str:
         return self.controls[0]
+
+    @functools.cached_property
+    def known(self) -> frozenset[str]:
+        """Controls and listed perturbations: names whatever they contain."""
+        return frozenset((*(self.perturbations or ()), *self.controls))
+
+    @functools.cached_property
+    def whole(self) -> frozenset[str]:
+        """Those of the known names that contain the separator."""
+        return frozenset(name for name in self.known if self.separator in name)
 
 
 def make_notation(
@@ -65,15 +76,13 @@ def make_notation(
         controls.append(parts.pop() if len(parts) == 1 and all(parts) else name)
     check_names("Control", controls)
     check_names("Perturbation", names or ())
-    known = frozenset((*(names or ()), *controls))
-    whole = frozenset(name for name in known if separator in name)
     allowed = (allow_doses,) if isinstance(allow_doses, str) else tuple(allow_doses)
     of_strata = (strata,) if isinstance(strata, str | int) else tuple(strata)
     for kind in allowed:
         if kind not in ODD_DOSES:
             raise ValueError(f"allow_doses names {kind!r}; known are {first_names(ODD_DOSES)}.")
     texts = tuple(map(as_text, of_strata))
-    return Notation(tuple(dict.fromkeys(controls)), separator, names, dose_in_name, known, whole, allowed, texts)
+    return Notation(tuple(dict.fromkeys(controls)), separator, names, dose_in_name, allowed, texts)
 
 
 def with_found_controls(notation: Notation, conditions: Iterable[Any]) -> Notation:
@@ -103,9 +112,7 @@ def with_found_controls(notation: Notation, conditions: Iterable[Any]) -> Notati
                 f"unperturbed condition, several, or a pattern such as 'NegCtrl*'>."
             )
         controls += sorted(found, key=_natural)
-    known = frozenset((*(notation.perturbations or ()), *controls))
-    whole = frozenset(name for name in known if notation.separator in name)
-    return notation._replace(controls=tuple(dict.fromkeys(controls)), known=known, whole=whole)
+    return dataclasses.replace(notation, controls=tuple(dict.fromkeys(controls)))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
