@@ -56,27 +56,7 @@ class Verdict:
         ``not identified``, ``poorly determined``, ``rank deficient``, ``unsupported``, ``untested``, ``refuted``,
         ``imprecise``, ``inconsistent``, ``beyond the measured doses``, ``dose not measured``.
         """
-        if not self.identified:
-            return "not identified"
-        if self.leverage > MAX_LEVERAGE:
-            return "poorly determined"
-        if self.rank_deficient:
-            return "rank deficient"
-        if self.supported is False:
-            return "unsupported"
-        if not self.assumption_tested:
-            return "untested"
-        if self.tested_error is not None and self.tested_error > MAX_TESTED_ERROR:
-            return "refuted"
-        if self.expected_error is not None and self.expected_error > MAX_EXPECTED_ERROR:
-            return "imprecise"
-        if self.disagreement > MAX_DISAGREEMENT:
-            return "inconsistent"
-        if self.dose_status == "beyond":
-            return "beyond the measured doses"
-        if self.dose_status == "between":
-            return "dose not measured"
-        return "trusted"
+        return next(name for name, level in LEVELS.items() if level.applies(self))
 
     @property
     def disagreement(self) -> float:
@@ -93,21 +73,28 @@ class Verdict:
 
 
 class Level(NamedTuple):
-    """What people read about a level."""
+    """When a prediction has a level, and what people read about it."""
 
+    applies: Callable[[Verdict], bool]  # where none before it does
     meaning: str  # for all predictions that have it
     cause: Callable[[Verdict], str]  # for one of them
     advice: str
 
 
-#: Every level, in the order in which they are looked for, and what to do about it.
+def _above(value: float | None, most: float) -> bool:
+    return value is not None and value > most
+
+
+#: Every level, in the order in which they are looked for: the first that applies is that of a prediction.
 LEVELS: dict[str, Level] = {
     "not identified": Level(
+        lambda v: not v.identified,
         "No measured condition says what a part of this combination does. That part is left out of the prediction.",
         lambda v: f"No measured condition says what a part of it does; that part ({v.residual:.0%}) is left out.",
         "Measure what is missing, alone or in another combination.",
     ),
     "poorly determined": Level(
+        lambda v: v.leverage > MAX_LEVERAGE,
         "Its effect would be a small difference of large measured effects, and so mostly their error.",
         lambda v: (
             "Its effect is a small difference of large ones, which would multiply the error of measured effects by "
@@ -116,6 +103,7 @@ LEVELS: dict[str, Level] = {
         "Measure a condition nearer to it.",
     ),
     "rank deficient": Level(
+        lambda v: v.rank_deficient,
         "The measured conditions move cells in fewer directions than the model has, and nothing determines the others.",
         lambda v: (
             f"The measured conditions move cells in {v.latent_rank} directions, and the model has {v.latent_dim}."
@@ -123,44 +111,52 @@ LEVELS: dict[str, Level] = {
         "Fit with a smaller latent_dim, or measure more perturbations.",
     ),
     "unsupported": Level(
+        lambda v: v.supported is False,
         f"More than {MAX_OUTSIDE:.0%} of the predicted cells lie where no measured cells are; 5% is usual.",
         lambda v: f"{v.outside:.0%} of the predicted cells lie where no measured cells are; 5% is usual.",
         'Start from cells that are nearer, with source="nearest", or measure a condition in between.',
     ),
     "untested": Level(
+        lambda v: not v.assumption_tested,
         "Nothing tests whether effects add up: no combination was left out of the fit and predicted.",
         lambda v: "Nothing tests whether effects add up: no combination was left out of the fit and predicted.",
         "Fit again with some measured combinations as validation=.",
     ),
     "refuted": Level(
+        lambda v: _above(v.tested_error, MAX_TESTED_ERROR),
         "Measured combinations that were left out of the fit were missed by more than "
         f"{MAX_TESTED_ERROR:.1%} of their distance from the control.",
         lambda v: f"{_left_out(v)} missed by {v.tested_error:.1%} of the distance from the control.",
         "Take it as a hint, and see which combinations fail: effects may not add up, or cells may be too few.",
     ),
     "imprecise": Level(
+        lambda v: _above(v.expected_error, MAX_EXPECTED_ERROR),
         "Measured combinations that were left out of the fit were predicted well, but their error is more than "
         f"{MAX_EXPECTED_ERROR:.0%} of what this condition does.",
         lambda v: f"What it does is too small: the error of left-out combinations is {v.expected_error:.0%} of it.",
         "Measure it if a small effect matters; more cells of each condition make the error smaller.",
     ),
     "inconsistent": Level(
+        lambda v: v.disagreement > MAX_DISAGREEMENT,
         f"Predictions that should be the same differ by more than {MAX_DISAGREEMENT:.0%} of the distance from the "
         "control: from cells of other conditions, or by other replicas of the model.",
         lambda v: f"Predictions that should be the same differ by {v.disagreement:.1%} of the way from the control.",
         "Train for longer or with more cells before it is used.",
     ),
     "beyond the measured doses": Level(
+        lambda v: v.dose_status == "beyond",
         "A dose lies outside of those that were measured, and nothing tests whether its effect goes on in proportion.",
         lambda v: "A dose lies outside of those that were measured.",
         "Measure it, or ask for a measured dose.",
     ),
     "dose not measured": Level(
+        lambda v: v.dose_status == "between",
         "A dose lies between those that were measured, and nothing tests whether effects are in proportion there.",
         lambda v: "A dose lies between those that were measured; its effect may not be in proportion.",
         "Measure it, or ask for a measured dose.",
     ),
     "trusted": Level(
+        lambda v: True,
         "Measured conditions determine it, and combinations that were left out of the fit were predicted to within "
         f"{MAX_TESTED_ERROR:.1%} of their distance from the control.",
         lambda v: f"{_left_out(v)} predicted to within {v.tested_error:.1%} of the distance from the control.",
