@@ -152,10 +152,13 @@ def _in_halves(
     highest: Float[np.ndarray, " features"],
 ) -> Float[np.ndarray, " features"]:
     """The largest distance of each feature from the middle of a range, in halves of it."""
-    middle, half = (lowest + highest) / 2, (highest - lowest) / 2
-    far = np.max(np.abs(samples - middle), axis=0)
-    size = np.where(half > 0, half, np.maximum(np.abs(middle), 1.0))
-    return np.where(half > 0, far / size, 1.0 + far / size)
+    far = np.max(np.abs(samples - (lowest + highest) / 2), axis=0) / _half(lowest, highest)
+    return np.where(highest > lowest, far, 1.0 + far)
+
+
+def _half(lowest: Float[np.ndarray, " features"], highest: Float[np.ndarray, " features"]) -> np.ndarray:
+    """Half of the width of a range; of one without a width the size of its value, at least 1."""
+    return np.where(highest > lowest, (highest - lowest) / 2, np.maximum(np.abs(lowest), 1.0))
 
 
 class Beyond(NamedTuple):
@@ -171,8 +174,7 @@ def beyond(
     highest: Float[np.ndarray, " features"],
 ) -> Beyond:
     """Find cells of which no value like theirs was measured: an energy distance hardly sees one cell, however far."""
-    half = (highest - lowest) / 2
-    slack = np.where(half > 0, half, np.maximum(np.abs(lowest), 1.0))
+    slack = _half(lowest, highest)
     inside = (samples >= lowest - slack) & (samples <= highest + slack)
     return Beyond(float(np.mean(~inside.all(axis=1))), float(np.max(_in_halves(samples, lowest, highest))))
 
