@@ -21,11 +21,11 @@ from pdae_jax.training.reduction import with_components
 from pdae_jax.training.requests import Request
 from pdae_jax.types import PerturbationData
 
-Path = str | pathlib.Path
+AnyPath = str | pathlib.Path
 
 
 @as_written()
-def load_run(workdir: Path, *, store: Path | None = None) -> Fitted:
+def load_run(workdir: AnyPath, *, store: AnyPath | None = None) -> Fitted:
     """The fitted model of a run folder, as `fit` returned it; the folder is only read.
 
     Args:
@@ -79,7 +79,7 @@ class Record(NamedTuple):
         )
 
 
-def read_record(workdir: Path, like: Record | None = None, store: Path | None = None) -> Record:
+def read_record(workdir: AnyPath, like: Record | None = None, store: AnyPath | None = None) -> Record:
     """The inputs of the run in a folder.
 
     Args:
@@ -125,7 +125,7 @@ def read_state(path: pathlib.Path, shapes: LoopState) -> tuple[LoopState, list[d
 
 
 @as_written()
-def load_ensemble(workdir: Path, *, store: Path | None = None) -> Ensemble:
+def load_ensemble(workdir: AnyPath, *, store: AnyPath | None = None) -> Ensemble:
     """The ensemble of a run folder, as `fit_ensemble` returned it; the folder is only read.
 
     Args:
@@ -139,6 +139,10 @@ def load_ensemble(workdir: Path, *, store: Path | None = None) -> Ensemble:
     record = read_record(workdir, store=store)
     if "num_replicas" not in record.identity:
         raise ValueError(f"The run in {str(record.path)!r} is a single fit. Read it with pdae_jax.load_run.")
+    return _ensemble(record)
+
+
+def _ensemble(record: Record) -> Ensemble:
     with_components(record.recipe, record.train, record.path)  # which are of this run, or refused
     replicas = [_replica(record, r) for r in range(record.identity["num_replicas"])]
     return ensemble_of(record.root, [_fitted(replica) for replica in replicas], record.path)
@@ -164,7 +168,8 @@ def _replica(record: Record, r: int) -> Record:
     return found
 
 
-def load_model(workdir: Path, *, store: Path | None = None) -> Fitted | Ensemble:
+@as_written()
+def load_model(workdir: AnyPath, *, store: AnyPath | None = None) -> Fitted | Ensemble:
     """What a run folder holds: `load_run` or `load_ensemble`, whichever fits."""
-    load = load_ensemble if "num_replicas" in read_record(workdir, store=store).identity else load_run
-    return load(workdir, store=store)
+    record = read_record(workdir, store=store)
+    return _ensemble(record) if "num_replicas" in record.identity else _fitted(record)
