@@ -23,7 +23,7 @@ class Whole(NamedTuple):
     why: str = ""  # not less, for the message
 
     def checked(self, name: str, value: Any) -> int:
-        value = _plain(value)
+        value = plain_number(value)
         if not _is_number(value) or value != value or math.isinf(value) or value != int(value):
             raise TypeError(f"{name}={value!r}, but it must be a whole number, {self.least} or greater.")
         if value < self.least:
@@ -41,7 +41,7 @@ class Real(NamedTuple):
     why: str = ""
 
     def checked(self, name: str, value: Any) -> float | int:
-        value = _plain(value)
+        value = plain_number(value)
         if not _is_number(value):
             raise TypeError(f"{name}={value!r}, but it must be a number, {self._range}.")
         low = value >= self.low if self.ends[0] else value > self.low
@@ -62,7 +62,7 @@ class Flag(NamedTuple):
     """True or False."""
 
     def checked(self, name: str, value: Any) -> bool:
-        value = _plain(value)
+        value = plain_number(value)
         if not isinstance(value, bool):
             raise TypeError(f"{name}={value!r}, but it must be True or False.")
         return value
@@ -96,7 +96,7 @@ class Several(NamedTuple):
         return values
 
 
-def _plain(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     """A number of NumPy as one of Python."""
     return value.item() if isinstance(value, np.generic) else value
 

@@ -45,7 +45,7 @@ def define(values: flags.FlagValues) -> None:
 
 
 def main(asked: flags.FlagValues, call: Call) -> None:
-    """Do it."""
+    """Read, train, evaluate and report, or with --dry_run only say what was read."""
     devices = join_processes(asked)
     cache_compilations()
     workdir = pathlib.Path(asked.workdir or default_workdir(call.source))

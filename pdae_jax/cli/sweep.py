@@ -40,6 +40,7 @@ from ml_collections import config_flags
 from pdae_jax.cli.command import Call
 from pdae_jax.cli.configs import load_config
 from pdae_jax.cli.reading import read_data
+from pdae_jax.cli.run import default_workdir
 from pdae_jax.cli.sweeps import launchers, report, searches, tune
 from pdae_jax.cli.sweeps.asked import Sweep, check, define
 from pdae_jax.cli.sweeps.points import (
@@ -80,10 +81,8 @@ def main(asked: flags.FlagValues, call: Call) -> None:
     if asked.launcher == "population" and jax.config.values["jax_num_cpu_devices"] < 1:
         jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # members train on all cores
     cache_compilations()
-    source = call.source
-    path, _, arg = source.partition(":")
-    workdir = pathlib.Path(asked.workdir or f"runs/{pathlib.Path(path).stem}{'-' if arg else ''}{arg}-sweep")
-    sweep = Sweep(asked, call, source, workdir)
+    workdir = pathlib.Path(asked.workdir or f"{default_workdir(call.source)}-sweep")
+    sweep = Sweep(asked, call, workdir)
     if asked.point:
         _train_alone(sweep, json.loads(asked.point))
         return

@@ -1,10 +1,16 @@
 """What a search proposes, and what it refuses."""
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from matplotlib.collections import PathCollection
 
-from pdae_jax.cli.sweeps import searches
+from pdae_jax.cli import base
+from pdae_jax.cli.command import Call
+from pdae_jax.cli.sweeps import asked, searches
 from pdae_jax.cli.sweeps.points import Point, Result, grid_of
 from pdae_jax.reporting import sweeps
 
@@ -172,3 +178,15 @@ def test_figures_of_a_sweep_show_every_point():
     axes = sweeps.setting_effects(table).axes
     assert [axis.get_xscale() for axis in axes] == ["log", "linear", "linear"]
     assert len(axes[0].collections[0].get_offsets()) == len(table)
+
+
+@pytest.mark.parametrize("name", ["validation", "validation_fraction", "protocol", "column"])
+def test_what_names_validation_conditions_lets_points_be_ranked(name):
+    config = base.get_config()
+    values = {"dry_run": False, "launcher": "inline", "search": "grid", "objectives": [], "at_once": None}
+    flags: Any = SimpleNamespace(config=config, **values)
+    sweep = asked.Sweep(flags, Call(("pdae-jax", "sweep"), ()), Path("runs"))
+    with pytest.raises(ValueError, match="no validation conditions"):
+        asked.check(sweep)
+    config.split[name] = ("A+B",) if name == "validation" else "part"
+    asked.check(sweep)

@@ -14,8 +14,12 @@ class Sweep(NamedTuple):
 
     asked: flags.FlagValues
     call: Call
-    source: str  # of the config, path[:arg]
     workdir: pathlib.Path
+
+    @property
+    def source(self) -> str:
+        """Of the config, path[:arg]."""
+        return self.call.source
 
     @property
     def config(self) -> Any:
@@ -69,4 +73,4 @@ def _check_tune(sweep: Sweep) -> None:
 
 def _has_validation(sweep: Sweep) -> bool:
     split = sweep.asked.config.split
-    return bool(split.validation or split.get("validation_fraction") or split.get("protocol"))
+    return any(split.get(name) for name in ("validation", "validation_fraction", "protocol", "column"))

@@ -18,6 +18,7 @@ from pdae_jax.model.fitted import Fitted
 from pdae_jax.runs.files import read_json, write_text
 from pdae_jax.runs.folder import METRICS_FILE, FolderInUse, Lock
 from pdae_jax.runs.track import read_metrics
+from pdae_jax.settings import plain_number
 from pdae_jax.training.fit import fit
 from pdae_jax.training.population import share_of_control
 
@@ -50,7 +51,7 @@ def grid_of(module: Any, path: pathlib.Path | str) -> list[dict[str, Any]]:
     """The points that a config file lists."""
     if not hasattr(module, "get_sweep"):
         raise ValueError(f"{path} has no get_sweep(). Add one that yields flat dicts, {{'fit.latent_dim': 4}}.")
-    points = [{name: _plain(value) for name, value in point.items()} for point in module.get_sweep()]
+    points = [{name: plain_number(value) for name, value in point.items()} for point in module.get_sweep()]
     if not points:
         raise ValueError(f"get_sweep() of {path} yields no points.")
     check_names(name for point in points for name in point)
@@ -66,11 +67,6 @@ def check_names(names: Iterable[str]) -> None:
         raise ValueError(
             "'replicas' cannot be varied: a point is one fit. Vary 'seed', or give replicas in the config."
         )
-
-
-def _plain(value: Any) -> Any:
-    """A number of NumPy as one of Python."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def configure(config: Any, settings: dict[str, Any]) -> Any:
@@ -149,7 +145,7 @@ class Told:
     """The progress of a fit, which asks after each evaluation whether to go on."""
 
     def __init__(self, folder: pathlib.Path, report: Callable[[float, int], bool]):
-        self._file, self._report, self._seen = folder / "metrics.jsonl", report, 0
+        self._file, self._report, self._seen = folder / METRICS_FILE, report, 0
 
     def update(self, step: int, num_steps: int, loss: float) -> None:
         if not self._file.exists() or step <= self._seen:
