@@ -164,6 +164,7 @@ def run_world(seed: int) -> tuple[dict[str, list[Point]], dict[str, float]]:
     config = simulated.get_config()
     config.seed = seed
     experiment = build.experiment(config)
+    assert experiment.test is not None
     task = Task(experiment.train, experiment.test, seed)
     lines = {name: baseline_distance(task, name) for name in ("control", "additive", "linear_regression")}
     curves = {}
