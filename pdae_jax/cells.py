@@ -96,6 +96,11 @@ def blocks(
         yield x[part] if rows is None else x[rows[part]]
 
 
+def evenly_spaced(number: int, most: int) -> Int[np.ndarray, " chosen"]:
+    """Positions of at most `most` of `number` rows, from the first to the last."""
+    return np.linspace(0, number - 1, min(number, most)).astype(int)
+
+
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """What a store says of itself; ``FileNotFoundError`` if there is none."""
     path = folder / MANIFEST_FILE

@@ -11,15 +11,15 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
 
-from pdae_jax.cells import StoredCells
+from pdae_jax.cells import StoredCells, evenly_spaced
 from pdae_jax.data.units import MIN_ZEROS
 
 TARGET_SUM = 1e4  # counts per 10,000
-_LOOKED_AT = 200  # cells, before all are
+LOOKED_AT = 200  # cells, before all are
 _SMALLEST_COUNTS = 20  # the smallest count of a cell is one of the first, also where few features were kept
 _OFF = 0.02  # of a count; single precision leaves less
 _BLOCK = 4096  # cells at a time
-_LARGEST = 20.0  # e^20 counts there are not
+LARGEST_LOG = 20.0  # e^20 counts there are not
 _STRAY = 0.01  # of the cells: so few that are no whole numbers are a fault
 
 
@@ -103,7 +103,7 @@ def _check_fractional(x: Float[np.ndarray, "cells features"]) -> None:
     found = some[some > 0]
     near = np.mean(np.abs(found - np.round(found)) < 0.01) >= 1 / 2 if len(found) else False
     plausible = x.min() >= 0 and x.max() > 1 and np.mean(some == 0) >= MIN_ZEROS
-    if not (plausible and (near or x.max() > _LARGEST)):
+    if not (plausible and (near or x.max() > LARGEST_LOG)):
         raise ValueError(
             f"normalize=True, but these are no raw counts: {_described(x)}. Name the layer that has the counts; or, if "
             f"these are logarithms of normalised counts already, leave normalize out."
@@ -171,7 +171,7 @@ class ShownSizes:
         different = np.max(some, axis=1) > np.min(np.where(some > 0, some, np.inf), axis=1)
         plausible = (
             some.min() >= 0
-            and some.max() <= _LARGEST
+            and some.max() <= LARGEST_LOG
             and np.mean(some == 0) >= MIN_ZEROS
             and np.mean(different) >= 1 / 2
         )
@@ -181,7 +181,7 @@ class ShownSizes:
         """The next cells."""
         if self._found is None:
             return
-        if block.min() < 0 or block.max() > _LARGEST:
+        if block.min() < 0 or block.max() > LARGEST_LOG:
             self._found = None
             return
         self._found.append(_lattice(block))
@@ -252,7 +252,7 @@ def in_whole_counts(
 
 def _some(x: np.ndarray) -> np.ndarray:
     """A few cells from all over the data."""
-    return x[np.linspace(0, len(x) - 1, min(len(x), _LOOKED_AT)).astype(int)]
+    return x[evenly_spaced(len(x), LOOKED_AT)]
 
 
 def _blocks(x: np.ndarray):

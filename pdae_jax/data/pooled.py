@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
 
-from pdae_jax.cells import StoredCells
+from pdae_jax.cells import StoredCells, evenly_spaced
 from pdae_jax.data.conditions import Conditions
 from pdae_jax.spelling import first_names
 
@@ -41,7 +41,7 @@ def warn_of_pooled_control(
     if control not in conditions.names:
         return
     rows = np.flatnonzero(conditions.index == conditions.names.index(control))
-    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), _MOST_CELLS)).astype(int)]
+    some = rows[evenly_spaced(len(rows), _MOST_CELLS)]
     texts = {
         str(name): np.asarray(getattr(values, "array", values)[some], dtype=object).astype(str)
         for name, values in columns.items()

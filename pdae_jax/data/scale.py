@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from pdae_jax.data.counts import is_counts, size_factors
+from pdae_jax.cells import evenly_spaced
+from pdae_jax.data.counts import LARGEST_LOG, LOOKED_AT, is_counts, size_factors
 from pdae_jax.data.units import MIN_ZEROS
 
 COUNTS = "raw counts"
@@ -17,8 +18,6 @@ UNKNOWN = "unknown"
 #: What `found_scale` tells apart.
 SCALES = (COUNTS, LOG_COUNTS, UNLOGGED, RAW, COMPRESSED, UNKNOWN)
 
-_LOOKED_AT = 200  # cells
-_LARGEST_LOG = 20.0  # e^20 counts there are not
 _SAME = 1e-3  # spread of the totals of cells that were normalised, relative to them
 _LEAST_TOTAL = 2.0  # below it the same sum of every cell is that of shares
 
@@ -40,25 +39,25 @@ def found_scale(x: Float[np.ndarray, "cells features"]) -> Scale:
     Args:
         x: values; cells from all over the data are looked at.
     """
-    x = x[np.linspace(0, len(x) - 1, min(len(x), _LOOKED_AT)).astype(int)]
+    x = x[evenly_spaced(len(x), LOOKED_AT)]
     if not np.all(np.isfinite(x)):
         return Scale(UNKNOWN)
     if is_counts(x):
         return Scale(COUNTS)
     low, high = float(x.min()), float(x.max())
     if low >= 0:
-        logs, plain = _same_total(np.expm1(x.astype(np.float64))) if high <= _LARGEST_LOG else None, _same_total(x)
+        logs, plain = _same_total(np.expm1(x.astype(np.float64))) if high <= LARGEST_LOG else None, _same_total(x)
         if logs is not None:
             return Scale(LOG_COUNTS, logs)
-        if plain is not None and high > _LARGEST_LOG:
+        if plain is not None and high > LARGEST_LOG:
             return Scale(UNLOGGED, plain)
         if np.mean(x == 0) >= MIN_ZEROS:
-            if high <= _LARGEST_LOG and size_factors(x) is not None:
+            if high <= LARGEST_LOG and size_factors(x) is not None:
                 return Scale(LOG_COUNTS)
             rounded = np.array_equal(np.round(x, 3), x)  # decimals are a lattice of their own
-            if high > _LARGEST_LOG and not rounded and size_factors(np.log1p(x.astype(np.float64))) is not None:
+            if high > LARGEST_LOG and not rounded and size_factors(np.log1p(x.astype(np.float64))) is not None:
                 return Scale(UNLOGGED)
-    if high > _LARGEST_LOG:
+    if high > LARGEST_LOG:
         return Scale(RAW)
     return Scale(COMPRESSED if -low <= high / 4 else UNKNOWN)
 

@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
-from pdae_jax.cells import StoredCells
+from pdae_jax.cells import StoredCells, evenly_spaced
 from pdae_jax.data.counts import Sized, is_counts, read_counts
 from pdae_jax.data.observations import BLOCK_ROWS, on_disk, read_features, read_observations, row_totals, unmasked
 from pdae_jax.data.scale import COUNTS, LOG_COUNTS, UNLOGGED, found_scale
@@ -268,9 +268,10 @@ class _Typical(NamedTuple):
 
 @once_for_each
 def _typical(data: PerturbationData) -> _Typical:
-    chosen = np.unique(np.linspace(0, data.num_conditions - 1, min(data.num_conditions, _CONDITIONS)).astype(int))
     cells = [
-        data.x[np.sort(rows[:_CELLS])].astype(np.float64) for rows in (data.rows[row] for row in chosen) if len(rows)
+        data.x[np.sort(rows[:_CELLS])].astype(np.float64)
+        for rows in (data.rows[row] for row in evenly_spaced(data.num_conditions, _CONDITIONS))
+        if len(rows)
     ]
     with np.errstate(over="ignore"):
         rates = np.stack([np.expm1(each).mean(axis=0) for each in cells])
@@ -289,4 +290,4 @@ def some_rows(x: Any) -> Any:
     """A few rows from all over a matrix in memory, the first ones of one on disk."""
     if on_disk(x) or not hasattr(x, "shape"):
         return x[:_ROWS]
-    return x[np.linspace(0, x.shape[0] - 1, min(x.shape[0], _ROWS)).astype(int)]
+    return x[evenly_spaced(x.shape[0], _ROWS)]

@@ -8,6 +8,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
 
+from pdae_jax.cells import evenly_spaced
 from pdae_jax.evaluation.scoring import rows_of
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
@@ -45,8 +46,8 @@ def cases_of(split: str, data: PerturbationData) -> Iterator[Case]:
 def fewer_in_sample(cases: Sequence[Case], most: int) -> list[Case]:
     """The cases with at most so many training conditions."""
     trained = [case for case in cases if case.split == "train"]
-    chosen = np.linspace(0, len(trained) - 1, min(most, len(trained))).astype(int)
-    return [*(case for case in cases if case.split != "train"), *(trained[row] for row in chosen)]
+    chosen = [trained[row] for row in evenly_spaced(len(trained), most)]
+    return [*(case for case in cases if case.split != "train"), *chosen]
 
 
 def sources_of_cases(source: Mapping[str, str], cases: Sequence[Case], train: PerturbationData) -> dict[str, str]:

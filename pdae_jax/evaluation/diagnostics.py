@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pdae_jax.cells import evenly_spaced
 from pdae_jax.data.units import moments
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.samples import Prediction, reach_of
@@ -56,8 +57,8 @@ def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199, mo
     train = fitted.train
     of_control = residuals(fitted, train.control)
     names = [c for c in train.conditions if c != train.control]
-    if most is not None and most < len(names):
-        names = [names[row] for row in np.linspace(0, len(names) - 1, most).astype(int)]
+    if most is not None:
+        names = [names[row] for row in evenly_spaced(len(names), most)]
     others = {c: residuals(fitted, c) for c in names}
     found = two_sample_tests(
         {c: (eps, of_control) for c, eps in others.items()},

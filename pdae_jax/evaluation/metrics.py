@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.spatial.distance import cdist, pdist
 
+from pdae_jax.cells import evenly_spaced
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.statistics import check_samples, two_sample_statistic
 
@@ -143,7 +144,7 @@ def median_distance(true: Float[np.ndarray, "m d"], *, max_cells: int = 1000) ->
 
     The mean distance where the median is zero (most cells identical, as in sparse counts).
     """
-    rows = np.linspace(0, len(true) - 1, min(len(true), max_cells)).astype(int)
+    rows = evenly_spaced(len(true), max_cells)
     distances = pdist(true[rows].astype(np.float64))
     return float(np.median(distances) or np.mean(distances))
 

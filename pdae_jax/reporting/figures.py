@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from pdae_jax.cells import evenly_spaced
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.counts import CountedCells, counted
 from pdae_jax.evaluation.summary import COMPARED, judged_split, summary_table
@@ -150,8 +151,7 @@ def _some_conditions(table: Any) -> Any:
 
 def _evenly_spaced(names: Sequence[str], most: int) -> list[str]:
     """Choose at most so many of the names, with the first and the last."""
-    rows = np.linspace(0, len(names) - 1, min(len(names), most)).astype(int)
-    return [str(names[row]) for row in rows]
+    return [str(names[row]) for row in evenly_spaced(len(names), most)]
 
 
 def _latent_figure(fitted: Fitted) -> Figure:

@@ -20,6 +20,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.ndimage import gaussian_filter
 
+from pdae_jax.cells import evenly_spaced
 from pdae_jax.spelling import visible
 
 COLUMN = 85 / 25.4  # inches
@@ -98,7 +99,7 @@ def plane(reference: np.ndarray, names: Sequence[str], component: str = "PC") ->
     if reference.shape[1] == 2:
         return lambda x: x, (names[0], names[1])
     mean = reference.mean(axis=0, dtype=np.float64)
-    rows = np.linspace(0, len(reference) - 1, min(len(reference), 1000)).astype(int)  # enough, and fast for many genes
+    rows = evenly_spaced(len(reference), 1000)  # enough, and fast for many genes
     _, spread, directions = np.linalg.svd(reference[rows] - mean, full_matrices=False)
     directions = np.pad(directions, ((0, max(0, 2 - len(directions))), (0, 0)))[:2]
     share = np.pad(spread**2, (0, 2))[:2] / max(np.sum(spread**2), 1e-300)

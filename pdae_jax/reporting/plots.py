@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from pdae_jax.cells import evenly_spaced
 from pdae_jax.evaluation.counts import CORRELATED_FEATURES, CountedCells, log_correlations
 from pdae_jax.reporting.panels import (
     BLACK,
@@ -102,7 +103,7 @@ def latent_space(
     looks = zip(distinct_colours(len(conditions)), cycle(MARKERS, len(conditions)), strict=True)
     for i, (colour, marker) in enumerate(looks):
         rows = np.flatnonzero(condition_index == i)
-        some = points[rows[np.linspace(0, len(rows) - 1, min(len(rows), max_cells)).astype(int)]]
+        some = points[rows[evenly_spaced(len(rows), max_cells)]]
         axes.scatter(*some.T, s=5, marker=marker, color=colour, alpha=0.35, linewidths=0, rasterized=True, zorder=1)
         axes.plot(*middles[i], marker=marker, ms=5.0, color=colour, mec=BLACK, mew=0.6, zorder=3)
     axes.set(xlim=limits_of([points[:, 0]]), ylim=limits_of([points[:, 1]]), xlabel=x_label, ylabel=y_label)
