@@ -26,7 +26,15 @@ _INSTRUMENT = re.compile(
 _DESIGN = re.compile(
     r"batch|plates?|replicates?|rep|wells?|lanes?|donors?|patient|subject|mouse|animal|sample|days?|hours?|time"
     r"|timepoint|doses?|dosage|conc|concentration|run|library|pool|gemgroup|gem|passage|site|field|fov|row|column|col"
-    r"|position|id|index|barcode|cluster|leiden|louvain|nm|um|mm"
+    r"|position|id|index|barcode|cluster|leiden|louvain|nm|um|mm|age|sex|gender|moi"
+)
+#: Numbers of cells or objects; places of cells, measured or found from the other columns.
+_IDENTIFIER = re.compile(r"(cell|object|nucleus|track|spot)?[ _.-]?(number|no|nr|label|#)", re.IGNORECASE)
+_PLACE = re.compile(
+    r"(x_)?(umap|t-?sne|phate|diffmap|pca|pc(?=[ _.-]))[ _.-]?\d+|[xyz]"
+    r"|(.*[ _.-])?(centroid|cent(er|re)|location|position|pos|coord(inate)?s?)[ _.-]?[xyz]"
+    r"|[xyz][ _.-]?(centroid|cent(er|re)|location|position|pos|coord(inate)?s?)",
+    re.IGNORECASE,
 )
 _SUMS = re.compile(
     r"n_?(counts?|genes?|umis?|features?)([ _].*)?|(total|umi|gene|feature|read)_?(counts?|umis?)?_?(count|counts)"
@@ -35,6 +43,8 @@ _SUMS = re.compile(
     re.IGNORECASE,
 )
 _FEW = 20  # rows: of fewer, a column of rising numbers may be chance
+_SOME = 200  # rows that are looked at first
+_OFTEN = 5  # cells, at least, that have each value of a column of settings, and ten times as many as values
 
 
 class Measured(NamedTuple):
@@ -180,24 +190,28 @@ def _numeric(frame: Any, names: Sequence[str], must_be: bool) -> dict[str, Shape
     from pandas.api.types import is_numeric_dtype
 
     position = {str(name): column for column, name in enumerate(frame.columns)}
-    found = {}
+    found, others = {}, {}
     for name in names:
         column = frame.iloc[:, position[name]]
-        if is_numeric_dtype(column.dtype):
+        if is_numeric_dtype(column.dtype) and getattr(column.dtype, "kind", "f") != "c":
             plain = isinstance(column.dtype, np.dtype) and column.dtype.kind in "fi"  # taken as they are, not copied
             found[name] = column.to_numpy() if plain else column.to_numpy(dtype=np.float64, na_value=np.nan)
-        elif must_be and not _UNNAMED.fullmatch(name):
-            shown = f", first value {column.iloc[0]!r}" if len(column) else ""
-            raise TypeError(
-                f"Column {name!r} is not numeric (dtype {column.dtype}{shown}). Pass features=<the columns with "
-                f"observations>, exclude=[{name!r}], or convert it."
-            )
+        elif not _UNNAMED.fullmatch(name.strip()):
+            others[name] = column
+    if others and must_be:
+        name, column = next(iter(others.items()))
+        shown = f", first value {column.iloc[0]!r}" if len(column) else ""
+        more = f" Nor are {first_names(list(others)[1:])}." if len(others) > 1 else ""
+        raise TypeError(
+            f"Column {name!r} is not numeric (dtype {column.dtype}{shown}).{more} Pass features=<the columns with "
+            f"observations>, exclude={list(others)!r}, or convert {'it' if len(others) == 1 else 'them'}."
+        )
     return found
 
 
 def _no_measurement(name: str, x: Shaped[np.ndarray, " rows"] | None, cytometry: bool) -> str:
     """Why a column is certainly none; empty where it may be one. `x` is None where it is not numeric."""
-    if _UNNAMED.fullmatch(name):
+    if _UNNAMED.fullmatch(name.strip()):
         return "a column without a name, as tables have for the names of rows"
     if x is None:
         return ""
@@ -205,7 +219,7 @@ def _no_measurement(name: str, x: Shaped[np.ndarray, " rows"] | None, cytometry:
         return "number or length of the event"
     if _SCATTER.fullmatch(name):
         return "scatter"
-    if name.lower() == "time" and len(x) >= _FEW and np.all(np.diff(x) >= 0) and len(np.unique(x)) > len(x) / 4:
+    if name.lower() == "time" and len(x) >= _FEW and _rises(x) and len(np.unique(x)) > len(x) / 4:
         return "time of the event"
     if cytometry and _INSTRUMENT.search(name):
         return "a channel that tells single living cells"
@@ -234,6 +248,7 @@ def _as_counter(x: Shaped[np.ndarray, " rows"]) -> str:
 def _doubtful(columns: dict[str, Shaped[np.ndarray, " rows"]], conditions: Int[np.ndarray, " rows"]) -> dict[str, str]:
     """Columns that may be no measurements, with what speaks against them: their names, then their values."""
     found = {name: reason for name, x in columns.items() if (reason := _named_otherwise(name, x))}
+    found |= _of_places([name for name in columns if name not in found])
     rest = {name: x for name, x in columns.items() if name not in found}
     whole = {name for name, x in rest.items() if np.all(x == np.round(x))}
     among_others = len(whole) < len(rest) / 2  # of counts all are whole, and few values are usual
@@ -244,6 +259,7 @@ def _doubtful(columns: dict[str, Shaped[np.ndarray, " rows"]], conditions: Int[n
             found[name] = f"{number} values, all whole, where other columns have fractions"
         elif name in whole and len(x) >= _FEW and np.all(np.diff(x) > 0):
             found[name] = "whole numbers that rise from row to row"
+    found |= _settings({name: x for name, x in rest.items() if name not in found}, whole)
     return {name: found[name] for name in columns if name in found}
 
 
@@ -251,10 +267,56 @@ def _named_otherwise(name: str, x: Shaped[np.ndarray, " rows"]) -> str:
     """What the name of a column says it is, where its values do not speak against that."""
     if _SUMS.fullmatch(name):
         return "its name says that it sums up or describes a cell"
-    if not any(map(_DESIGN.fullmatch, _words(name))):
+    said = any(map(_DESIGN.fullmatch, _words(name)))
+    if not said and not _IDENTIFIER.fullmatch(name):
         return ""
-    number = len(np.unique(x))
-    return f"its name, and {number} values" if number <= max(3, len(x) // 4) or np.all(x == np.round(x)) else ""
+    number, are_whole = len(np.unique(x)), np.all(x == np.round(x))
+    if not said:
+        return "its name, and whole numbers of which none comes twice" if are_whole and number == len(x) else ""
+    plausible = number <= max(3, len(x) // 4) or are_whole or _rises(x) or name.lower() == "time"
+    return f"its name, and {number} values" if plausible else ""
+
+
+def _rises(x: Shaped[np.ndarray, " rows"]) -> bool:
+    """Whether a column rises from row to row, perhaps from the start again in each of several files."""
+    return len(x) >= _FEW and bool(np.mean(np.diff(x) >= 0) > 0.9)
+
+
+def _of_places(names: Sequence[str]) -> dict[str, str]:
+    """Columns that are named as places of cells, among more that are not; one letter says so beside another one."""
+    found = [name for name in names if _PLACE.fullmatch(name)]
+    found = [name for name in found if len(name) > 1 or sum(len(other) == 1 for other in found) > 1]
+    return dict.fromkeys(found if len(found) < len(names) / 2 else [], "its name says that it is a place")
+
+
+def _settings(columns: dict[str, Shaped[np.ndarray, " rows"]], whole: set[str]) -> dict[str, str]:
+    """Columns of few values, each of them in many cells, as settings of an experiment are and measurements are not.
+
+    Whole ones leave out most numbers, others have values that no other column has; of either there are few.
+    """
+    few = {name: values for name, x in columns.items() if len(values := _often(x))}
+    others = [x[_rows_of(x)] for name, x in columns.items() if name not in few and name not in whole]
+    measured = np.concatenate(others[:100]) if others else np.empty(0)
+    odd = [
+        name
+        for name, values in few.items()
+        if (values.max() >= 4 * len(values) if name in whole else not np.isin(values, measured).any())
+    ]
+    odd = odd if len(odd) < len(columns) / 2 else []
+    return {name: f"{len(few[name])} values but 0, each of them in many cells" for name in odd}
+
+
+def _often(x: Shaped[np.ndarray, " rows"]) -> Shaped[np.ndarray, " values"]:
+    """The values of a column but 0, where all of them are there often; else none."""
+    some = x[_rows_of(x)]
+    if len(np.unique(some[some != 0])) > max(len(some) // 4, 1):
+        return x[:0]
+    values, counts = np.unique(x[x != 0], return_counts=True)
+    return values if len(values) and counts.min() >= _OFTEN and counts.sum() >= 10 * len(values) else x[:0]
+
+
+def _rows_of(x: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, " some"]:
+    return np.linspace(0, len(x) - 1, min(len(x), _SOME)).astype(int)
 
 
 def _words(name: str) -> list[str]:

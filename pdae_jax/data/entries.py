@@ -62,7 +62,7 @@ def read_columns(
     """
     fixed = tuple(strata) or (False,) * len(names)
     texts = [_texts(column, notation) for column in names]
-    alone = _standing_alone([column for column, stratum in zip(texts, fixed, strict=True) if not stratum], notation)
+    alone = _standing_alone(texts, fixed, notation)
     of_cells = list(zip(*texts, strict=True))
     dosed = zip(*doses, strict=True) if doses else itertools.repeat((), len(of_cells))
     asked = [(each, _asked(each, dose, fixed, notation)) for each, dose in zip(of_cells, dosed, strict=True)]
@@ -251,15 +251,15 @@ def _asked(
 
 
 def _parts_of_columns(
-    names: tuple[str, ...], fixed: Sequence[bool], alone: set[str], notation: Notation
+    names: tuple[str, ...], fixed: Sequence[bool], alone: Sequence[set[str]], notation: Notation
 ) -> list[list[str]]:
     """The parts of one cell's condition in each column: of a combination, or from several columns."""
     if len(names) == 1:
         return [parts_of(names[0], notation)]
     parts = []
-    for name, stratum in zip(names, fixed, strict=True):
+    for name, stratum, known in zip(names, fixed, alone, strict=True):
         split = [name] if stratum else split_name(name, notation.separator, notation.whole)
-        is_combination = len(split) > 1 and all(split) and all(_head(part) in alone for part in split)
+        is_combination = len(split) > 1 and all(split) and all(_head(part) in known for part in split)
         parts.append(split if is_combination and name not in notation.whole else [name])
     together, perturbing = list(itertools.chain(*parts)), _of_columns(parts, fixed, False)
     text = notation.separator.join(together)
@@ -268,16 +268,29 @@ def _parts_of_columns(
     return parts
 
 
-def _standing_alone(columns: Sequence[Sequence[str]], notation: Notation) -> set[str]:
-    """Names that stand alone in a column, or beside controls only; the controls, and listed perturbations."""
-    found, beside = {_head(name) for name in notation.known} | notation.known, []
-    for text in dict.fromkeys(itertools.chain(*columns)):
-        parts = split_name(text, notation.separator, notation.whole)
-        others = [part for part in parts if part not in notation.controls]
-        found.add(_head(others[0] if len(others) == 1 and len(parts) > 1 and all(parts) else text))
-        beside += [(text, part) for part in parts if len(parts) > 1]
-    _warn_of_unsplit(beside, found)
-    return found
+def _standing_alone(columns: Sequence[Sequence[str]], fixed: Sequence[bool], notation: Notation) -> list[set[str]]:
+    """Of which names a combination in each column may be: of those that stand alone in a column of perturbations, or
+    beside the control only; of listed perturbations; and of controls, but in columns without the first one. Those have
+    cell types perhaps, and "CD16+ Mono" is no combination with the "Mono" of the control.
+    """
+    if len(columns) == 1:
+        return [set()]
+    texts = [() if stratum else dict.fromkeys(column) for column, stratum in zip(columns, fixed, strict=True)]
+    split = [{text: split_name(text, notation.separator, notation.whole) for text in column} for column in texts]
+    controls = [
+        set(notation.controls) if any(notation.control in parts for parts in column.values()) else set()
+        for column in split
+    ]
+    found = {_head(name) for name in notation.known.difference(notation.controls)}
+    for column, own in zip(split, controls, strict=True):
+        for text, parts in column.items():
+            others = [part for part in parts if part not in own]
+            found.add(_head(others[0] if len(others) == 1 and len(parts) > 1 and all(parts) else text))
+    found -= set(notation.controls)
+    alone = [found | own for own in controls]
+    for column, known in zip(split, alone, strict=True):
+        _warn_of_unsplit([(text, part) for text, parts in column.items() for part in parts if len(parts) > 1], known)
+    return alone
 
 
 def _warn_of_unsplit(parts: Sequence[tuple[str, str]], alone: set[str]) -> None:

@@ -191,7 +191,7 @@ def frame_values(frame: Any) -> np.ndarray:
 
     check_frame(frame)
     for column, (name, dtype) in enumerate(frame.dtypes.items()):
-        if not is_numeric_dtype(dtype):
+        if not is_numeric_dtype(dtype) or getattr(dtype, "kind", "f") == "c":
             found = f", first value {frame.iloc[0, column]!r}" if len(frame) else ""
             raise TypeError(
                 f"Column {str(name)!r} is not numeric (dtype {dtype}{found}). Pass features=<the columns with "

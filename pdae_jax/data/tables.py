@@ -194,7 +194,7 @@ def _num_values(column: Any) -> int | None:
     if hasattr(column, "shape"):
         return len(pd.unique(column[:])) if len(column.shape) == 1 else None
     if "categories" in column:
-        return len(column["categories"])
+        return int(column["categories"].shape[0])  # an array of zarr has no len()
     return _num_values(column["values"]) if "values" in column else None
 
 

@@ -43,6 +43,8 @@ def counter(start=0, step=1):
         ("shuffled", RANDOM.permutation(CELLS) + 1, "every number from 1 to 120 once"),
         ("volume", np.full(CELLS, 50), "the same in all cells, 50"),
         ("Time", np.sort(RANDOM.uniform(0, 1e5, CELLS)), "time of the event"),
+        ("time", np.sort(RANDOM.uniform(0, 1e5, (4, CELLS // 4))).ravel(), "time of the event"),  # of several files
+        (" ", RANDOM.normal(size=CELLS), "without a name"),
         ("Event_length", RANDOM.integers(10, 70, CELLS), "length of the event"),
         ("FSC-A", RANDOM.lognormal(10, 1, CELLS), "scatter"),
     ],
@@ -72,6 +74,13 @@ def test_what_cannot_be_a_measurement_is_left_out_with_a_word(base, name, values
         ("is_A", np.char.count(CONDITIONS, "A")),
         ("is_B", np.char.count(CONDITIONS, "B") > 0),
         ("code", pd.factorize(CONDITIONS)[0] * 1.5),
+        ("Time", RANDOM.uniform(size=CELLS)),  # of cells in another order
+        ("MOI", RANDOM.choice([0.3, 0.5], CELLS)),
+        ("viability", RANDOM.permutation(np.arange(CELLS) // 15) / 7 + 0.5),
+        ("hpi", RANDOM.choice([6, 24, 72], CELLS)),
+        ("cell_number", RANDOM.permutation(CELLS) * 7 + 1000),
+        ("UMAP_1", RANDOM.normal(size=CELLS)),
+        ("Location_Center_X", RANDOM.normal(size=CELLS)),
     ],
 )
 def test_what_may_be_none_is_asked_about_with_both_ways_out(base, name, values):
@@ -91,6 +100,18 @@ def test_few_whole_numbers_among_fractions_are_asked_about_and_among_counts_are_
     assert "xyz" in from_frame(COUNTS.assign(xyz=codes)).features
     spots = RANDOM.poisson(400, CELLS)  # many values: a measurement that is whole
     assert "spots" in from_frame(BASE.assign(spots=spots)).features
+
+
+def test_measurements_that_look_like_settings_or_places_are_kept():
+    wells = pd.DataFrame(RANDOM.normal(size=(CELLS, 3)), columns=["x", "y", "PC_1"]).assign(condition=CONDITIONS)
+    assert from_frame(wells).features == ("x", "y", "PC_1")  # places are what is measured
+    rare = np.where(RANDOM.random(CELLS) < 0.9, 0, RANDOM.lognormal(size=CELLS))
+    logs = np.log1p(COUNTS[GENES]).assign(condition=CONDITIONS, rare=np.log1p(RANDOM.integers(0, 3, CELLS)))
+    assert from_frame(logs).features == (*GENES, "rare")
+    named = BASE.assign(rare=rare, RUNX1=rare[::-1], PLATE1=rare * 2, cell_area=RANDOM.permutation(CELLS) * 7 + 1000)
+    assert from_frame(named).features == (*MARKERS, "rare", "RUNX1", "PLATE1", "cell_area")
+    with pytest.raises(TypeError, match=r"'phase' is not numeric .*Nor are 'donor'.*exclude=\['phase', 'donor'\]"):
+        from_frame(BASE.assign(phase=1j * BASE["CD3"], donor="d1"))
 
 
 def test_patterns_choose_and_a_name_wins_over_a_pattern():

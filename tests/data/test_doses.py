@@ -177,6 +177,18 @@ def test_a_name_is_split_only_where_all_its_parts_stand_alone(log):
         from_frame(frame, **options, strata="kinds")
 
 
+def test_a_cell_type_is_no_combination_with_that_of_the_control(log):
+    kinds = ["Mono", "CD16+ Mono", "CD4", "CD8", "CD14+ Mono"]
+    rows = list(itertools.product(["none", "A+none", "B+none", "A+B"], kinds))
+    frame = frame_of(drug=[drug for drug, _ in rows], kind=[kind for _, kind in rows])
+    data = from_frame(frame, condition=["drug", "kind"], control=["none", "Mono"], features=["f", "g"])
+    assert set(data.perturbations) == {"A", "B", "CD16+ Mono", "CD4", "CD8", "CD14+ Mono"}
+    assert data.label("A+B+CD16+ Mono").sum() == 3 and "'CD16+ Mono' ('CD16')" in log.text
+    log.clear()
+    from_frame(frame[frame.kind == "Mono"], condition="drug", control="none", features=["f", "g"])
+    assert "Read as one name" not in log.text  # of one column they are split, wherever the separator is
+
+
 def test_a_stratum_is_never_split_and_has_no_dose():
     frame = frame_of(
         drug=["none", "A", "B", "A+B", "A+B", "none", "none"],

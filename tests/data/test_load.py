@@ -137,16 +137,26 @@ def test_dose_columns():
     assert from_frame(with_control, dose="dose", control="ctrl").conditions == ("ctrl", "A:0.5", "A+B:2")
 
 
+@pytest.mark.filterwarnings("ignore:Writing zarr v2")
 @pytest.mark.parametrize("store", [np.asarray, scipy.sparse.csr_matrix, scipy.sparse.csc_matrix])
 def test_anndata_in_memory_backed_and_on_disk(store, tmp_path, monkeypatch):
     monkeypatch.setattr("pdae_jax.data.observations.BLOCK_ROWS", 4)
-    adata = annotated(store(X), dose=["1+2"] * 3 + ["1"] * 6)
+    adata = annotated(store(X), dose=["1+2"] * 3 + ["1"] * 6, plate=pd.Categorical(list("aabbaabba")))
     adata.layers["twice"] = store(2 * X)
     adata.write_h5ad(tmp_path / "data.h5ad")
+    adata.write_zarr(tmp_path / "data.zarr")
     expected = from_arrays(X, NAMES, features=["f", "g", "h"], control="ctrl")
     backed = anndata.read_h5ad(tmp_path / "data.h5ad", backed="r")
-    for source in (adata, adata[:], tmp_path / "data.h5ad", str(tmp_path / "data.h5ad"), backed):
-        assert_same(from_anndata(source, control="ctrl"), expected)
+    for source in (
+        adata,
+        adata[:],
+        tmp_path / "data.h5ad",
+        str(tmp_path / "data.h5ad"),
+        backed,
+        tmp_path / "data.zarr",
+    ):
+        assert_same(data := from_anndata(source, control="ctrl"), expected)
+        assert data.reading is not None and data.reading.others == {"dose": 2, "plate": 2}
         some = from_anndata(source, control="ctrl", layer="twice", features=["h", "f"])
         assert some.features == ("h", "f")
         np.testing.assert_array_equal(some.x, 2 * X[:, [2, 0]].astype(np.float32))
