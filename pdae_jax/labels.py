@@ -193,6 +193,8 @@ def _parse_vector(spec: Any, perturbations: Sequence[str], separator: str) -> li
         vector = np.asarray(spec)
     except ValueError:  # of lists of other lengths
         vector = np.asarray(None)
+    if np.ma.is_masked(spec) or vector.dtype.kind == "c":
+        raise ValueError(f"Label {spec!r} has doses that are missing or complex. Pass real numbers, 0 for absent.")
     if vector.dtype.kind in "USO":
         names = spec if isinstance(spec, list | tuple) else ["A", "B"]
         raise ValueError(

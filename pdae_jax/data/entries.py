@@ -288,8 +288,9 @@ def _standing_alone(columns: Sequence[Sequence[str]], fixed: Sequence[bool], not
             found.add(_head(others[0] if len(others) == 1 and len(parts) > 1 and all(parts) else text))
     found -= set(notation.controls)
     alone = [found | own for own in controls]
-    for column, known in zip(split, alone, strict=True):
-        _warn_of_unsplit([(text, part) for text, parts in column.items() for part in parts if len(parts) > 1], known)
+    for column in split:
+        beside = [(text, part) for text, parts in column.items() for part in parts if len(parts) > 1]
+        _warn_of_unsplit(beside, found.union(notation.controls))
     return alone
 
 
