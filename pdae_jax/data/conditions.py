@@ -27,6 +27,9 @@ class Conditions(NamedTuple):
     controls: Mapping[str, int] = {}  # how the control is written, and its cells; empty where it has one name
 
 
+_SEPARATORS = "+_|;,/&-. "  # that files join names by
+
+
 class Written(NamedTuple):
     """One way in which a condition is written."""
 
@@ -103,6 +106,7 @@ def make_conditions(
     _check_perturbations(perturbations, notation)
     _check_words(names, notation.control)
     _warn_of_look_alikes((*notation.controls, *perturbations))
+    _warn_of_unjoined(perturbations, notation)
     control = notation.control
     zero = [name for name, label in zip(names, labels, strict=True) if not label.any()]
     if control not in zero and (zero or notation.needs_control):
@@ -260,6 +264,22 @@ def _warn_of_look_alikes(names: Sequence[str]) -> None:
         )
         if other != name:
             logging.warning("Read as two names: %r and %r. If they are one, give them one name.", other, name)
+
+
+def _warn_of_unjoined(perturbations: Sequence[str], notation: Notation) -> None:
+    """Says which perturbations look like combinations of others, joined by something else than the separator."""
+    names = [name for name in perturbations if name not in notation.strata]
+    for separator in _SEPARATORS.replace(notation.separator, ""):
+        parts = {name: [part.strip() for part in name.split(separator)] for name in names if separator in name}
+        others = [[part for part in each if part not in notation.controls] for each in parts.values()]
+        known = {*names, *notation.controls, *(each[0] for each in others if len(each) == 1)}
+        found = [name for name, each in parts.items() if known.issuperset(each)]
+        if found:
+            logging.warning(
+                "Read as one perturbation each, though their parts are others or the control: %s. If %r joins names, "
+                "pass separator=%r.",
+                *(first_names(found), separator, separator),
+            )
 
 
 def _no_control(

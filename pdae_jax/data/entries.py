@@ -11,7 +11,15 @@ from jaxtyping import Float
 from pdae_jax.data.conditions import Conditions, Written, check_joined, make_conditions, merge_written
 from pdae_jax.data.distinct import distinct, distinct_labels, distinct_names
 from pdae_jax.data.doses import check_control_dose, check_doses, doses_of
-from pdae_jax.data.notation import Notation, as_text, check_control_parts, check_parts, parts_of, read_doses
+from pdae_jax.data.notation import (
+    Notation,
+    as_text,
+    check_control_parts,
+    check_numbers,
+    check_parts,
+    parts_of,
+    read_doses,
+)
 from pdae_jax.data.observations import unmasked
 from pdae_jax.labels import NUMBER, check_uncut, dose_fault, format_label, said_twice, split_name
 from pdae_jax.spelling import first_names
@@ -132,7 +140,10 @@ def read_matrix(labels: Any, names: Sequence[Any] | None, notation: Notation) ->
             also `make_conditions`.
     """
     perturbations = notation.perturbations or ()
-    labels = unmasked("labels", labels.toarray() if hasattr(labels, "toarray") else labels)
+    labels = labels.toarray() if hasattr(labels, "toarray") else labels
+    if hasattr(labels, "iloc") and not any(dtype.kind in "OSUc" for dtype in labels.dtypes):
+        labels = labels.to_numpy(dtype=np.float64, na_value=np.nan)  # of pandas' own types too
+    labels = unmasked("labels", labels)
     if labels.ndim != 2 or labels.dtype.kind not in "fiub":
         raise ValueError(
             f"labels has shape {labels.shape}, dtype {labels.dtype}. Pass numbers in a matrix [cells, perturbations]."
@@ -180,7 +191,9 @@ def _one_label(
 
 def _doses_in_names(parts: Iterable[Sequence[str]], notation: Notation) -> dict[str, tuple[str, float]]:
     """Name and dose of every part that is not the control."""
-    perturbing = [part for each in parts for part in each if part not in notation.controls]
+    perturbing = [[part for part in each if part not in notation.controls] for each in parts]
+    check_numbers(perturbing, notation)
+    perturbing = list(itertools.chain(*perturbing))
     check_control_parts(perturbing, notation)
     found = read_doses(perturbing, notation)
     for part, (name, dose) in found.items():

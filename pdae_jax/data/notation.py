@@ -172,6 +172,22 @@ def read_doses(parts: Iterable[str], notation: Notation) -> dict[str, tuple[str,
     return {part: split_dose(part, certain) if part in heads else (part, 1.0) for part in found}
 
 
+def check_numbers(parts: Iterable[Sequence[str]], notation: Notation) -> None:
+    """Raises ``ValueError`` for a number that stands beside names only: ``"A_10.0"`` cut by ``_`` is a dose of A."""
+    ways = [tuple(each) for each in dict.fromkeys(map(tuple, parts))]
+    alone = {each[0] for each in ways if len(each) == 1}
+    for each in ways:
+        numbers = [part for part in each if NUMBER.fullmatch(part) and part not in notation.known | alone]
+        names = [part for part in each if not NUMBER.fullmatch(part)]
+        if numbers and names:
+            joined = notation.separator.join(each)
+            raise ValueError(
+                f"Condition {joined!r} has the part {numbers[0]!r}, a number that no condition is by itself. If it is "
+                f"the dose of {names[0]!r}, write {f'{names[0]}:{numbers[0]}'!r}, or pass a column with dose=; if "
+                f"it is a perturbation, pass perturbations=<all names>."
+            )
+
+
 def check_control_parts(parts: Iterable[str], notation: Notation) -> None:
     """Raises ``ValueError`` where the control is a combination and has a part that other conditions have too."""
     others = set(parts)

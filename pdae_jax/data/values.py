@@ -16,6 +16,8 @@ from pdae_jax.types import PerturbationData, Reading, once_for_each
 
 _FACTOR = 2.0  # between the totals of cells that were normalised alike, and more
 _CLEARLY = 4.0  # times nearer, for values to be on the other scale
+_FAR = 3.0  # standard deviations of training cells, for most features
+_WIDE = 5.0  # times their standard deviation
 _CONDITIONS = 200  # that are looked at
 _CELLS = 20  # of each
 _ROWS = 200  # of a file
@@ -106,7 +108,11 @@ def first_look(matrix: Any, features: Sequence[str], columns: Sequence[int] | No
     """What `read_values` finds in the first rows of a matrix; those that join other data are checked against them."""
     start = matrix[:BLOCK_ROWS]
     if treatment.like is None:
-        return _reading(read_observations(start[:_ROWS]), treatment)
+        some = read_observations(start[:_ROWS])
+        reading = _reading(some, treatment)
+        if treatment.arcsinh is None:
+            _warn_unlogged(some, reading)
+        return reading
     totals = None if treatment.totals is None else treatment.totals[:BLOCK_ROWS]
     return read_values(start, features, columns, treatment._replace(totals=totals))[1]
 
@@ -177,6 +183,13 @@ def check_joins(
                 f"distance from the training cells is {as_is:.3g} standard deviations, and {moved:.3g} after it. Pass "
                 f"numpy.arcsinh(x / {cofactor:g}), or a data frame or AnnData, to which it is applied."
             )
+    away, wider = _distance(some, train, there), _spread(some, train, there)
+    if away > _FAR or wider > _WIDE:
+        logging.warning(
+            "The values of %s are %.3g standard deviations from the training cells in the median feature, and spread "
+            "%.3g times as much. See that both are on one scale: the same layer, logarithms, cofactor and unit.",
+            *(which, away, wider),
+        )
 
 
 def _check_totals(some: np.ndarray, rates: np.ndarray, which: str) -> None:
@@ -284,6 +297,12 @@ def _distance(x: np.ndarray, data: PerturbationData, columns: Sequence[int]) -> 
     found = _typical(data)
     spread = np.where(found.std > 0, found.std, 1.0)[columns]
     return float(np.median(np.abs(x.mean(axis=0) - found.mean[columns]) / spread))
+
+
+def _spread(x: Float[np.ndarray, "cells features"], data: PerturbationData, columns: Sequence[int]) -> float:
+    """The standard deviation of cells, in that of the data: the median of features that vary."""
+    there = _typical(data).std[columns]
+    return float(np.median(x.std(axis=0) / np.where(there > 0, there, np.inf)))
 
 
 def some_rows(x: Any) -> Any:

@@ -250,6 +250,24 @@ def test_letters_are_the_same_however_they_are_typed(log):
     assert "'A'" in log.text and r"A\u200b" in log.text
 
 
+def test_a_number_beside_a_name_is_no_perturbation():
+    names = ["Vehicle", "A_10.0", "A_100.0", "B_10.0"] * 2
+    with pytest.raises(ValueError, match=r"'A_10.0' has the part '10.0'.*write 'A:10.0'"):
+        from_arrays(np.eye(8), names, control="Vehicle", separator="_")
+    listed = from_arrays(np.eye(8), names, control="Vehicle", separator="_", perturbations=["A", "B", "10.0", "100.0"])
+    assert listed.num_perturbations == 4
+    assert from_arrays(np.eye(8), ["0", "101", "7", "101+7"] * 2, control=0).perturbations == ("101", "7")
+
+
+@pytest.mark.parametrize("joined", ["A_B", "A|B", "B; A", "A_ctrl"])
+def test_combinations_that_are_joined_otherwise_are_remarked_on(joined, log):
+    names = ["ctrl", "A", "B", joined, "C-1", "T_cell"]
+    assert joined in from_arrays(np.eye(12), names * 2, control="ctrl").perturbations
+    assert (
+        f"{joined!r}. If {joined.strip('ABctrl ')!r} joins names" in log.text and "'C-1'" not in log.text.split("If")[0]
+    )
+
+
 def test_lists_of_names_are_refused_with_the_fix():
     for names in (
         [["A", "B"], ["A"], ["c"]],

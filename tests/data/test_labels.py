@@ -76,6 +76,8 @@ def test_two_names_without_quotes_are_one_name_and_the_message_shows_the_quotes(
         ("A:5e-46+B", "'A' is 5e-46, which float32 holds as 0. Choose another unit"),
         ([0, 2e-45], "'B' is 2e-45"),
         (np.array([np.inf, 0]), "'A' is inf, not finite"),
+        (np.ma.masked_array([1, 1], mask=[False, True]), "missing or complex"),
+        ([1j, 0], "missing or complex"),
     ],
 )
 def test_what_is_no_label_is_refused_with_the_fix(spec, words):

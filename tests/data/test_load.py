@@ -68,6 +68,8 @@ def test_names_with_a_matrix_stay_names():
     assert data.conditions == ("none", "drug", "both")
     np.testing.assert_array_equal(data.labels, [[0, 0], [1, 0], [1, 2]])
     np.testing.assert_array_equal(data.label("both"), data.label("A+B:2"))
+    table = pd.DataFrame(labels, columns=["A", "B"]).astype({"A": "boolean", "B": "Int64"})
+    assert_same(from_arrays(X, names, labels=table, control="none"), data)
 
 
 def test_control_as_part_of_a_name_and_a_colon_in_a_known_name():
