@@ -1,9 +1,11 @@
 """Set before JAX and matplotlib are imported; nothing here may import pdae_jax, whose annotations pytest checks."""
 
 import gc
+import logging
 import os
 import pathlib
 
+import absl.logging
 import hypothesis
 import pytest
 
@@ -35,3 +37,11 @@ def few_compiled_programs():
     if maps.exists() and len(maps.read_text().splitlines()) > MOST_MAPS:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def log(caplog, monkeypatch):
+    """What the library logs, from level info up."""
+    monkeypatch.setattr(absl.logging.get_absl_logger(), "propagate", True)
+    caplog.set_level(logging.INFO, "absl")
+    return caplog

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
-from absl import logging as absl_logging
 
 import pdae_jax
 from pdae_jax.data.counts import is_counts, log_normalised, read_counts, size_factors, to_counts
@@ -102,8 +101,7 @@ def test_other_values_are_not_taken_for_counts(make):
 
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("kind", ["shares of reads", "ambient background taken off"])
-def test_fractional_counts_are_normalised_and_give_no_whole_numbers(raw, kind, stored, tmp_path, caplog):
-    absl_logging.get_absl_logger().propagate = True
+def test_fractional_counts_are_normalised_and_give_no_whole_numbers(raw, kind, stored, tmp_path, log):
     random = np.random.default_rng(1)
     some = random.random(raw.shape) < (0.1 if kind == "shares of reads" else 1.0)
     x = np.where(some & (raw > 0), np.maximum(raw - random.uniform(0, 0.9, raw.shape), 0), raw).astype(np.float32)
@@ -111,11 +109,10 @@ def test_fractional_counts_are_normalised_and_give_no_whole_numbers(raw, kind, s
     obs = pd.DataFrame({"condition": NAMES}, index=[f"cell{i}" for i in range(len(NAMES))])
     anndata.AnnData(x, obs=obs).write_h5ad(tmp_path / "mine.h5ad")
     store = tmp_path / "cells" if stored else None
-    with caplog.at_level("INFO"):
-        data = pdae_jax.from_anndata(tmp_path / "mine.h5ad", control="ctrl", normalize=True, store=store)
+    data = pdae_jax.from_anndata(tmp_path / "mine.h5ad", control="ctrl", normalize=True, store=store)
     np.testing.assert_allclose(data.x[:], np.log1p(x / x.sum(1, keepdims=True) * 1e4), rtol=1e-4, atol=1e-6)
     assert data.size_factors is None
-    assert "Fractional counts" in caplog.text and "predictions will be no whole numbers" in caplog.text
+    assert "Fractional counts" in log.text and "predictions will be no whole numbers" in log.text
     stray = raw.astype(np.float32)
     stray[30, 2] = 0.5
     with pytest.raises(ValueError, match=r"1 of 240 cells are no whole numbers, the first in row 30.*Round"):
@@ -145,15 +142,12 @@ def test_raw_counts_do_not_join_normalised_ones(raw):
     np.testing.assert_allclose(joined.x, data.cells("A"))
 
 
-def test_what_was_read_is_said(raw, caplog):
-    absl_logging.get_absl_logger().propagate = True
-    with caplog.at_level("INFO"):
-        pdae_jax.from_arrays(raw, NAMES, control="ctrl")
-    assert "raw counts" in caplog.text and "normalize=True" in caplog.text
-    caplog.clear()
-    with caplog.at_level("INFO"):
-        pdae_jax.from_arrays(np.log1p(raw / raw.sum(1, keepdims=True) * 1e4), NAMES, control="ctrl")
-    assert "log-normalised counts" in caplog.text
+def test_what_was_read_is_said(raw, log):
+    pdae_jax.from_arrays(raw, NAMES, control="ctrl")
+    assert "raw counts" in log.text and "normalize=True" in log.text
+    log.clear()
+    pdae_jax.from_arrays(np.log1p(raw / raw.sum(1, keepdims=True) * 1e4), NAMES, control="ctrl")
+    assert "log-normalised counts" in log.text
     empty = raw.copy()
     empty[7] = 0
     with pytest.raises(ValueError, match="1 cells have no count at all, the first in row 7"):

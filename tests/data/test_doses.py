@@ -1,13 +1,11 @@
 """Doses and names that would be taken for something else: refused with the fix, unless they are asked for."""
 
 import itertools
-import logging as std_logging
 
 import jax
 import numpy as np
 import pandas as pd
 import pytest
-from absl import logging
 
 from pdae_jax import build
 from pdae_jax.cli import dry_run
@@ -41,13 +39,6 @@ def by_anndata(names, doses, **options):
 def by_name(names, doses, **options):
     texts = [name if pd.isna(dose) else f"{name}:{dose}" for name, dose in zip(names, doses, strict=True)]
     return from_arrays(RANDOM.normal(size=(2 * len(texts), 2)), texts * 2, dose_in_name=True, **options)
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    monkeypatch.setattr(logging.get_absl_logger(), "propagate", True)
-    caplog.set_level(std_logging.INFO, "absl")
-    return caplog
 
 
 @pytest.mark.parametrize("read", [by_frame, by_anndata, by_name])

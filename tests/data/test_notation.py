@@ -1,13 +1,10 @@
 """How conditions are written in real files: each way is read as it is meant, or refused by name with the fix."""
 
-import logging as std_logging
-
 import anndata
 import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
-from absl import logging
 from hypothesis import strategies as st
 
 from pdae_jax.data.load import from_anndata, from_arrays, from_frame
@@ -36,13 +33,6 @@ def labels_of(data):
         condition: {p: float(dose) for p, dose in zip(data.perturbations, label, strict=True) if dose}
         for condition, label in zip(data.conditions, data.labels, strict=True)
     }
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    monkeypatch.setattr(logging.get_absl_logger(), "propagate", True)
-    caplog.set_level(std_logging.INFO, "absl")
-    return caplog
 
 
 # --- numbers after a colon ------------------------------------------------------------------------------------------

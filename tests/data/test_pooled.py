@@ -1,25 +1,15 @@
 """Control cells of several times, plates or lines: warned of where they differ, and silent where they do not."""
 
-import logging as std_logging
-
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from absl import logging
 
 from pdae_jax.data.conditions import Conditions
 from pdae_jax.data.load import from_anndata, from_frame
 from pdae_jax.data.own_data import own_data
 from pdae_jax.data.pooled import _share, warn_of_pooled_control
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    monkeypatch.setattr(logging.get_absl_logger(), "propagate", True)
-    caplog.set_level(std_logging.WARNING, "absl")
-    return caplog
 
 
 def time_course(drift, cells=60):

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import zarr
-from absl import logging as absl_logging
 
 from pdae_jax import from_anndata, from_arrays, from_frame
 from pdae_jax.data.checks import aligned
@@ -104,30 +103,28 @@ def test_totals_that_cannot_be_are_refused(totals, message):
         from_arrays(RAW, NAMES, totals=totals)
 
 
-def test_cells_that_lie_far_from_training_are_remarked_on(caplog):
-    absl_logging.get_absl_logger().propagate = True
+def test_cells_that_lie_far_from_training_are_remarked_on(log):
     x = RANDOM.normal(6, 1, (CELLS, 3))
     train = from_arrays(x, NAMES)
     for other in (x, x + 1, x[:20]):
         from_arrays(other, NAMES[: len(other)], like=train)
-        assert "on one scale" not in caplog.text
+        assert "on one scale" not in log.text
     for other in (np.exp(x), 10 * x, (x - 6) * 8 + 6, x - 6):
-        caplog.clear()
+        log.clear()
         from_arrays(other, NAMES, like=train)
-        assert "of these cells are" in caplog.text and "on one scale" in caplog.text
+        assert "of these cells are" in log.text and "on one scale" in log.text
 
 
-def test_unlogged_counts_are_remarked_on(caplog, tmp_path):
-    absl_logging.get_absl_logger().propagate = True
+def test_unlogged_counts_are_remarked_on(log, tmp_path):
     cpm = RAW / TOTAL[:, None] * 1e6
     for x in (cpm, cpm[:, COLUMNS]):
-        caplog.clear()
+        log.clear()
         data = from_arrays(x, NAMES)
-        assert "normalised, but not logged" in caplog.text and data.reading.scale == "normalised, but not logged"
-    caplog.clear()
+        assert "normalised, but not logged" in log.text and data.reading.scale == "normalised, but not logged"
+    log.clear()
     annotated(cpm).write_h5ad(tmp_path / "a.h5ad")
     from_anndata(tmp_path / "a.h5ad", store=tmp_path / "cells")
-    assert "normalised, but not logged" in caplog.text
+    assert "normalised, but not logged" in log.text
     normalised = from_arrays(cpm, NAMES, normalize=True)
     np.testing.assert_allclose(normalised.x, np.log1p(cpm / 100), rtol=1e-4)
     assert normalised.size_factors is None  # what the counts were is not known

@@ -59,14 +59,14 @@ def test_a_run_of_its_own_parts_is_read(run):
     read(run)
 
 
-PARTS = {
-    "data/train.npz": "data/train.npz",
-    "data/test.npz": "data/test.npz",
-    "data/truth.npz": "data/truth.npz",
-    "data/components.npz": "data/components.npz",
-    "replicas/001/data/components.npz": "replicas/001/data/components.npz",
-    "replicas/001/checkpoints": "replicas/001/checkpoints",
-}
+PARTS = (
+    "data/train.npz",
+    "data/test.npz",
+    "data/truth.npz",
+    "data/components.npz",
+    "replicas/001/data/components.npz",
+    "replicas/001/checkpoints",
+)
 
 
 @pytest.mark.parametrize("part", PARTS)
