@@ -15,9 +15,8 @@ _ACTIVE = re.compile(r"[\\`*\[\]<>&|~$#@!]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.",
 
 def nearest_names(name: str, known: Sequence[str]) -> str:
     """For error messages: the known names nearest to a misspelt one, else the first known ones."""
-    close = difflib.get_close_matches(name, known, n=3) or [
-        each for each in known if each.casefold() == name.casefold()
-    ]
+    alike = [each for each in known if each.casefold() == name.casefold()]
+    close = [*alike, *(each for each in difflib.get_close_matches(name, known, n=3) if each not in alike)][:3]
     return f"nearest are {', '.join(map(repr, close))}" if close else f"known are {first_names(known)}"
 
 

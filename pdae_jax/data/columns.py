@@ -36,6 +36,7 @@ _PLACE = re.compile(
     r"|[xyz][ _.-]?(centroid|cent(er|re)|location|position|pos|coord(inate)?s?)",
     re.IGNORECASE,
 )
+_DOSE = re.compile(r"doses?|dosage|conc|concentrations?")
 _SUMS = re.compile(
     r"n_?(counts?|genes?|umis?|features?)([ _].*)?|(total|umi|gene|feature|read)_?(counts?|umis?)?_?(count|counts)"
     r"|(total|umis?|ncount|nfeature)(_(counts?|umis?|rna|adt|sct|spatial))?|(pct|percent|frac).*(mt|mito|ribo|hb).*"
@@ -140,7 +141,7 @@ def measured_columns(
         raise ValueError(
             f"Columns that may be no measurements: {_listed(doubtful)}. Leave them out with "
             f"exclude={list(doubtful)!r}, or say what the features are: features=[...], names or patterns such as "
-            f"'CD*'; '*' keeps all."
+            f"'CD*'; '*' keeps all." + _dose_hint(doubtful)
         )
     kept = [name for name in values if name not in left_out]
     if not kept:  # the reader then says what is wrong with them
@@ -205,8 +206,19 @@ def _numeric(frame: Any, names: Sequence[str], must_be: bool) -> dict[str, Shape
         raise TypeError(
             f"Column {name!r} is not numeric (dtype {column.dtype}{shown}).{more} Pass features=<the columns with "
             f"observations>, exclude={list(others)!r}, or convert {'it' if len(others) == 1 else 'them'}."
+            + _dose_hint(others)
         )
     return found
+
+
+def _dose_hint(names: Iterable[str]) -> str:
+    doses = next(filter(is_named_dose, names), None)
+    return f" If {doses!r} has doses, pass dose={doses!r} instead." if doses else ""
+
+
+def is_named_dose(name: str) -> bool:
+    """Whether a column is one of doses by its name."""
+    return any(map(_DOSE.fullmatch, _words(name)))
 
 
 def _no_measurement(name: str, x: Shaped[np.ndarray, " rows"] | None, cytometry: bool) -> str:
@@ -220,6 +232,8 @@ def _no_measurement(name: str, x: Shaped[np.ndarray, " rows"] | None, cytometry:
     if _SCATTER.fullmatch(name):
         return "scatter"
     if name.lower() == "time" and len(x) >= _FEW and _rises(x) and len(np.unique(x)) > len(x) / 4:
+        return "time of the event"
+    if cytometry and name.lower() == "time":
         return "time of the event"
     if cytometry and _INSTRUMENT.search(name):
         return "a channel that tells single living cells"

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import Float
 
 from pdae_jax.damage import reading
+from pdae_jax.data.scale import RAW
 from pdae_jax.spelling import first_names, nearest_names
+from pdae_jax.types import PerturbationData
 
 #: Condition of a file by its own name, without the ending.
 FILE = "file"
@@ -56,7 +59,11 @@ def read_events(file: Path, used: Sequence[str], compensate: bool = False) -> An
     if compensate and spillover is not None:
         events = np.linalg.solve(spillover.T, events.T).T
     frame = pd.DataFrame(events, columns=pd.Index(names))
-    frame.attrs.update({"cytometry": True} | ({"spillover": True} if spillover is not None and not compensate else {}))
+    unmarked = [channel for channel, marker in zip(content.pnn_labels, markers, strict=True) if not marker]
+    frame.attrs.update(
+        {"cytometry": True, "unmarked": unmarked}
+        | ({"spillover": True} if spillover is not None and not compensate else {})
+    )
     keywords = {**content.text, FILE: file.stem}
     for name in used:
         key = name.lower().removeprefix("$")
@@ -69,6 +76,30 @@ def read_events(file: Path, used: Sequence[str], compensate: bool = False) -> An
         if name not in names:
             frame[name] = keywords[key]
     return frame
+
+
+def warn_of_events(frame: Any, data: PerturbationData) -> None:
+    """Warns of raw intensities, and of features without a marker where others have one.
+
+    Args:
+        frame: of `read_events`.
+        data: read from it.
+    """
+    reading, blank = data.reading, set(frame.attrs.get("unmarked", ()))
+    if reading is None or not frame.attrs.get("cytometry"):
+        return
+    if reading.scale == RAW and reading.arcsinh is None:
+        logging.warning(
+            "The events are raw intensities, on which effects do not add up. Pass arcsinh=5 for CyTOF, 150 for "
+            "fluorescence."
+        )
+    unmarked = [name for name in data.features if name in blank]
+    if unmarked and len(unmarked) < data.num_features:
+        logging.warning(
+            "Features without a marker, $PnS, as other channels have it: %s. Where nothing was stained, leave them out "
+            "with exclude=%s.",
+            *(first_names(unmarked), unmarked if len(unmarked) > 1 else repr(unmarked[0])),
+        )
 
 
 def spillover_of(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pdae_jax.damage import reading
+from pdae_jax.data.events import warn_of_events
 from pdae_jax.data.load import from_anndata, from_frame
 from pdae_jax.data.notation import make_notation, with_found_controls
 from pdae_jax.data.parts import parts_of_conditions
@@ -227,9 +228,11 @@ def _from_tables(
     used = [name for name in (*options["condition"], *options["dose"]) if name is not None]
     frame = read_tables(tables.files, [*used, *several(split)], tables.columns, compensate)
     told = [name for name in (() if tables.columns is None else tables.columns) if name not in (*used, split)]
-    more = [*told, *([] if split is None or split in used else [split])]
-    data = from_frame(frame.drop(columns=more), **options)
+    options |= {"exclude": list(dict.fromkeys([*options["exclude"], *told]))}
+    data = from_frame(frame.drop(columns=[] if split is None or split in used else [split]), **options)
     reading = data.reading or Reading()
-    others = {**reading.others, **{name: frame[name].nunique() for name in told}}
-    data = dataclasses.replace(data, reading=dataclasses.replace(reading, others=others, compensate=compensate))
+    left_out = {name: why for name, why in reading.left_out.items() if name not in told}
+    data = dataclasses.replace(data, reading=dataclasses.replace(reading, left_out=left_out, compensate=compensate))
+    if options["features"] is None:
+        warn_of_events(frame, data)
     return data if split is None else _with_parts(data, frame, split, options)

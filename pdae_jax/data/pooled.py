@@ -9,6 +9,7 @@ from absl import logging
 from jaxtyping import Float, Int
 
 from pdae_jax.cells import StoredCells, evenly_spaced
+from pdae_jax.data.columns import is_named_dose
 from pdae_jax.data.conditions import Conditions
 from pdae_jax.spelling import first_names
 
@@ -38,6 +39,7 @@ def warn_of_pooled_control(
         columns: values of each cell that may say where it comes from, by name.
         control: name of the control.
     """
+    _warn_of_pooled_doses(conditions, columns, control)
     if control not in conditions.names:
         return
     rows = np.flatnonzero(conditions.index == conditions.names.index(control))
@@ -64,6 +66,24 @@ def warn_of_pooled_control(
             "or keep the cells of one value.",
             *(control, found[0], first_names(values, 5), 100 * shares[found[0]], more),
         )
+
+
+def _warn_of_pooled_doses(conditions: Conditions, columns: Mapping[str, Any], control: str) -> None:
+    """Warns of a column named as one of doses, of which one condition has several: it was not read as doses."""
+    import pandas as pd
+
+    perturbed = np.array([name != control for name in conditions.names])
+    for name in filter(is_named_dose, columns):
+        codes, found = pd.factorize(columns[name])
+        there = np.zeros((len(conditions.names), len(found)), bool)
+        there[conditions.index[codes >= 0], codes[codes >= 0]] = len(found) <= MOST_VALUES
+        values = there.sum(axis=1) * perturbed
+        if values.max(initial=0) > 1:
+            logging.warning(
+                "The column %r is not read as doses: %r has %d values of it, and is one condition. Pass dose=%r, or "
+                "the column that has the doses.",
+                *(name, conditions.names[values.argmax()], values.max(), name),
+            )
 
 
 def _codes(values: np.ndarray) -> Int[np.ndarray, " cells"]:

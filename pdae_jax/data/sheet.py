@@ -1,6 +1,7 @@
 """Sample sheets: a table with one file a row, its condition, and what else is known of it."""
 
 import csv
+import glob
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,9 +118,7 @@ def _files(sheet: Path, lines: Sequence[tuple[int, dict[str, str]]], folder: Pat
             raise ValueError(f"Line {line} of {sheet.name!r} has no file. Fill it in, or take the line out.")
         file = folder / Path(name).expanduser()
         if not file.is_file():
-            there = sorted(other.name for other in file.parent.glob("*") if ending_of(other) in TABLES)
-            nearest = nearest_names(file.name, there) if there else f"{str(file.parent)!r} has no such files"
-            raise FileNotFoundError(f"Line {line} of {sheet.name!r}: no file {name!r}; {nearest}. Correct the path.")
+            raise FileNotFoundError(f"Line {line} of {sheet.name!r}: no file {name!r}{_where_it_may_be(file, sheet)}")
         if ending_of(file) not in TABLES:
             raise ValueError(f"Line {line} of {sheet.name!r}: {name!r} ends in none of {', '.join(TABLES)}.")
         if file.resolve() in found:
@@ -130,6 +129,22 @@ def _files(sheet: Path, lines: Sequence[tuple[int, dict[str, str]]], folder: Pat
         found[file.resolve()] = line
         files.append(file)
     return files
+
+
+def _where_it_may_be(file: Path, sheet: Path) -> str:
+    """A folder below with a file of this name, or names of the same folder that are near."""
+    folder = next((other.parent for other in file.parent.glob(f"*/{glob.escape(file.name)}")), None)
+    if folder is not None:
+        return (
+            f", but there is one in {str(folder)!r}. Pass that folder as config.data.path, or write it into the sheet."
+        )
+    there = sorted(
+        other.name
+        for other in file.parent.glob("*")
+        if ending_of(other) in TABLES and other.resolve() != sheet.resolve()
+    )
+    nearest = nearest_names(file.name, there) if there else f"{str(file.parent)!r} has no such files"
+    return f"; {nearest}. Correct the path."
 
 
 def _is_control(names: Sequence[str], controls: Sequence[str]) -> bool:

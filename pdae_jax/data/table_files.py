@@ -94,11 +94,13 @@ def read_tables(files: Sequence[Path], used: Sequence[str], added: Any = None, c
                 f"only. Put files of one panel into a folder of their own."
             )
     if spilt and compensate is None:
-        logging.warning(
-            "Files with spillover between channels, which is left in: %s. Pass compensate=True to take it off, or "
-            "compensate=False if it is meant so.",
-            first_names(spilt),
-        )
+        fix = "Pass compensate=True to take it off, or compensate=False if it is meant so."
+        if len(spilt) < len(files):
+            fix = (
+                f"The other {len(files) - len(spilt)} files name none. Where these were compensated before, compensate "
+                f"the others alike; where none is needed, pass compensate=False."
+            )
+        logging.warning("Files with spillover between channels, which is left in: %s. %s", first_names(spilt), fix)
     return frames[0] if len(frames) == 1 else pd.concat(frames, ignore_index=True)
 
 

@@ -178,6 +178,8 @@ def _details(verdict: Verdict) -> Iterator[str]:
         yield f"leverage {verdict.leverage:.2g}, at most {MAX_LEVERAGE:.0f} is trusted."
     else:
         yield f"Not identified, {verdict.residual:.0%} of the label lies outside the span of the training labels."
+    if verdict.dose_status != "measured":
+        yield f"A dose lies {verdict.dose_status} the measured ones."
     if verdict.latent_rank is not None:
         yield f"The training shifts span {verdict.latent_rank} of {verdict.latent_dim} latent dimensions."
     if verdict.outside is not None:

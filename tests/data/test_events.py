@@ -55,6 +55,26 @@ def test_the_warning_names_the_files(folder, monkeypatch):
     assert "'A.FCS', 'control.FCS'. Pass compensate=True" in found
 
 
+def test_raw_intensities_channels_without_a_marker_and_some_files_with_spillover_are_said(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("absl.logging.warning", lambda *words: said.append(words[0] % words[1:]))
+    for name, spillover in {"control": {}, "A": {"spillover": KEYWORD}}.items():
+        with (tmp_path / f"{name}.fcs").open("wb") as file:
+            markers = ["", " ", "pS6", "CD4", "Time"]
+            flowio.create_fcs(file, MEASURED.ravel(), CHANNELS, opt_channel_names=markers, metadata_dict=spillover)
+    data = own_data(path=tmp_path, condition="file")
+    assert data.features == ("FITC-A", "pS6", "CD4") and data.reading.left_out["Time"] == "time of the event"
+    for words in (
+        "'A.fcs'. The other 1 files name none",
+        "$PnS, as other channels have it: 'FITC-A'",
+        "Pass arcsinh=5",
+    ):
+        assert [words in line for line in said].count(True) == 1
+    said.clear()
+    own_data(path=tmp_path, condition="file", compensate=False, arcsinh=150.0, exclude="FITC-A")
+    assert not [line for line in said if "Left out" not in line]
+
+
 def test_what_is_no_spillover_is_none():
     assert spillover_of({}, CHANNELS, "a.fcs") is None
     assert spillover_of({"spill": " "}, CHANNELS, "a.fcs") is None

@@ -301,6 +301,12 @@ def test_bad_arrays(change, error, offender, fix):
         (lambda: from_frame(annotated()), TypeError, "frame is a AnnData", "from_anndata"),
         (lambda: from_frame(frame(), dose="doses"), KeyError, "'doses'", "Pass a name"),
         (lambda: from_frame(frame(well="a1"), control="ctrl"), TypeError, "'well' is not numeric", "features="),
+        (
+            lambda: from_frame(frame(well="a1", dose_nM="1", plate="p1"), control="ctrl"),
+            TypeError,
+            "'well' is not numeric.*Nor are 'dose_nM', 'plate'",
+            r"exclude=\['well', 'dose_nM', 'plate'\].*pass dose='dose_nM' instead",
+        ),
         (lambda: from_frame(frame(condition=[*NAMES[:-1], None])), ValueError, "'condition'.*1 cells.*row 8", "drop"),
         (lambda: from_frame(frame(dose="x"), dose="dose"), ValueError, r"'A\+B'.*dose 'x'", "2 joined by"),
         (lambda: from_frame(frame(dose="1+2+3"), dose="dose"), ValueError, "dose '1[+]2[+]3'", "2 joined by"),

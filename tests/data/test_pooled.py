@@ -47,6 +47,22 @@ def test_a_control_of_several_times_is_warned_of(log, tmp_path, drift, warned):
     assert "differ by" not in log.text
 
 
+def test_doses_that_were_not_read_are_named(log):
+    frame = time_course(0.0).assign(dose_nM=np.tile(["0", "10", "100+1000"], 120))
+    read = {"condition": "drug", "control": "DMSO", "features": ["f", "g", "h"]}
+    from_frame(frame, **read)
+    assert "The column 'dose_nM' is not read as doses: 'A' has 3 values of it" in log.text
+    obs = frame[["drug", "dose_nM"]].set_axis(frame.index.astype(str))
+    log.clear()
+    from_anndata(anndata.AnnData(frame[["f", "g"]].to_numpy(), obs=obs), condition="drug", control="DMSO")
+    assert "Pass dose='dose_nM'" in log.text
+    log.clear()
+    singles = frame[frame["dose_nM"] != "100+1000"].assign(drug=lambda f: np.where(f["dose_nM"] == "0", "DMSO", "A"))
+    from_frame(singles, dose="dose_nM", **read)
+    from_frame(singles.rename(columns={"dose_nM": "overdose"}), **read)
+    assert "not read as doses" not in log.text
+
+
 def test_the_share_is_that_of_kruskal_and_wallis():
     """And means nothing to a change of units, or to cells far out."""
     random = np.random.default_rng(1)

@@ -82,6 +82,8 @@ def test_a_sheet_says_what_each_file_is(tmp_path, write, caplog):
     ("change", "error", "message"),
     [
         (("A1.csv", "A9.csv"), FileNotFoundError, "Line 2 of 'sheet.csv': no file 'A9.csv'; nearest are"),
+        (("A1.csv", "a1.csv"), FileNotFoundError, "no file 'a1.csv'; nearest are 'A1.csv', "),
+        (("A1.csv", "C1.csv"), FileNotFoundError, "no file 'C1.csv', but there is one in "),
         (("A2.csv", "A1.csv"), ValueError, "Lines 2 and 3 of 'sheet.csv' have the same file, 'A1.csv'"),
         (("B2.csv,drug", "B2.csv,"), ValueError, "Line 6 of 'sheet.csv' has no 'condition'. Fill it in."),
         (
@@ -101,6 +103,8 @@ def test_a_sheet_says_what_each_file_is(tmp_path, write, caplog):
 def test_what_is_wrong_in_a_sheet_is_named_with_its_line(tmp_path, change, error, message):
     _, names = plate(tmp_path / "plate", write_csv)
     (tmp_path / "plate" / "sheet.h5ad").touch()
+    (tmp_path / "plate" / "below").mkdir()
+    (tmp_path / "plate" / "below" / "C1.csv").touch()
     (tmp_path / "plate" / "sheet.csv").write_text(SHEET.format(*names).replace(*change))
     config = config_with(sheet=str(tmp_path / "plate" / "sheet.csv"), control="DMSO")
     with pytest.raises(error, match=re.escape(message)):
