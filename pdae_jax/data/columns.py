@@ -130,19 +130,16 @@ def measured_columns(
     asked = None if features is None else asked_for(features, exclude, known, "the frame")
     if asked is not None and not counts:
         return Measured(asked, asked, excluded)
-    values = _numeric(frame, others, must_be=asked is None)
+    values = _numeric(frame, others)
     cytometry = bool(frame.attrs.get("cytometry"))
     left_out = {name: reason for name in others if (reason := _no_measurement(name, values.get(name), cytometry))}
     doubtful = _doubtful({name: x for name, x in values.items() if name not in left_out}, conditions)
     if asked is not None:
         wanted = set(asked)
         return Measured(asked, [n for n in values if n in wanted or not (n in left_out or n in doubtful)], excluded)
-    if doubtful:
-        raise ValueError(
-            f"Columns that may be no measurements: {_listed(doubtful)}. Leave them out with "
-            f"exclude={list(doubtful)!r}, or say what the features are: features=[...], names or patterns such as "
-            f"'CD*'; '*' keeps all." + _dose_hint(doubtful)
-        )
+    texts = {name: frame.iloc[:, known.index(name)] for name in others if name not in values and name not in left_out}
+    if doubtful or texts:
+        raise (TypeError if texts else ValueError)(_no_features(texts, doubtful, known))
     kept = [name for name in values if name not in left_out]
     if not kept:  # the reader then says what is wrong with them
         return Measured(others, others, excluded)
@@ -186,29 +183,35 @@ def varying_names(names: Sequence[str], varying: Bool[np.ndarray, " features"]) 
     return [name for name, kept in zip(names, varying, strict=True) if kept]
 
 
-def _numeric(frame: Any, names: Sequence[str], must_be: bool) -> dict[str, Shaped[np.ndarray, " rows"]]:
-    """Values of the numeric columns, missing ones NaN; ``TypeError`` for others, where all must be."""
+def _numeric(frame: Any, names: Sequence[str]) -> dict[str, Shaped[np.ndarray, " rows"]]:
+    """Values of the numeric columns, missing ones NaN."""
     from pandas.api.types import is_numeric_dtype
 
     position = {str(name): column for column, name in enumerate(frame.columns)}
-    found, others = {}, {}
+    found = {}
     for name in names:
         column = frame.iloc[:, position[name]]
         if is_numeric_dtype(column.dtype) and getattr(column.dtype, "kind", "f") != "c":
             plain = isinstance(column.dtype, np.dtype) and column.dtype.kind in "fi"  # taken as they are, not copied
             found[name] = column.to_numpy() if plain else column.to_numpy(dtype=np.float64, na_value=np.nan)
-        elif not _UNNAMED.fullmatch(name.strip()):
-            others[name] = column
-    if others and must_be:
-        name, column = next(iter(others.items()))
-        shown = f", first value {column.iloc[0]!r}" if len(column) else ""
-        more = f" Nor are {first_names(list(others)[1:])}." if len(others) > 1 else ""
-        raise TypeError(
-            f"Column {name!r} is not numeric (dtype {column.dtype}{shown}).{more} Pass features=<the columns with "
-            f"observations>, exclude={list(others)!r}, or convert {'it' if len(others) == 1 else 'them'}."
-            + _dose_hint(others)
-        )
     return found
+
+
+def _no_features(texts: dict[str, Any], doubtful: dict[str, str], known: Sequence[str]) -> str:
+    """For an error message: columns of text and those that may be no measurements, and both ways out."""
+    said = []
+    if texts:
+        (first, column), *others = texts.items()
+        shown = f", first value {column.iloc[0]!r}" if len(column) else ""
+        said.append(f"Column {first!r} is not numeric (dtype {column.dtype}{shown}): convert it, or leave it out.")
+        said += [f"Nor are {first_names([name for name, _ in others])}."] if others else []
+    if doubtful:
+        said.append(f"Columns that may be no measurements: {_listed(doubtful)}.")
+    out = [name for name in known if name in texts or name in doubtful]
+    return (
+        f"{' '.join(said)} Leave them out with exclude={out!r}, or say what the features are: features=[...], names or "
+        f"patterns such as 'CD*'; '*' keeps all."
+    ) + _dose_hint(out)
 
 
 def _dose_hint(names: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from absl import logging
 from jaxtyping import Float, Int
 
 from pdae_jax.data.distinct import distinct_labels
-from pdae_jax.data.notation import Notation
+from pdae_jax.data.notation import Notation, warn_of_other_separator
 from pdae_jax.labels import check_uncut, format_label, split_dose, split_name
 from pdae_jax.spelling import check_names, first_names, nearest_names
 
@@ -64,6 +64,8 @@ def merge_written(index: Int[np.ndarray, " cells"], written: Sequence[Written], 
         _name(row, each[0], columns, notation) if row.any() else notation.control
         for row, each in zip(rows, ways, strict=True)
     ]
+    if np.all(np.count_nonzero(rows, axis=1) < 2):
+        warn_of_other_separator((*notation.controls, *columns), notation.separator)
     check_joined(names, columns, notation.separator)
     _log_ways(names, ways, notation)
     found = make_conditions(merged[index], rows, columns, names=names, notation=notation)

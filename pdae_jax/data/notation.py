@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ _UNIT = r"(?:[fpnuµμm]M|m?mol|[pnuµμm]g|[fpnuµμmk]?g/[nuµμmk]?(?:l|L|g)|
 _DOSE_WITH_UNIT = re.compile(rf"(?:^|.*[:\s_(]){NUMBER.pattern}\s*{_UNIT}\)?")
 _ODD_NUMBER = re.compile(r".*:\s*(?:[-+]?[0-9]*,[0-9]+|[−–][0-9]*[.,]?[0-9]+)")
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
+_SEPARATORS = ("_", "|", "&", "+", ";", ",", "/")  # that names are joined by, beside the one that is passed
 
 
 #: Doses in names and columns that are refused unless they are asked for: they may be logarithms by mistake.
@@ -89,13 +91,14 @@ def with_found_controls(notation: Notation, conditions: Iterable[Any]) -> Notati
     """The notation with the names that are in the data where a control is a pattern, such as ``"NegCtrl*"``.
 
     A pattern matches single perturbations, ``"NegCtrl0"`` and not ``"NegCtrl0_KLF1"``, unless it has the separator.
+    Where the names are joined by another one, so that it would match the latter, this is refused.
 
     Args:
         notation: how the data set is written.
         conditions: names, or dicts of doses; the same ones may come often.
 
     Raises:
-        ValueError: nothing matches.
+        ValueError: nothing matches, or a combination with a perturbation does.
     """
     if not any(is_pattern(control) for control in notation.controls):
         return notation
@@ -111,8 +114,53 @@ def with_found_controls(notation: Notation, conditions: Iterable[Any]) -> Notati
                 f"No name matches control={control!r}; {nearest_names(control, among)}. Pass control=<the "
                 f"unperturbed condition, several, or a pattern such as 'NegCtrl*'>."
             )
+        if control not in found:
+            _check_no_combination(control, found, texts, notation)
         controls += sorted(found, key=_natural)
     return dataclasses.replace(notation, controls=tuple(dict.fromkeys(controls)))
+
+
+def joined_otherwise(names: Sequence[str], separator: str) -> tuple[str, dict[str, list[str]]]:
+    """Another separator than the one that is passed, and the names that are combinations by it, with their parts.
+
+    A part is a perturbation, and no number of a guide, where another name begins with it: none does so with ``"g1"`` of
+    ``"A_g1"``.
+    """
+    found: tuple[str, dict[str, list[str]]] = separator, {}
+    for other in _SEPARATORS:
+        if other == separator.strip():
+            continue
+        parts = {name: split_name(name, other) for name in names}
+        starts = Counter(each[0] for each in parts.values())
+        joined = {
+            name: each
+            for name, each in parts.items()
+            if len(each) > 1 and starts[each[0]] > 1 and all(part and starts[part] for part in each)
+        }
+        found = (other, joined) if len(joined) > len(found[1]) else found
+    return found
+
+
+def warn_of_other_separator(names: Sequence[str], separator: str) -> None:
+    """Says that no name is a combination, and would be with another separator."""
+    other, joined = joined_otherwise(names, separator)
+    if joined:
+        logging.warning(
+            "No condition is a combination by separator=%r, and %d would be by %r: %s. Pass separator=%r if they are.",
+            *(separator, len(joined), other, first_names(list(joined), 3), other),
+        )
+
+
+def _check_no_combination(pattern: str, found: Sequence[str], names: Sequence[str], notation: Notation) -> None:
+    """Raises ``ValueError`` where a pattern for controls matches a name that is a control and a perturbation."""
+    other, joined = joined_otherwise(names, notation.separator)
+    for name in found:
+        perturbing = [part for part in joined.get(name, ()) if not matching_names(pattern, [part])]
+        if perturbing:
+            raise ValueError(
+                f"control={pattern!r} matches {name!r}, which has {perturbing[0]!r} in it: its cells are perturbed. "
+                f"Pass separator={other!r} if that joins names here, or the names of the controls one by one."
+            )
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

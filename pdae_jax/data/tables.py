@@ -136,12 +136,13 @@ def read_conditions(columns: Any, dosed: Sequence[str | None], notation: Notatio
             f"dose column, one, or one for each; strata have none."
         )
     for column in range(num_names):
-        missing = np.flatnonzero(columns.iloc[:, column].isna().to_numpy())
+        of_cells = columns.iloc[:, column]
+        missing = np.flatnonzero((of_cells.isna() | of_cells.isin([""])).to_numpy())
         if len(missing):
-            more = " If these have no second perturbation, fill in the name of the control." if num_names > 1 else ""
+            fill = f" If these have no second perturbation, fill in the name of the control, {notation.control!r}."
             raise ValueError(
                 f"Column {columns.columns[column]!r} is missing in {len(missing)} cells, the first in row "
-                f"{missing[0]}. Name the condition of every cell, or drop these.{more}"
+                f"{missing[0]}. Name the condition of every cell, or drop these.{fill if num_names > 1 else ''}"
             )
     values = [columns.iloc[:, column].tolist() for column in range(columns.shape[1])]
     if len(values) == 1:
@@ -217,7 +218,8 @@ def _symbols(column: str, values: Sequence[Any], names: Sequence[str]) -> list[s
         logging.warning("%r of var is empty for %d features; they keep their own names.", column, sum(missing))
     if twice:
         logging.warning(
-            "%r of var has names that come again: %s. These get a number, 'A-1'.", column, first_names(twice)
+            "%r of var has names that come again: %s. These get a number, %r.",
+            *(column, first_names(twice), f"{twice[0]}-1"),
         )
     return [str(name) for name in make_index_unique(pd.Index(found, dtype=object))]
 

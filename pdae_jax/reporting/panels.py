@@ -24,6 +24,7 @@ from pdae_jax.cells import evenly_spaced
 from pdae_jax.spelling import visible
 
 COLUMN = 85 / 25.4  # inches
+FEWEST = 20  # cells that a density is drawn of; of fewer the cells are
 MOST_LETTERS = 22  # of a name in a figure
 
 # Okabe & Ito: told apart with every common kind of colour vision

@@ -17,6 +17,7 @@ from pdae_jax.reporting.panels import (
     BLUE,
     COLUMN,
     DASHES,
+    FEWEST,
     GREY,
     MARKERS,
     MASSES,
@@ -37,7 +38,6 @@ from pdae_jax.reporting.panels import (
 )
 from pdae_jax.types import Table
 
-FEWEST = 20  # cells that a density is drawn of; of fewer the cells are
 NO_LOSS = ("step", "gradient_norm", "steps_per_second", "learning_rate")  # of a history; not plotted as loss
 
 
@@ -227,8 +227,9 @@ def condition_dots(table: Table, *, split: str = "test", metric: str = "energy_d
     """A metric per condition and method, a row for each condition and one for their mean, on a scale that has a zero.
 
     The scale is linear within the largest absolute value of the ceiling `oracle_half`, what measuring again may give
-    by chance (shaded), and logarithmic beyond it: no value, at or below zero as well, is cut off. Bars are the 95 %
-    bootstrap interval of the mean over conditions, and in the row of a condition the range of its seeds.
+    by chance (shaded), and logarithmic beyond it: no value, at or below zero as well, is cut off. Where conditions have
+    too few cells for a ceiling it is linear to the lowest value's mirror. Bars are the 95 % bootstrap interval of the
+    mean over conditions, and in the row of a condition the range of its seeds.
 
     Args:
         table: DataFrame of `evaluate`; methods are shown in its order.
@@ -240,7 +241,7 @@ def condition_dots(table: Table, *, split: str = "test", metric: str = "energy_d
         raise ValueError(f"No {metric!r} rows of split {split!r} in the table. Pass a metric and a split that it has.")
     grouped = rows.groupby(["condition", "method"], sort=False)["value"]
     wide, low, high = (getattr(grouped, name)().unstack() for name in ("mean", "min", "max"))
-    methods = [str(name) for name in dict.fromkeys(rows["method"])]
+    methods = [str(name) for name in dict.fromkeys(rows["method"]) if wide[name].notna().any()]
     order = wide.sort_values(methods[0]).index[::-1]
     figure = Figure(figsize=(COLUMN, 1.25 + 0.13 * (len(wide) + 2)), layout="constrained")
     axes = figure.subplots()
@@ -255,7 +256,7 @@ def condition_dots(table: Table, *, split: str = "test", metric: str = "energy_d
         x = np.append(middle.to_numpy(), mean)
         ends = [np.append(end, bound) for end, bound in zip(ends, interval, strict=True)]
         axes.errorbar(x, np.append(heights, len(wide) + 0.5), xerr=[x - ends[0], ends[1] - x], **style)
-    _scale_with_zero(axes, wide, "oracle_half" in wide)
+    _scale_with_zero(axes, wide[methods], "oracle_half" in methods)
     axes.axhline(len(wide) - 0.25, color=GREY, lw=0.5)
     axes.set_yticks(np.append(heights, len(wide) + 0.5), [*map(as_label, order), "mean"])
     axes.set(ylim=(-0.6, len(wide) + 1.1), xlabel=words(metric))
@@ -279,7 +280,7 @@ def _scale_with_zero(axes: Axes, wide: Any, with_ceiling: bool) -> None:
     """Make a scale that is linear around zero, where values are those of chance, and logarithmic beyond."""
     low, largest = float(wide.min(axis=None)), float(wide.abs().max(axis=None)) or 1.0
     noise = float(wide["oracle_half"].abs().max()) if with_ceiling else 0.0
-    linear = float(np.clip(noise, 1e-3 * largest, largest))
+    linear = float(np.clip(noise or -low, 1e-3 * largest, largest))
     axes.set_xscale("symlog", linthresh=linear, linscale=0.6)
     if noise > 0:
         axes.axvspan(-noise, noise, color="#EEEEEE", lw=0, zorder=0)

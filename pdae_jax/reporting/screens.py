@@ -14,6 +14,7 @@ from pdae_jax.reporting.panels import (
     BLACK,
     BLUE,
     COLUMN,
+    FEWEST,
     GREY,
     VERMILION,
     as_label,
@@ -89,7 +90,7 @@ def violins(
     shown: Sequence[str] | None = None,
     title: str = "",
 ) -> Figure:
-    """Laws of chosen features in control, measured and predicted cells.
+    """Laws of chosen features in control, measured and predicted cells; of fewer than 20 cells the cells themselves.
 
     Args:
         measured: cells of the condition.
@@ -184,8 +185,10 @@ def _features(axes: Axes, points: np.ndarray, significant: np.ndarray) -> None:
 
 
 def _violin(axes: Axes, place: int, values: np.ndarray, colour: str) -> None:
-    """A violin with its mean; a line where all values are one."""
-    if np.ptp(values) > 0:
+    """A violin with its mean; of few cells the cells, and a line where all values are one."""
+    if len(values) < FEWEST:
+        axes.plot(np.full(len(values), place), values, "o", ms=3, color=colour, alpha=0.55, mew=0)
+    elif np.ptp(values) > 0:
         bodies: Any = axes.violinplot(values, positions=[place], widths=0.85, showextrema=False)["bodies"]
         body = bodies[0]
         body.set(facecolor=colour, alpha=0.55)

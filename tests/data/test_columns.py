@@ -93,6 +93,13 @@ def test_what_may_be_none_is_asked_about_with_both_ways_out(base, name, values):
     assert from_frame(table, features="*").features == (*kept, name)
 
 
+def test_all_columns_that_are_none_are_named_at_once():
+    table = BASE.assign(well="a1", plate_no=np.arange(CELLS) // 30, row="P")
+    said = r"'well' is not numeric .*first value 'a1'.*Nor are 'row'.*may be no measurements: 'plate_no'"
+    with pytest.raises(TypeError, match=said + r".*exclude=\['well', 'plate_no', 'row'\]"):
+        from_frame(table)
+
+
 def test_few_whole_numbers_among_fractions_are_asked_about_and_among_counts_are_counts():
     codes = RANDOM.integers(0, 4, CELLS)
     with pytest.raises(ValueError, match=r"'xyz' .4 values, all whole, where other columns have fractions"):

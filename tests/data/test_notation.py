@@ -182,8 +182,11 @@ def test_two_columns_of_one_drug_each():
     assert set(from_anndata(adata, condition=both).conditions) <= set(data.conditions) | {"(+)-JQ1+A"}
     with pytest.raises(ValueError, match=r"2 condition columns and 3 dose columns.*one for each"):
         read_columns(columns, condition=both, dose=["dose1", "dose2", "dose1"])
-    with pytest.raises(ValueError, match=r"'Drug2' is missing in 2 cells.*fill in the name of the control"):
-        read_columns({"Drug1": ["control", "A"], "Drug2": [None, "B"]}, condition=both)
+    for absent in (None, ""):
+        with pytest.raises(
+            ValueError, match=r"'Drug2' is missing in 2 cells.*fill in the name of the control, 'control'"
+        ):
+            read_columns({"Drug1": ["control", "A"], "Drug2": [absent, "B"]}, condition=both)
 
 
 def test_a_control_whose_parts_are_in_other_conditions():
@@ -323,3 +326,27 @@ def test_controls_and_doses_are_parts_in_several_columns_too():
     data = from_frame(frame, condition=["drug", "kind"], control=["none", "K562"])
     assert data.perturbations == ("A", "B", "C")
     np.testing.assert_allclose(data.labels, [[0, 0, 0], [1, 0, 0], [0, 0.5, 0], [1, 0, 1], [1, 0.2, 0], [0, 0, 1]])
+
+
+# --- another separator than the one that is passed --------------------------------------------------------------------
+
+
+def test_a_pattern_takes_no_perturbed_cells_for_controls_where_names_are_joined_otherwise(log):
+    """`guide_identity` of GSE133344 without separator="_": GATA1 beside a control guide is not the control."""
+    pairs = ("NegCtrl0_NegCtrl1", "NegCtrl0_GATA1", "GATA1_NegCtrl0", "KLF1_NegCtrl1", "KLF1_GATA1")
+    for names in (pairs, [f"{pair}__{pair}" for pair in pairs], [pair.replace("_", " | ") for pair in pairs]):
+        other = "|" if "|" in names[0] else "_"
+        with pytest.raises(ValueError, match=rf"matches 'NegCtrl0.*GATA1.*has 'GATA1' in it.*separator='\{other}'"):
+            read(names, control="NegCtrl*")
+        assert read(names, control="NegCtrl*", separator=other).perturbations == ("GATA1", "KLF1")
+    guides = ["NT_g1", "NT_g2", "A_g1", "A_g2", "B_g1"]  # "g1" is no perturbation: nothing begins with it
+    assert read(guides, control="NT*").counts.tolist() == [4, 2, 2, 2] and "separator" not in log.text
+
+
+def test_names_that_another_separator_joins_are_said(log):
+    read(["control", "A", "B", "A_B", "B_C"])
+    assert "No condition is a combination by separator='+', and 1 would be by '_': 'A_B'" in log.text
+    log.clear()
+    read(["control", "A", "B", "A_B", "A+B"])
+    read(["control", "T_cell", "B_cell", "IL-2", "IL-2/15"])
+    assert "would be by" not in log.text

@@ -153,6 +153,17 @@ def test_dots_have_the_values_of_the_table_and_nothing_is_cut_off():
         plots.condition_dots(make_table(), split="train")
 
 
+def test_dots_of_few_cells_need_no_ceiling():
+    """Of three wells there are no halves: `oracle_half` has no value in any condition."""
+    table = make_table()
+    table.loc[table["method"] == "oracle_half", "value"] = np.nan
+    table.loc[1, "value"] = -0.03
+    axes = plots.condition_dots(table).axes[0]
+    assert list(values_of(axes)) == ["pdae", "additive", "control"]
+    assert axes.xaxis.get_transform().linthresh == pytest.approx(0.03)
+    assert np.isfinite(axes.get_xlim()).all() and axes.get_xlim()[0] < -0.03 and axes.get_xlim()[1] > 3
+
+
 def test_bars_of_dots_are_the_interval_of_the_mean_and_the_range_of_seeds():
     distances = RANDOM.gamma(2.0, size=(2, 60))
     table = pd.DataFrame(

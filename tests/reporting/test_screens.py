@@ -51,8 +51,10 @@ def test_violins_draw_the_features_that_change_or_those_asked_for(samples):
     with pytest.raises(KeyError, match="No feature 'g99'"):
         screens.violins(**samples, shown=["g99"])
     # a feature that is constant in a sample has no density
-    silent = samples | {"predicted": np.zeros((5, 30))}
-    assert len(screens.violins(**silent, shown=["g3"]).axes[0].collections) == 2
+    silent = samples | {"predicted": np.zeros((50, 30)), "measured": samples["measured"][:3]}  # three wells: no law
+    axes = screens.violins(**silent, shown=["g3"]).axes[0]
+    assert len(axes.collections) == 1
+    assert sorted(axes.lines[1].get_ydata()) == sorted(silent["measured"][:, 3])
 
 
 def test_embedding_is_one_for_all_samples(samples):
