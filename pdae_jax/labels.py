@@ -100,7 +100,14 @@ def count_perturbations(
     labels: Float[np.ndarray, "conditions perturbations"], perturbations: Sequence[str], strata: Collection[str]
 ) -> Int[np.ndarray, " conditions"]:
     """Number of perturbations of each label; strata are none."""
-    return np.count_nonzero(labels[:, [name not in strata for name in perturbations]], axis=1)
+    return np.count_nonzero(without_strata(labels, perturbations, strata), axis=1)
+
+
+def without_strata(
+    labels: Float[np.ndarray, "*batch perturbations"], perturbations: Sequence[str], strata: Collection[str]
+) -> Float[np.ndarray, "*batch perturbations"]:
+    """Labels with the doses of perturbations only, 0 in the columns of strata."""
+    return np.where([name in strata for name in perturbations], np.float32(0), labels)
 
 
 def split_name(name: str, separator: str, known: Collection[str] = ()) -> list[str]:

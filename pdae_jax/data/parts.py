@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from absl import logging
 
 from pdae_jax.data.conditions import Conditions
+from pdae_jax.labels import count_perturbations
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
 
@@ -40,13 +40,13 @@ def parts_of_conditions(values: Sequence[Any], table: Conditions, column: str) -
             raise ValueError(
                 f"Column {column!r} has the value {values[row]!r} in row {row}. Write one of {', '.join(WORDS)}."
             )
-    perturbing = [name not in table.strata for name in table.perturbations]
+    orders = count_perturbations(table.labels, table.perturbations, table.strata)
     found: dict[str, Counter[str]] = {name: Counter() for name in table.names}
     for row, word in zip(table.index.tolist(), words, strict=True):
         found[table.names[row]][WORDS[word]] += 1
     parts, moved = {}, 0
-    for name, label, counts in zip(table.names, table.labels, found.values(), strict=True):
-        if not np.any(label[perturbing]):
+    for (name, counts), order in zip(found.items(), orders, strict=True):
+        if order == 0:
             moved += counts.total() - counts["train"]
             parts[name] = "train"
         elif len(counts) > 1:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int
 
 from pdae_jax.data.distinct import distinct_labels
 from pdae_jax.data.span import label_rank
-from pdae_jax.labels import LabelLike
+from pdae_jax.labels import LabelLike, without_strata
 from pdae_jax.randomness import check_key
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
@@ -56,8 +56,7 @@ def hold_out(
 
 def across_strata(data: PerturbationData) -> Int[np.ndarray, " conditions"]:
     """For each condition the first of the same perturbations and doses in whatever stratum; itself without strata."""
-    effects = data.labels * np.array([name not in data.strata for name in data.perturbations])
-    group, _ = distinct_labels(effects)
+    group, _ = distinct_labels(without_strata(data.labels, data.perturbations, data.strata))
     return np.unique(group, return_index=True)[1][group]
 
 

@@ -1,5 +1,6 @@
 """What was read and would be held out, in words, before anything is trained: what ``run --dry_run`` prints."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,6 +10,7 @@ import numpy as np
 from pdae_jax.data.span import Span, label_span
 from pdae_jax.data.split import measured_alone
 from pdae_jax.data.units import dose_status, moments
+from pdae_jax.labels import without_strata
 from pdae_jax.spelling import visible
 from pdae_jax.types import PerturbationData, Reading, once_for_each
 
@@ -114,21 +116,24 @@ def _features(train: PerturbationData) -> list[str]:
 
 def _perturbations(parts: Parts) -> list[str]:
     """The doses of each perturbation, and whether it was measured alone."""
-    train, labels = parts["train"], np.concatenate([part.labels for part in parts.values()])
-    order = np.concatenate([part.orders for part in parts.values()])
-    rows = []
-    for column, name in enumerate(train.perturbations):
-        doses = np.unique(labels[labels[:, column] != 0, column])
+    train, rows = parts["train"], []
+    single = np.concatenate([part.labels[part.orders == 1] for part in parts.values()])
+    for (name, doses), alone in zip(_doses_of(parts).items(), np.any(single, axis=0), strict=True):
         shown = ", ".join(f"{dose:g}" for dose in doses)
         if len(doses) > _DOSES:
             shown = f"{doses[0]:g} ... {doses[-1]:g} ({len(doses)} doses)"
-        alone = _yes(np.any((order == 1) & (labels[:, column] != 0)))
         decades = _decades(doses)
-        row = (name, shown, "stratum" if name in train.strata else alone)
+        row = (name, shown, "stratum" if name in train.strata else _yes(alone))
         rows.append((*row, f"{decades:.1f}" if decades else ""))
     heading = ("perturbation", "doses", "alone", "decades")
     kept = slice(None) if any(row[3] for row in rows) else slice(3)
     return _table([heading[kept]], [row[kept] for row in rows], "perturbations")
+
+
+def _doses_of(parts: Parts) -> dict[str, np.ndarray]:
+    """The doses of each perturbation, rising."""
+    labels = np.concatenate([part.labels for part in parts.values()])
+    return {name: np.unique(own[own != 0]) for name, own in zip(parts["train"].perturbations, labels.T, strict=True)}
 
 
 def _decades(doses: np.ndarray) -> float:
@@ -138,8 +143,7 @@ def _decades(doses: np.ndarray) -> float:
 
 def _doses(parts: Parts) -> list[str]:
     """What is odd about doses."""
-    train, labels = parts["train"], np.concatenate([part.labels for part in parts.values()])
-    found = {name: np.unique(labels[labels[:, k] != 0, k]) for k, name in enumerate(train.perturbations)}
+    train, found = parts["train"], _doses_of(parts)
     wide = [repr(name) for name, doses in found.items() if _decades(doses) > _DECADES]
     negative = [repr(name) for name, doses in found.items() if len(doses) and doses[0] < 0]
     absent = {} if train.reading is None else train.reading.absent
@@ -228,9 +232,8 @@ def _held_out(parts: Parts) -> list[str]:
 
 def _tests(train: PerturbationData, label: np.ndarray, alone: Mapping[str, bool]) -> str:
     """What the prediction of a label tests, of what is in the training data."""
-    own = [name for name, dose in zip(train.perturbations, label, strict=True) if dose and name not in train.strata]
-    effects = train.labels * np.array([name not in train.strata for name in train.perturbations])
-    same = np.all(effects == np.where([name in train.strata for name in train.perturbations], 0, label), axis=1)
+    effects, effect = (without_strata(each, train.perturbations, train.strata) for each in (train.labels, label))
+    own, same = list(itertools.compress(train.perturbations, effect)), np.all(effects == effect, axis=1)
     missing = [name for name in own if not alone[name]]
     status = dose_status(train.labels, label)
     said = []
