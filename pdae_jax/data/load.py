@@ -14,12 +14,12 @@ from pdae_jax.data.assemble import assemble
 from pdae_jax.data.columns import asked_for, columns_of, columns_of_origin, matching, measured_columns, varying_names
 from pdae_jax.data.counts import Sized
 from pdae_jax.data.entries import read_dicts, read_matrix, read_names
-from pdae_jax.data.notation import Notation, make_notation, with_found_controls
+from pdae_jax.data.notation import notation_like, with_found_controls
 from pdae_jax.data.observations import check_frame, constant_columns
 from pdae_jax.data.pooled import MOST_VALUES, warn_of_pooled_control
 from pdae_jax.data.scale import COUNTS
 from pdae_jax.data.stored import content_of, store_cells, varying_columns
-from pdae_jax.data.tables import Place, column_names, find_columns, open_anndata, read_conditions
+from pdae_jax.data.tables import Place, Table, column_names, find_columns, open_anndata, read_conditions
 from pdae_jax.data.values import first_look, place_like, read_values, treatment_of
 from pdae_jax.types import PerturbationData
 
@@ -101,7 +101,7 @@ def from_arrays(
             raise ValueError(f"{name} has {count} entries, but x has {len(x)} rows. Pass one entry per row of x.")
     if labels is not None and perturbations is None:
         perturbations = labels.columns if hasattr(labels, "columns") else _numbered(labels)
-    notation = _notation(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
+    notation = notation_like(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
     notation = with_found_controls(notation, entries or [])
     if labels is not None:
         table = read_matrix(labels, entries, notation)
@@ -167,7 +167,7 @@ def from_frame(
         ValueError, TypeError: see `from_arrays`.
     """
     check_frame(frame)
-    notation = _notation(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
+    notation = notation_like(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
     features = like.features if like is not None and features is None else features
     known = [str(name) for name in frame.columns]
     named, dosed = column_names(condition), column_names(dose)
@@ -261,7 +261,7 @@ def from_anndata(
         raise ValueError(f"highly_variable={highly_variable} chooses the features, and others are given. Pass one.")
     if store is not None and not isinstance(adata, str | Path):
         raise TypeError(f"store={str(store)!r} is for the path of a file; a {type(adata).__name__} was passed.")
-    notation = _notation(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
+    notation = notation_like(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
     features = like.features if like is not None and features is None else features
     named, dosed = column_names(condition), column_names(dose)
     labelled = [*named, *(name for name in dosed if name is not None)]
@@ -277,8 +277,7 @@ def from_anndata(
         if highly_variable is not None:
             names = genes.highly_variable(table, asked, conditions, highly_variable)
         elif drop_constant and features is None and store is None:
-            varying = dict(zip(table.features, ~constant_columns(table.matrix), strict=True))
-            names = varying_names(asked, np.array([varying[name] for name in asked]))
+            names = _varying_in(table, asked)
         columns = None if names == table.features else find_columns(names, table.features, "var_names")
         if store is None:
             observed, reading = read_values(table.matrix, names, columns, treatment)
@@ -306,6 +305,12 @@ def from_anndata(
         return assemble(observed, conditions, names, notation, min_cells, reading)
 
 
+def _varying_in(table: Table, names: list[str]) -> list[str]:
+    """The features that are not the same in all cells of a table."""
+    varying = dict(zip(table.features, ~constant_columns(table.matrix), strict=True))
+    return varying_names(names, np.array([varying[name] for name in names]))
+
+
 def _without_constant(observed: Sized, names: list[str]) -> tuple[Sized, list[str]]:
     """Cells in files without the features that are the same in all of them, and the names of the others."""
     assert isinstance(observed.x, StoredCells)
@@ -314,24 +319,6 @@ def _without_constant(observed: Sized, names: list[str]) -> tuple[Sized, list[st
     if len(kept) == len(names):
         return observed, names
     return observed._replace(x=observed.x.with_columns(np.flatnonzero(varying))), kept
-
-
-def _notation(
-    like: PerturbationData | None,
-    control: Any,
-    separator: str,
-    perturbations: Any,
-    dose_in_name: bool | None,
-    allow_doses: str | Sequence[str],
-    strata: str | Sequence[str],
-) -> Notation:
-    """How conditions are written: as the caller says, or as in the data that these join."""
-    if like is None:
-        return make_notation(control, separator, perturbations, dose_in_name, allow_doses, strata)
-    given = [control] if isinstance(control, str | int) else list(control)  # unperturbed cells may be named otherwise
-    controls = [like.control, *(name for name in given if name != "control")]
-    found = make_notation(controls, like.separator, like.perturbations, dose_in_name, allow_doses, strata)
-    return dataclasses.replace(found, needs_control=False, strata=(*found.strata, *like.strata))
 
 
 def _columns(frame: Any, number: int) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from absl import logging
 
 from pdae_jax.labels import NUMBER, check_uncut, said_twice, split_dose, split_name
 from pdae_jax.spelling import check_names, first_names, is_pattern, matching_names, nearest_names
+from pdae_jax.types import PerturbationData
 
 #: What programs write for a value that is missing, as text; the first ones in any case.
 _MISSING_ANY_CASE = frozenset({"", "nan", "none", "null", "n/a", "#n/a", "<na>"})
@@ -85,6 +86,24 @@ def make_notation(
             raise ValueError(f"allow_doses names {kind!r}; known are {first_names(ODD_DOSES)}.")
     texts = tuple(map(as_text, of_strata))
     return Notation(tuple(dict.fromkeys(controls)), separator, names, dose_in_name, allowed, texts)
+
+
+def notation_like(
+    like: PerturbationData | None,
+    control: Any,
+    separator: str,
+    perturbations: Any,
+    dose_in_name: bool | None,
+    allow_doses: str | Sequence[str],
+    strata: str | Sequence[str],
+) -> Notation:
+    """Say how conditions are written: as the caller says, or as in the data that these join; see `make_notation`."""
+    if like is None:
+        return make_notation(control, separator, perturbations, dose_in_name, allow_doses, strata)
+    given = [control] if isinstance(control, str | int) else list(control)  # unperturbed cells may be named otherwise
+    controls = [like.control, *(name for name in given if name != "control")]
+    found = make_notation(controls, like.separator, like.perturbations, dose_in_name, allow_doses, strata)
+    return dataclasses.replace(found, needs_control=False, strata=(*found.strata, *like.strata))
 
 
 def with_found_controls(notation: Notation, conditions: Iterable[Any]) -> Notation:
