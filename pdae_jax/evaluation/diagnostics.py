@@ -85,7 +85,8 @@ def extremes(prediction: Prediction, train: PerturbationData) -> Table:
 
     Returns:
         DataFrame indexed by feature: ``predicted_1%``, ``predicted_50%``, ``predicted_99%``, ``predicted_min``,
-        ``predicted_max``, the same with ``measured_``, and ``reach`` (`predict.reach_of`), the farthest first.
+        ``predicted_max``, the same with ``measured_``, and ``reach``
+        (`prediction.samples.reach_of`), the farthest first.
     """
     import pandas as pd
 

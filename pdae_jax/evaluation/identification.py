@@ -20,7 +20,7 @@ Three classes of maps from learned to true latents say how much of that came tru
 ``orthogonal``
     :math:`\hat z R + b`, `R` orthogonal. No scale, no shear: learned latents are taken at their word, in which their
     base is N(0, I). The claim of the theory to the letter, for models trained to that base (`objective.contrast`,
-    `objective.likelihood`, `objective.latent_prior`); of others the theory says ``affine``.
+    `objective.likelihood`); of others the theory says ``affine``.
 
 True latents are in the units in which their base has identity covariance, so residuals are in standard deviations of
 the base. Of unequal numbers of latents the smaller side is filled up with zeros before Procrustes: surplus learned

@@ -117,11 +117,11 @@ def evaluate(
     Returns:
         A pandas DataFrame, one row per condition, method and metric: ``condition, split, method, metric, value,
         n_true, n_pred, seed``, then ``order`` (number of perturbations), ``in_training`` (the label was trained on),
-        ``source``, ``reach`` (of the model's samples beyond the measured range, see `predict.reach_of`), ``kept_step``
-        (of the model's parameters; 0 is the linear start), ``bandwidth`` (of the MMD kernel, on its rows), and the
-        verdict on the model's prediction:
-        ``verdict, identified, supported, tested, dose_status`` as text, ``residual, leverage, latent_rank, outside,
-        tested_error, expected_error, source_disagreement, replica_disagreement`` as numbers. ``scaled`` is
+        ``source``, ``reach`` (of the model's samples beyond the measured range, see `prediction.samples.reach_of`),
+        ``kept_step`` (of the model's parameters; 0 is the linear start), ``bandwidth`` (of the MMD kernel, on its
+        rows), and the verdict on the model's prediction: ``verdict, identified, supported, tested, dose_status`` as
+        text, ``residual, leverage, latent_rank, outside, tested_error, expected_error, source_disagreement,
+        replica_disagreement`` as numbers. ``scaled`` is
         :math:`(u - b) / (r - b)` of a value `u`, with `b` that of the mean response (`pool_all`: cells of all training
         conditions) and `r` that of the ceiling: 0 is no better than the mean response, 1 as good as measuring again;
         NaN for metrics without such a scale, and where `r` and `b` differ by less than two standard deviations of `r`
