@@ -22,7 +22,7 @@ from pdae_jax.cli import dry_run
 from pdae_jax.cli.command import Call
 from pdae_jax.cli.reading import read_data
 from pdae_jax.compiled import cache_compilations
-from pdae_jax.reporting import results
+from pdae_jax.reporting import overview, results
 from pdae_jax.runs.track import stage
 from pdae_jax.training.ensemble import fit_ensemble
 from pdae_jax.training.fit import fit
@@ -60,6 +60,8 @@ def main(asked: flags.FlagValues, call: Call) -> None:
     if first:
         held_out = experiment.test.num_conditions if experiment.test else "no"
         print(f"{experiment.train}\n{held_out} held-out conditions, run folder {workdir}")
+        for line in overview.odd_doses({"train": experiment.train}):
+            print(line)
     train = functools.partial(fit, devices=devices)
     if asked.config.replicas > 1:
         if devices is not None:

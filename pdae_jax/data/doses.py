@@ -2,10 +2,11 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from jaxtyping import Int
 
 from pdae_jax.data.conditions import Written
@@ -13,6 +14,7 @@ from pdae_jax.data.notation import Notation
 from pdae_jax.labels import NUMBER, split_sum
 
 _DECIMAL_COMMA = re.compile(r"[-+]?[0-9]*,[0-9]+")
+_LOGARITHM = re.compile(r"(^|[^a-z])(log(10|2|e)?|ln|lg)($|[^a-z0-9]|dose|conc)", re.IGNORECASE)
 _AGAIN = (
     "Logarithms do this: that of 1 is 0, and of less than 1 it is negative. Pass doses as they are, in one unit, or "
     "log1p(dose / unit)"
@@ -71,6 +73,17 @@ def check_doses(index: Int[np.ndarray, " cells"], written: Sequence[Written], no
             raise ValueError(
                 f"{cells[ways].sum()} cells have {what}: {shown}{more}. {_AGAIN}; if it is meant so, pass "
                 f"allow_doses=({kind!r},)."
+            )
+
+
+def warn_of_logarithms(columns: Iterable[str | None]) -> None:
+    """Warns of columns of doses that are logarithms by their names, but for those of 1 + dose."""
+    for name in columns:
+        if name is not None and _LOGARITHM.search(str(name)) and not re.search(r"\+ *1|1 *\+", str(name)):
+            logging.warning(
+                "The doses in %r are logarithms by its name. Effects are taken in proportion to them, and 0 stands for "
+                "absent, which bare logarithms do not keep: pass doses as they are, or log1p(dose / unit).",
+                name,
             )
 
 

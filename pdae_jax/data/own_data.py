@@ -18,8 +18,9 @@ from pdae_jax.data.notation import make_notation, with_found_controls
 from pdae_jax.data.parts import parts_of_conditions
 from pdae_jax.data.sheet import Sheet, read_sheet
 from pdae_jax.data.split import across_strata, measured_alone
-from pdae_jax.data.table_files import ending_of, find_file, read_tables, table_files
+from pdae_jax.data.table_files import FILE, ending_of, find_file, read_tables, table_files
 from pdae_jax.data.tables import in_old_layout, open_anndata, read_conditions
+from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData, Reading
 
 
@@ -134,7 +135,7 @@ def _of_conditions(
     named: list[str], controls: list[str], dosed: list[str | None], stratum: str | None, reference: str | None
 ) -> dict[str, Any]:
     """Columns of names and doses and the controls, with those of a stratum."""
-    if (stratum is None) != (reference is None):
+    if stratum is None and reference is not None:
         raise ValueError(
             f"stratum={stratum!r} and reference={reference!r} go together: the column, and the value of it whose "
             f"unperturbed cells are the control. Pass both or neither."
@@ -227,6 +228,7 @@ def _from_tables(
     compensate = known.compensate if compensate is None and known is not None else compensate
     used = [name for name in (*options["condition"], *options["dose"]) if name is not None]
     frame = read_tables(tables.files, [*used, *several(split)], tables.columns, compensate)
+    _check_no_sheet(frame, tables)
     told = [name for name in (() if tables.columns is None else tables.columns) if name not in (*used, split)]
     options |= {"exclude": list(dict.fromkeys([*options["exclude"], *told]))}
     data = from_frame(frame.drop(columns=[] if split is None or split in used else [split]), **options)
@@ -236,3 +238,15 @@ def _from_tables(
     if options["features"] is None:
         warn_of_events(frame, data)
     return data if split is None else _with_parts(data, frame, split, options)
+
+
+def _check_no_sheet(frame: Any, tables: Sheet) -> None:
+    """Raises ``ValueError`` for a table in which each row is another file: no cells, but a sheet."""
+    if tables.columns is not None or len(tables.files) > 1 or FILE not in frame:
+        return
+    names = frame[FILE].astype(str)
+    if names.is_unique and names.map(lambda name: bool(ending_of(Path(name)))).all():
+        raise ValueError(
+            f"{tables.files[0].name!r} has a file in each row, {first_names(names.tolist(), 2)}: it is a sample sheet. "
+            f"Pass it as config.data.sheet."
+        )

@@ -79,7 +79,11 @@ def read_tables(files: Sequence[Path], used: Sequence[str], added: Any = None, c
     own = [name for name in used if name not in more]
     frames, spilt = [], []
     for row, file in enumerate(files):
-        frame = _read_table(file, own, bool(compensate))
+        try:
+            frame = _read_table(file, own, bool(compensate))
+        except KeyError as error:
+            where = f" The sheet has {first_names([FILE, *more])}." if added is not None else ""
+            raise KeyError(f"{error.args[0]}{where}") from error
         if frame.attrs.pop("spillover", False):
             spilt.append(file.name)
         for name in more:

@@ -11,8 +11,10 @@ from absl import logging
 
 from pdae_jax.damage import reading, reading_rows
 from pdae_jax.data.conditions import Conditions
+from pdae_jax.data.doses import warn_of_logarithms
 from pdae_jax.data.entries import read_columns, read_names
 from pdae_jax.data.notation import Notation
+from pdae_jax.labels import as_name
 from pdae_jax.spelling import first_names, nearest_names, unquoted
 
 #: Layers that are not in ``layers``: the matrix of ``raw``. A layer of the first name goes before.
@@ -122,6 +124,7 @@ def read_conditions(columns: Any, dosed: Sequence[str | None], notation: Notatio
     Raises:
         ValueError: a name is missing, there are not as many columns of doses as of names; see also `read_columns`.
     """
+    warn_of_logarithms(dosed)
     num_doses = len(dosed)
     num_names = columns.shape[1] - sum(name is not None for name in dosed)
     strata = [str(name) in notation.strata for name in columns.columns[:num_names]]
@@ -145,11 +148,25 @@ def read_conditions(columns: Any, dosed: Sequence[str | None], notation: Notatio
                 f"{missing[0]}. Name the condition of every cell, or drop these.{fill if num_names > 1 else ''}"
             )
     values = [columns.iloc[:, column].tolist() for column in range(columns.shape[1])]
+    for name, names, stratum in zip(columns.columns, values, strata, strict=False):
+        if stratum and notation.needs_control:
+            _check_reference(str(name), list(dict.fromkeys(map(str, names))), notation)
     if len(values) == 1:
         return read_names(values[0], notation)
     found = iter(values[num_names:])
     doses = [next(found) if name is not None else [1.0] * len(columns) for name in dosed]
     return read_columns(values[:num_names], doses, notation, strata)
+
+
+def _check_reference(column: str, values: Sequence[str], notation: Notation) -> None:
+    """Raises ``ValueError`` where no value of a stratum is a control: there would be no unperturbed cells."""
+    if not {as_name(value.strip(), ()) for value in values} & {name.strip() for name in notation.controls}:
+        given = first_names(notation.controls)
+        raise ValueError(
+            f"The stratum {column!r} and its reference go together: no control, {given}, is among its values, "
+            f"{first_names(values)}. Pass the one whose unperturbed cells are the control in control=, or as "
+            f"config.data.reference."
+        )
 
 
 def _open_file(file: Any, used: Sequence[str], place: Place, source: str | Path) -> Table:

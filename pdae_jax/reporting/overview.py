@@ -44,7 +44,7 @@ def describe(
     sections = [
         [*_cells(parts), *_values(parts), *_features(train)],
         _perturbations(parts),
-        _doses(parts),
+        odd_doses(parts),
         _strata(parts),
         _others(train),
         _section("Warnings while reading", warnings),
@@ -141,8 +141,12 @@ def _decades(doses: np.ndarray) -> float:
     return math.log10(doses[-1] / doses[0]) if len(doses) > 1 and doses[0] > 0 else 0.0
 
 
-def _doses(parts: Parts) -> list[str]:
-    """What is odd about doses."""
+def odd_doses(parts: Parts) -> list[str]:
+    """Say what is odd about doses: of 0, below 0, over decades.
+
+    Args:
+        parts: ``train`` and others, by name.
+    """
     train, found = parts["train"], _doses_of(parts)
     wide = [repr(name) for name, doses in found.items() if _decades(doses) > _DECADES]
     negative = [repr(name) for name, doses in found.items() if len(doses) and doses[0] < 0]

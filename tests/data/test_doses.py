@@ -41,6 +41,17 @@ def by_name(names, doses, **options):
     return from_arrays(RANDOM.normal(size=(2 * len(texts), 2)), texts * 2, dose_in_name=True, **options)
 
 
+@pytest.mark.parametrize(("name", "warned"), [
+    ("log10_dose", True), ("logDose", True), ("ln(conc)", True), ("dose.log", True), ("logical", False),
+    ("log1p_dose", False), ("log10(dose+1)", False), ("catalog", False), ("dose", False),
+])  # fmt: skip
+def test_columns_named_as_logarithms_are_warned_of(log, name, warned):
+    """10 nM to 10 uM are 1 to 4 then: nothing in the numbers tells."""
+    frame = frame_of(condition=["DMSO", "A", "A"], **{name: [np.nan, 1.0, 4.0]})
+    from_frame(frame, dose=name, features=["f", "g"], control="DMSO")
+    assert ("logarithms by its name" in log.text) == warned
+
+
 @pytest.mark.parametrize("read", [by_frame, by_anndata, by_name])
 def test_logarithms_of_doses_are_refused_unless_they_are_meant(read):
     """1 uM would become the control, and less than that the opposite of the drug."""

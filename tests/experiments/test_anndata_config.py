@@ -258,7 +258,11 @@ def test_a_stratum_of_a_file_is_held_out_and_starts_from_its_own_cells(tmp_path)
     assert found.validation is not None
     assert set(found.source.values()) == {"cd8+"}
     np.testing.assert_allclose(found.test.cells("A+nk"), x[(drugs == "A") & (types == "nk")], rtol=1e-6)
-    config.data.reference = None
+    for reference in (None, "cd4"):
+        config.data.reference = reference
+        with pytest.raises(ValueError, match=r"'kind' and its reference go together.*values, .*'cd4\+'"):
+            build.experiment(config)
+    config.data.update(stratum=None, reference="cd4+")
     with pytest.raises(ValueError, match="go together"):
         build.experiment(config)
 

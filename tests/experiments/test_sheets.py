@@ -111,6 +111,13 @@ def test_what_is_wrong_in_a_sheet_is_named_with_its_line(tmp_path, change, error
         build.experiment(config)
 
 
+def test_a_sheet_that_is_passed_as_the_table_is_known(tmp_path):
+    _, names = plate(tmp_path / "plate", write_csv)
+    (tmp_path / "sheet.csv").write_text(SHEET.format(*names))
+    with pytest.raises(ValueError, match=r"sample sheet. Pass it as config.data.sheet"):
+        build.experiment(config_with(path=str(tmp_path / "sheet.csv"), control="DMSO"))
+
+
 def test_files_that_a_sheet_does_not_name_are_said(tmp_path, caplog):
     _, names = plate(tmp_path / "plate", write_csv)
     text = "\n".join(f"{name},{condition}" for name, condition in zip(names[:3], WELLS.values(), strict=False))
