@@ -15,12 +15,18 @@ from pdae_jax.spelling import first_names, is_pattern, matching_names, nearest_n
 
 _UNNAMED = re.compile(r"(Unnamed: ?\d+(\.\d+)*|)", re.IGNORECASE)  # what pandas and R write above names of rows
 _EVENT = re.compile(r"(event|cell)[ _.-]?length|event([ _.-]?(#|num(ber)?|count|id|no))?", re.IGNORECASE)
+_TIME = re.compile(r"time|hdr-t", re.IGNORECASE)
 _SCATTER = re.compile(r"(FSC|SSC)([-_. ].*)?|(FS|SS)[-_ ](A|H|W|lin|log|int|peak|tof)", re.IGNORECASE)
 #: Of cytometry files: what tells single living cells, and no measurement of their state.
 _INSTRUMENT = re.compile(
-    r"^(center|offset|width|height|residual|time)$|bead|viab|live.?dead|^dead|cisplatin|zombie|7-?aad|dapi"
-    r"|propidium|(^|\W|_)(\d{3}_?Ir|Ir_?\d{3})|dna[ _-]?\d*$|^\d*_?dna",
+    r"^(center|offset|width|height|residual|time|hdr-t)$|bead|viab|live.?dead|^dead|cisplatin|zombie|7-?aad|dapi"
+    r"|propidium|(^|\W|_)(\d{3}_?Ir|Ir_?\d{3})|dna[ _-]?\d*$|^\d*_?dna|(^|[^a-z])live([^a-z]|$)|^AF(-[AHW])?$"
+    r"|(^|\W|_)(\d{3}_?Xe|Xe_?\d{3}|BC\d{2,3}|(BC)?KG_?\d{3}|barcode)",
     re.IGNORECASE,
+)
+#: Names that only tables of cytometry have: scatter, length of the event, isotopes.
+_OF_CYTOMETRY = re.compile(
+    r"(?i:(FSC|SSC)[-_.].*|event[ _.-]?length)|[A-Z][a-z]?\d{2,3}Di|(89Y|127I|1\d\d[A-Z][a-z]|209Bi)_.*"
 )
 #: Words in the name of a column that says where, when or how much, or that sums a cell up.
 _DESIGN = re.compile(
@@ -113,7 +119,7 @@ def measured_columns(
 
     Args:
         frame: a data frame without the columns of conditions and doses. That its columns are channels of cytometry is
-            said in ``frame.attrs["cytometry"]``.
+            said in ``frame.attrs["cytometry"]``, or by their names.
         conditions: number of the condition of each row: what is the same in all rows of each is a label.
         features: names or patterns; all that look like measurements when None.
         exclude: names or patterns that are no features.
@@ -131,7 +137,7 @@ def measured_columns(
     if asked is not None and not counts:
         return Measured(asked, asked, excluded)
     values = _numeric(frame, others)
-    cytometry = bool(frame.attrs.get("cytometry"))
+    cytometry = bool(frame.attrs.get("cytometry")) or any(map(_OF_CYTOMETRY.fullmatch, known))
     left_out = {name: reason for name in others if (reason := _no_measurement(name, values.get(name), cytometry))}
     doubtful = _doubtful({name: x for name, x in values.items() if name not in left_out}, conditions)
     if asked is not None:
@@ -234,7 +240,7 @@ def _no_measurement(name: str, x: Shaped[np.ndarray, " rows"] | None, cytometry:
         return "number or length of the event"
     if _SCATTER.fullmatch(name):
         return "scatter"
-    if name.lower() == "time" and len(x) >= _FEW and _rises(x) and len(np.unique(x)) > len(x) / 4:
+    if _TIME.fullmatch(name) and len(x) >= _FEW and _rises(x) and len(np.unique(x)) > len(x) / 4:
         return "time of the event"
     if cytometry and name.lower() == "time":
         return "time of the event"
@@ -290,7 +296,7 @@ def _named_otherwise(name: str, x: Shaped[np.ndarray, " rows"]) -> str:
     number, are_whole = len(np.unique(x)), np.all(x == np.round(x))
     if not said:
         return "its name, and whole numbers of which none comes twice" if are_whole and number == len(x) else ""
-    plausible = number <= max(3, len(x) // 4) or are_whole or _rises(x) or name.lower() == "time"
+    plausible = number <= max(3, len(x) // 4) or are_whole or _rises(x) or _TIME.fullmatch(name)
     return f"its name, and {number} values" if plausible else ""
 
 

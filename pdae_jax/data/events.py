@@ -44,7 +44,7 @@ def read_events(file: Path, used: Sequence[str], compensate: bool = False) -> An
     with reading(file), file.open("rb") as opened:
         content = importlib.import_module("flowio").FlowData(opened)
         events = np.asarray(content.as_array())
-    markers = [marker.strip() for marker in content.pns_labels]
+    markers = [marker.strip() if any(map(str.isalnum, marker)) else "" for marker in content.pns_labels]
     counts = Counter(markers)
     names = [
         marker if marker and counts[marker] == 1 else channel

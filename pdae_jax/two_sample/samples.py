@@ -33,6 +33,8 @@ def as_sample(x: Any, name: str = "x") -> AnyArray:
     for attribute, instead in (("samples", "prediction.samples"), ("conditions", "data.cells(<condition>)")):
         if hasattr(x, attribute):
             raise TypeError(f"{name} is a {type(x).__name__}, not a sample. Pass {instead}.")
+    if np.ma.is_masked(x):
+        raise ValueError(f"{name} has values that are masked, that is, missing. Drop these cells or features first.")
     x = x.to_memory() if hasattr(x, "to_memory") else x  # a sparse matrix on disk
     array = _as_array(x.toarray() if hasattr(x, "toarray") else x, name)
     # JAX's bfloat16 has no kind of its own in NumPy

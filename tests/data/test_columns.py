@@ -163,15 +163,19 @@ def test_channels_of_cytometry_that_are_no_markers_are_left_out(tmp_path):
     flowio = pytest.importorskip("flowio")
     channels = dict.fromkeys(("Time", "Event_length", "FSC-A", "SSC-H", "Residual"), "")
     channels |= {"Ir191Di": "191Ir_DNA1", "Pt195Di": "cisplatin", "Ce140Di": "140Ce_Bead"}
-    channels |= {"Er168Di": "pS6", "Nd144Di": "CD3", "Yb172Di": " "}
+    channels |= {"Pd102Di": "BC102", "Pd104Di": "BCKG104", "Xe131Di": "Xe131", "Pt198Di": "198Pt_Live", "HDR-T": ""}
+    channels |= {"Er168Di": "pS6", "Nd144Di": "CD3", "Yb172Di": "-", "In113Di": "113In_BCL6"}
     for name in ("control", "A"):
         events = RANDOM.lognormal(2, 1, (50, len(channels)))
         with (tmp_path / f"{name}.fcs").open("wb") as file:
             markers = [*channels.values()]
             flowio.create_fcs(file, events.ravel(), channel_names=[*channels], opt_channel_names=markers)
     data = own_data(path=tmp_path, condition="file", arcsinh=5.0)
-    assert data.features == ("pS6", "CD3", "Yb172Di")  # a marker without a name is its channel
-    assert len(data.reading.left_out) == 8
+    assert data.features == ("pS6", "CD3", "Yb172Di", "113In_BCL6")  # a marker without a name is its channel
+    assert len(data.reading.left_out) == 13
+    table = pd.DataFrame(RANDOM.lognormal(size=(40, 3)), columns=["141Pr_CD3", "191Ir_DNA", "Viability"])
+    table.assign(condition=["control", "A"] * 20).to_csv(tmp_path / "events.csv", index=False)
+    assert own_data(path=tmp_path / "events.csv").features == ("141Pr_CD3",)  # the same names in a table
     assert own_data(path=tmp_path, condition="file", features=["191Ir*", "pS6"]).features == ("191Ir_DNA1", "pS6")
 
 

@@ -60,6 +60,7 @@ def test_grouped_score_takes_arrays_of_numpy_and_lists():
 
 BAD = {
     "text": (X.astype(str), TypeError, r"x is a ndarray of dtype <U\d+, which is not numeric.*Pass real numbers"),
+    "masked": (np.ma.masked_greater(X, 0), ValueError, "x has values that are masked"),
     "objects": (X.astype(object), TypeError, r"dtype object, which is not numeric.*astype"),
     "nothing": (None, TypeError, r"x is a NoneType.*Pass real numbers"),
     "uneven rows": ([[1.0, 2.0], [3.0]], ValueError, r"x is a list that is no matrix.*rows of one length"),
