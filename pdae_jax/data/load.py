@@ -20,8 +20,8 @@ from pdae_jax.data.pooled import MOST_VALUES, warn_of_pooled_control
 from pdae_jax.data.scale import COUNTS
 from pdae_jax.data.stored import content_of, store_cells, varying_columns
 from pdae_jax.data.tables import Place, Table, column_names, find_columns, open_anndata, read_conditions
-from pdae_jax.data.values import first_look, place_like, read_values, treatment_of
-from pdae_jax.types import PerturbationData
+from pdae_jax.data.values import Treatment, first_look, place_like, read_values, treatment_of
+from pdae_jax.types import PerturbationData, Reading
 
 
 def from_arrays(
@@ -278,23 +278,9 @@ def from_anndata(
             names = genes.highly_variable(table, asked, conditions, highly_variable)
         elif drop_constant and features is None and store is None:
             names = _varying_in(table, asked)
-        columns = None if names == table.features else find_columns(names, table.features, "var_names")
-        if store is None:
-            observed, reading = read_values(table.matrix, names, columns, treatment)
-        else:
-            reading = first_look(table.matrix, names, columns, treatment)
-            observed = store_cells(
-                store,
-                table.matrix,
-                names,
-                columns,
-                treatment,
-                content_of(adata, str(place)),
-                are_counts=reading.scale == COUNTS,
-                may_be_constant=like is not None or drop_constant,
-            )
-            if drop_constant:
-                observed, names = _without_constant(observed, names)
+        observed, reading = _read_cells(adata, table, names, treatment, store, like is not None or drop_constant)
+        if store is not None and drop_constant:
+            observed, names = _without_constant(observed, names)
         left_out = dict.fromkeys(matching(exclude, table.features, "var_names"), "excluded")
         if highly_variable is None:
             left_out |= dict.fromkeys(sorted(set(asked) - set(names)), "the same in all cells")
@@ -303,6 +289,27 @@ def from_anndata(
         origin |= {name: table.column(name) for name, number in table.others.items() if 1 < number <= MOST_VALUES}
         warn_of_pooled_control(observed.x, conditions, origin, notation.control)
         return assemble(observed, conditions, names, notation, min_cells, reading)
+
+
+def _read_cells(
+    source: Any,
+    table: Table,
+    names: list[str],
+    treatment: Treatment,
+    store: str | Path | None,
+    may_be_constant: bool,
+) -> tuple[Sized, Reading]:
+    """Values of some features of a table, in memory or in the folder of a store, and what they were found to be."""
+    columns = None if names == table.features else find_columns(names, table.features, "var_names")
+    if store is None:
+        return read_values(table.matrix, names, columns, treatment)
+    reading = first_look(table.matrix, names, columns, treatment)
+    observed = store_cells(
+        *(store, table.matrix, names, columns, treatment, content_of(source, str(treatment.place))),
+        are_counts=reading.scale == COUNTS,
+        may_be_constant=may_be_constant,
+    )
+    return observed, reading
 
 
 def _varying_in(table: Table, names: list[str]) -> list[str]:
