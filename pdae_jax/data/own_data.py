@@ -16,7 +16,7 @@ from pdae_jax.data.events import warn_of_events
 from pdae_jax.data.load import from_anndata, from_frame
 from pdae_jax.data.notation import make_notation, with_found_controls
 from pdae_jax.data.parts import parts_of_conditions
-from pdae_jax.data.sheet import Sheet, read_sheet
+from pdae_jax.data.sheet import DOSE, Sheet, read_sheet
 from pdae_jax.data.split import across_strata, measured_alone
 from pdae_jax.data.table_files import FILE, ending_of, find_file, read_tables, table_files
 from pdae_jax.data.tables import in_old_layout, open_anndata, read_conditions
@@ -104,9 +104,10 @@ def own_data(
     tables = None
     if sheet is not None:
         folder = None if path is None else find_file(path)
-        asked = {"conditions": named, "doses": dosed or ["dose"], "stratum": stratum, "controls": controls}
-        tables = read_sheet(sheet, **asked, folder=folder)
-        dosed = dosed or [name for name in ("dose",) if name in tables.columns]
+        tables = read_sheet(
+            sheet, conditions=named, doses=dosed or [DOSE], stratum=stratum, controls=controls, folder=folder
+        )
+        dosed = dosed or ([DOSE] if DOSE in tables.columns else [])
     options = _of_conditions(named, controls, dosed, stratum, reference) | {
         "perturbations": several(perturbations) or None,
         "separator": separator,

@@ -13,7 +13,7 @@ from pdae_jax.data.table_files import FILE, TABLES, ending_of
 from pdae_jax.spelling import first_names, is_pattern, matching_names, nearest_names
 
 #: Columns that a sheet may have beside the file, the condition and those that settings name.
-KNOWN = ("dose", "batch", "replicate")
+DOSE, ORIGINS = "dose", ("batch", "replicate")
 
 
 class Sheet(NamedTuple):
@@ -62,13 +62,15 @@ def read_sheet(
     _check_filled(
         sheet,
         lines,
-        [name for name in (*conditions, *([stratum] if stratum else []), "batch", "replicate") if name in frame],
+        [name for name in (*conditions, *([stratum] if stratum else []), *ORIGINS) if name in frame],
     )
     dosed = zip(doses, conditions, strict=True) if len(doses) == len(conditions) else ((d, *conditions) for d in doses)
     for dose, *names in dosed:
         others = [each for each in lines if not _is_control([each[1].get(name, "") for name in names], controls)]
         _check_filled(sheet, others, [dose] if dose in frame else [], "; only controls have none")
-    _say_what_is_left(sheet, [name for name in frame if name not in (*conditions, stratum, *KNOWN, *doses)], files)
+    _say_what_is_left(
+        sheet, [name for name in frame if name not in (*conditions, stratum, DOSE, *ORIGINS, *doses)], files
+    )
     return Sheet(files, frame)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from jaxtyping import Int, Shaped
 
+from pdae_jax.cells import evenly_spaced
+
 _UNNAMED = re.compile(r"(Unnamed: ?\d+(\.\d+)*|)", re.IGNORECASE)  # what pandas and R write above names of rows
 _EVENT = re.compile(r"(event|cell)[ _.-]?length|event([ _.-]?(#|num(ber)?|count|id|no))?", re.IGNORECASE)
 _TIME = re.compile(r"time|hdr-t", re.IGNORECASE)
@@ -152,7 +154,7 @@ def _settings(columns: dict[str, Shaped[np.ndarray, " rows"]], whole: set[str]) 
     Whole ones leave out most numbers, others have values that no other column has; of either there are few.
     """
     few = {name: values for name, x in columns.items() if len(values := _often(x))}
-    others = [x[_rows_of(x)] for name, x in columns.items() if name not in few and name not in whole]
+    others = [x[evenly_spaced(len(x), _SOME)] for name, x in columns.items() if name not in few and name not in whole]
     measured = np.concatenate(others[:100]) if others else np.empty(0)
     odd = [
         name
@@ -165,15 +167,11 @@ def _settings(columns: dict[str, Shaped[np.ndarray, " rows"]], whole: set[str]) 
 
 def _often(x: Shaped[np.ndarray, " rows"]) -> Shaped[np.ndarray, " values"]:
     """The values of a column but 0, where all of them are there often; else none."""
-    some = x[_rows_of(x)]
+    some = x[evenly_spaced(len(x), _SOME)]
     if len(np.unique(some[some != 0])) > max(len(some) // 4, 1):
         return x[:0]
     values, counts = np.unique(x[x != 0], return_counts=True)
     return values if len(values) and counts.min() >= _OFTEN and counts.sum() >= 10 * len(values) else x[:0]
-
-
-def _rows_of(x: Shaped[np.ndarray, " rows"]) -> Int[np.ndarray, " some"]:
-    return np.linspace(0, len(x) - 1, min(len(x), _SOME)).astype(int)
 
 
 def _words(name: str) -> list[str]:
