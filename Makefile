@@ -19,8 +19,8 @@ EXTRAS ?= dev
 BIN := $(VENV)/bin
 comma := ,
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
-# a file stays in one process: its fixtures train once
-PARALLEL := -n $(JOBS) --dist loadfile
+# a file stays in one process: its fixtures train once; in the order of tests/conftest.py
+PARALLEL := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 REQUIREMENTS := pyproject.toml constraints.txt
 # as jupyter-execute does, without the times of day in every cell
 EXECUTE := import sys, nbformat, nbclient; notebook = nbformat.read(sys.argv[1], 4); \

@@ -20,10 +20,17 @@ if not os.environ.get("PDAE_TEST_OPTIMIZED"):
 import jax
 
 MOST_MAPS = 20_000
+# files that take longest begin first, so that no worker has one of them left when the other is done
+LONGEST = ("launchers", "population", "tune", "pair_sum", "stored", "components", "scripts", "devices", "compositional")
 
 # The same examples every time, and no deadline: the first example of a jitted function compiles it.
 hypothesis.settings.register_profile("pdae_jax", derandomize=True, deadline=None, max_examples=30, database=None)
 hypothesis.settings.load_profile("pdae_jax")
+
+
+def pytest_collection_modifyitems(items):
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(autouse=True, scope="module")
