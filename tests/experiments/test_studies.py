@@ -72,13 +72,16 @@ def test_variants_are_chosen_by_name(study):
 @pytest.mark.slow
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_rows_of_a_world(study, replicas):
-    table = study.run_world(TINY, 3, replicas, thorough=True, test_at_n=True)
+    tested = replicas > 1
+    table = study.run_world(TINY, 3, replicas, thorough=True, test_at_n=tested)
     model = table[table.method == "pdae"]
     fits = ["0"] if replicas == 1 else ["0", "1", "ensemble"]
     assert sorted(model.replica.astype(str)) == sorted(2 * fits)
     assert set(model.condition) == {"p0+p2", "p1+p2"} and set(model.kind) == {"in span"}
-    assert set(model.rejected) <= {0, 0.2, 0.4, 0.6, 0.8, 1} and model.verdict.notna().all()  # of five tests
-    assert table[table.method != "pdae"].rejected.isna().all()
+    assert model.verdict.notna().all() and ("rejected" in table) == tested
+    if tested:
+        assert set(model.rejected) <= {0, 0.2, 0.4, 0.6, 0.8, 1}  # of five tests
+        assert table[table.method != "pdae"].rejected.isna().all()
     control = table[table.method == "control"].set_index("condition").energy_distance
     np.testing.assert_allclose(table.control_distance, control[table.condition], rtol=1e-6)
     assert {"additive", "linear_regression", "latent_additive", "ridge", "oracle_half"} <= set(table.method)
