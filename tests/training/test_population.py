@@ -30,11 +30,9 @@ VALUES = (
     {},
     {"learning_rate": 3e-3, "average_decay": 0.9},
     {"reconstruction": 0.2, "clip_norm": 0.1, "num_steps": 10},
-    {"contrast": 0.0},
-    {"beta": 1.5, "warmup_steps": 1},
     {"kernel": "gaussian", "bandwidths": (0.5, 2.0)},
     {"kernel": "gaussian", "bandwidths": (1.0, 3.0)},
-    {"latent_dim": 1},
+    {"latent_dim": 1, "contrast": 0.0, "beta": 1.5, "warmup_steps": 1},
     {"patience": 1, "learning_rate": 0.02},
 )
 
