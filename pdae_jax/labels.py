@@ -171,7 +171,7 @@ def _parse_string(spec: str, perturbations: Sequence[str], control: str, separat
         if name == control:
             continue
         if name not in known:
-            raise KeyError(_unknown(name, perturbations))
+            raise KeyError(_unknown(name, perturbations, separator))
         if name in seen:
             raise ValueError(said_twice(spec, name))
         seen.add(name)
@@ -216,8 +216,11 @@ def _parse_vector(spec: Any, perturbations: Sequence[str], separator: str) -> li
     return vector.astype(np.float64).tolist()
 
 
-def _unknown(name: object, perturbations: Sequence[str]) -> str:
+def _unknown(name: object, perturbations: Sequence[str], separator: str = "") -> str:
     several = unquoted(str(name), perturbations.__contains__)
+    parts = [part.strip() for part in str(name).split("+")] if separator not in ("", "+") else []
+    if len(parts) > 1 and all(split_dose(part, perturbations)[0] in perturbations for part in parts):
+        return f"Unknown perturbation {name!r}. Names are joined by {separator!r} here: {separator.join(parts)!r}."
     return (
         f"Unknown perturbation {name!r}; {several or nearest_names(str(name), perturbations)}. Nothing was measured "
         f"under it, so its effect cannot be predicted: pass one of the perturbations of the training data."

@@ -28,7 +28,10 @@ def define(values: flags.FlagValues) -> None:
     """Add the flags of the command."""
     flags.DEFINE_string("workdir", None, "folder of a run", flag_values=values)
     flags.DEFINE_multi_string(
-        "label", [], "A+B, or with doses A:0.5+B; default all doubles not in training", flag_values=values
+        "label",
+        [],
+        "A+B, or with doses A:0.5+B; default all new doubles, at measured doses",
+        flag_values=values,
     )
 
 
@@ -47,8 +50,20 @@ def main(asked: flags.FlagValues, call: Call) -> None:
 
 
 def unmeasured_doubles(train: PerturbationData) -> list[str]:
-    """Pairs of perturbations, at the dose 1, that are no training condition."""
-    pairs = (train.separator.join(pair) for pair in itertools.combinations(train.perturbations, 2))
+    """Pairs of perturbations that are no training condition, each at the dose that most of these have, else the larger.
+
+    Pairs of strata are none.
+    """
+    parts = {}
+    for name, doses in zip(train.perturbations, train.labels.T, strict=True):
+        found, counts = np.unique(doses[doses != 0], return_counts=True)
+        dose = 1.0 if not len(found) else found[len(found) - 1 - np.argmax(counts[::-1])]
+        parts[name] = name if dose == 1 else f"{name}:{dose:g}"
+    pairs = (
+        train.separator.join(map(parts.__getitem__, pair))
+        for pair in itertools.combinations(train.perturbations, 2)
+        if not set(pair) <= set(train.strata)
+    )
     return [pair for pair in pairs if not np.any(np.all(train.labels == train.label(pair), axis=1))]
 
 

@@ -161,18 +161,16 @@ def _numeric(frame: Any, names: Sequence[str]) -> dict[str, Shaped[np.ndarray, "
 
 def _no_features(texts: dict[str, Any], doubtful: dict[str, str], known: Sequence[str]) -> str:
     """For an error message: columns of text and those that may be no measurements, and both ways out."""
-    said = []
+    said = [f"Columns that may be no measurements: {_listed(doubtful)}."] if doubtful else []
     if texts:
         (first, column), *others = texts.items()
         shown = f", first value {column.iloc[0]!r}" if len(column) else ""
-        said.append(f"Column {first!r} is not numeric (dtype {column.dtype}{shown}): convert it, or leave it out.")
-        said += [f"Nor are {first_names([name for name, _ in others])}."] if others else []
-    if doubtful:
-        said.append(f"Columns that may be no measurements: {_listed(doubtful)}.")
+        more = f" Nor are {first_names([name for name, _ in others])}." if others else ""
+        said.insert(0, f"Column {first!r} is not numeric (dtype {column.dtype}{shown}).{more}")
     out = [name for name in known if name in texts or name in doubtful]
     return (
-        f"{' '.join(said)} Leave them out with exclude={out!r}, or say what the features are: features=[...], names or "
-        f"patterns such as 'CD*'; '*' keeps all."
+        f"{' '.join(said)} Convert, or leave them out with exclude={out!r}, or say what the features are: "
+        f"features=[...], names or patterns such as 'CD*'; '*' keeps all."
     ) + _dose_hint(out)
 
 

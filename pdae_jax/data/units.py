@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from pdae_jax.types import PerturbationData, once_for_each
 
@@ -54,11 +54,18 @@ def dose_status(
         ``measured``: each dose is in some condition, or 0; ``between``: one is not, but lies between doses that are (0
         is one of them); ``beyond``: one lies outside of them.
     """
+    new, known = new_doses(labels, label), np.asarray(labels, np.float64)
+    outside = (label < np.min(known, axis=0, initial=0.0)) | (label > np.max(known, axis=0, initial=0.0))
+    return "beyond" if np.any(new & outside) else "between" if new.any() else "measured"
+
+
+def new_doses(
+    labels: Float[np.ndarray, "conditions perturbations"], label: Float[np.ndarray, " perturbations"]
+) -> Bool[np.ndarray, " perturbations"]:
+    """Which doses of a label no condition has."""
     units = dose_units(labels)
     known, asked = np.asarray(labels, np.float64) / units, np.asarray(label, np.float64) / units
-    new = (asked != 0) & ~np.any(np.isclose(known, asked, rtol=1e-5, atol=0.0), axis=0)
-    outside = (asked < np.min(known, axis=0, initial=0.0)) | (asked > np.max(known, axis=0, initial=0.0))
-    return "beyond" if np.any(new & outside) else "between" if new.any() else "measured"
+    return (asked != 0) & ~np.any(np.isclose(known, asked, rtol=1e-5, atol=0.0), axis=0)
 
 
 class Moments(NamedTuple):

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.data.span import SPAN_TOLERANCE, Span, label_span
-from pdae_jax.data.units import dose_status
+from pdae_jax.data.units import dose_status, new_doses
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.types import PerturbationData, once_for_each
 
@@ -36,7 +36,18 @@ def identification_of(train: PerturbationData, label: np.ndarray, name: str) -> 
         weights={c: float(w) for c, w in zip(train.conditions, weights, strict=True) if abs(w) > 1e-9},
         leverage=float(weights @ weights),
         dose_status=dose_status(train.labels, label),
+        new_doses=_new_doses(train, label),
     )
+
+
+def _new_doses(train: PerturbationData, label: Float[np.ndarray, " perturbations"]) -> tuple[str, ...]:
+    """Doses of a label that were not measured, and those that were: ``"A at 1 (measured: 100, 1000)"``."""
+    said = []
+    for column in np.flatnonzero(new_doses(train.labels, label)).tolist():
+        known = [f"{dose:g}" for dose in np.unique(train.labels[:, column]) if dose]
+        shown = ", ".join(known if len(known) < 6 else [*known[:2], "...", *known[-2:]])
+        said.append(f"{train.perturbations[column]} at {label[column]:g} (measured: {shown or 'none'})")
+    return tuple(said)
 
 
 def control_label(train: PerturbationData) -> Float[np.ndarray, " perturbations"]:

@@ -28,6 +28,7 @@ class Verdict:
     weights: dict[str, float]  # minimum-norm combination of training conditions that gives the label
     leverage: float  # squared norm of the weights: how much the noise of their estimates is amplified
     dose_status: str = "measured"  # or "between" measured doses, or "beyond" them, see `data.units.dose_status`
+    new_doses: tuple[str, ...] = ()  # in words, with the measured ones of these perturbations
     latent_rank: int | None = None  # rank of the training conditions' latent shifts, W A
     latent_dim: int | None = None  # k; the theory asks for latent_rank = k
     outside: float | None = None  # share of translated latents outside the training latents' support; 0.05 is usual
@@ -179,7 +180,8 @@ def _details(verdict: Verdict) -> Iterator[str]:
     else:
         yield f"Not identified, {verdict.residual:.0%} of the label lies outside the span of the training labels."
     if verdict.dose_status != "measured":
-        yield f"A dose lies {verdict.dose_status} the measured ones."
+        new = f": {', '.join(verdict.new_doses)}" if verdict.new_doses else ""
+        yield f"A dose lies {verdict.dose_status} the measured ones{new}."
     if verdict.latent_rank is not None:
         yield f"The training shifts span {verdict.latent_rank} of {verdict.latent_dim} latent dimensions."
     if verdict.outside is not None:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from scipy.stats import ks_2samp
 
 from pdae_jax.cells import evenly_spaced
 from pdae_jax.evaluation.counts import CORRELATED_FEATURES, CountedCells, log_correlations
@@ -129,12 +130,12 @@ def marginals(
         samples: method -> predicted cells; the last one, a baseline, decides which features are shown.
         features: names of the columns.
         title: of the figure.
-        max_features: panels; of more features those where the last of `samples` is most wrong, in standard deviations
-            of the mean and spread.
+        max_features: panels; of more features those where the last of `samples` is most wrong, by the largest
+            difference of the distribution functions (Kolmogorov and Smirnov): rare counts make no large one.
     """
-    reference, spread = list(samples.values())[-1], true.std(axis=0) + 1e-12
-    wrong = np.abs(true.mean(0) - reference.mean(0)) / spread + np.abs(reference.std(0) / spread - 1)
-    chosen = np.sort(np.argsort(-wrong)[:max_features])
+    reference = list(samples.values())[-1]
+    tests: Any = [ks_2samp(x, y, method="asymp") for x, y in zip(true.T, reference.T, strict=True)]
+    chosen = np.sort(np.argsort([-test.statistic for test in tests], kind="stable")[:max_features])
     columns = min(3, len(chosen))
     grid = (-(-len(chosen) // columns), columns)
     figure = Figure(figsize=(COLUMN, 1.05 * grid[0] + 0.6), layout="constrained")

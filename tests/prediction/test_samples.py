@@ -11,8 +11,10 @@ import pytest
 
 import pdae_jax
 from pdae_jax import predict as predict_function
+from pdae_jax.cli.check import unmeasured_doubles
 from pdae_jax.data.simulate import simulate
 from pdae_jax.data.units import dose_status
+from pdae_jax.labels import parse_label
 from pdae_jax.prediction.span import identified_part
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.reporting import report
@@ -266,3 +268,18 @@ def test_predictions_beyond_the_measured_range_are_reported_and_warned_about(fit
         far = predict_function(fitted, {"p0": 30.0}, key=KEY)
     assert far.reach > predict_module.MAX_REACH
     assert "p0:30" in caplog.text and "Such cells were never seen" in caplog.text
+
+
+def test_doses_that_were_not_measured_are_named_with_those_that_were(fitted):
+    train = dataclasses.replace(fitted.train, labels=fitted.train.labels * np.float32([100, 1, 1, 1]))
+    verdict = pdae_jax.check_guarantee(train, "p0+p2")  # without a dose, which is then 1
+    assert verdict.new_doses == ("p0 at 1 (measured: 100)",)
+    assert "A dose lies between the measured ones: p0 at 1 (measured: 100)." in verdict.summary()
+    asked = unmeasured_doubles(train)
+    assert asked and all(("p0:100" in name) == ("p0" in name) for name in asked)
+    assert all(not pdae_jax.check_guarantee(train, name).new_doses for name in asked if "p3" not in name)
+
+
+def test_names_joined_by_another_separator_are_told_how():
+    with pytest.raises(KeyError, match=r"Unknown perturbation 'p0\+p1'. Names are joined by ' & ' here: 'p0 & p1'"):
+        parse_label("p0+p1", ["p0", "p1"], separator=" & ")
