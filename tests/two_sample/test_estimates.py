@@ -1,5 +1,7 @@
 """Estimates against the full statistics they estimate, and their stated errors against the errors they make."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +14,22 @@ from pdae_jax.two_sample import one_dimensional
 KEYS = jax.random.split(jax.random.key(0), 400)
 
 
-@pytest.mark.parametrize("shift", [0.0, 0.7])
-@pytest.mark.parametrize("pairs_per_cell", [1, 6])
-def test_incomplete_statistic_is_unbiased_and_states_its_error(pairs_per_cell, shift):
-    # fresh samples each time: the standard error is that of the estimate of the laws' distance
+@functools.partial(jax.jit, static_argnums=1)
+def estimates(shift, pairs_per_cell):
+    """Of fresh samples each time: the standard error is that of the estimate of the laws' distance."""
+
     def estimate(key):
         key_x, key_y, key_pairs = jax.random.split(key, 3)
         x, y = jax.random.normal(key_x, (100, 3)), shift + jax.random.normal(key_y, (120, 3))
         return linear_time.incomplete_statistic(key_pairs, x, y, pairs_per_cell=pairs_per_cell)
 
-    value, error = jax.jit(jax.vmap(estimate))(KEYS)
+    return jax.vmap(estimate)(KEYS)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+@pytest.mark.parametrize("pairs_per_cell", [1, 6])
+def test_incomplete_statistic_is_unbiased_and_states_its_error(pairs_per_cell, shift):
+    value, error = estimates(shift, pairs_per_cell)
     rng = np.random.default_rng(0)
     truth = 0.0
     if shift:
@@ -43,7 +51,7 @@ def test_incomplete_statistic_nears_the_complete_one():
     assert few.standard_error > linear_time.incomplete_statistic(KEYS[0], x, y, pairs_per_cell=20).standard_error
 
 
-@pytest.mark.parametrize("d", [1, 2, 7, 60])
+@pytest.mark.parametrize("d", [1, 2, 60])
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_sliced_energy_distance_estimates_the_energy_distance(d, unbiased):
     rng = np.random.default_rng(2)
