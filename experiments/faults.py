@@ -27,19 +27,16 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags
 
 from pdae_jax import load_run
+from pdae_jax.cli.command import Call, execute
 from pdae_jax.runs.track import read_metrics
-
-KILLS = flags.DEFINE_integer("kills", 42, "how many runs are killed, the moments taken in turn")
-TABLE = flags.DEFINE_string("table", None, "file for the table, .csv")
-SEED = flags.DEFINE_integer("fault_seed", 0, "of the moments")
 
 EVERY = 40  # steps between checkpoints
 _ATTEMPTS = 5  # to kill a run
 _REPOSITORY = pathlib.Path(__file__).parents[1]
-_CONFIG = f"""
+CONFIG_TEXT = f"""
 from experiments.configs import simulated
 
 def get_config(arg="default"):
@@ -68,12 +65,17 @@ class Kill(NamedTuple):
     note: str = ""
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
+def define(values):
+    flags.DEFINE_integer("kills", 42, "how many runs are killed, the moments taken in turn", flag_values=values)
+    flags.DEFINE_string("table", None, "file for the table, .csv", flag_values=values)
+    flags.DEFINE_integer("fault_seed", 0, "of the moments", flag_values=values)
+
+
+def main(asked, call):
     with tempfile.TemporaryDirectory(prefix="pdae_jax-faults-") as scratch:
-        kills = list(run_all(pathlib.Path(scratch), KILLS.value, SEED.value))
-    if TABLE.value:
-        with open(TABLE.value, "w", newline="") as file:
+        kills = list(run_all(pathlib.Path(scratch), asked.kills, asked.fault_seed))
+    if asked.table:
+        with open(asked.table, "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(Kill._fields)
             writer.writerows(kills)
@@ -91,10 +93,10 @@ def main(_):
 def run_all(scratch: pathlib.Path, number: int, seed: int) -> Iterator[Kill]:
     """Kill `number` runs, and see what becomes of them."""
     config = scratch / "tiny.py"
-    config.write_text(_CONFIG)
+    config.write_text(CONFIG_TEXT)
     environment = {
-        **os.environ,
         "JAX_COMPILATION_CACHE_DIR": str(scratch / "compiled"),
+        **os.environ,
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
@@ -122,7 +124,7 @@ def run_all(scratch: pathlib.Path, number: int, seed: int) -> Iterator[Kill]:
     for row, (moment, kind) in enumerate(zip(asked, kinds, strict=True)):
         folder, step, kills, repeated = scratch / f"{row:03d}", 0, 0, 0
         for attempt in range(_ATTEMPTS):
-            if not _kill(command(kind, folder), environment, folder, MOMENTS[moment], dice):
+            if not kill_at(command(kind, folder), environment, folder, MOMENTS[moment], dice):
                 if kills or attempt == _ATTEMPTS - 1:
                     break
                 shutil.rmtree(folder)  # it was through before the moment came: once more from the start
@@ -132,13 +134,13 @@ def run_all(scratch: pathlib.Path, number: int, seed: int) -> Iterator[Kill]:
             if kills == 2 or dice.random() > 1 / 3:
                 break
         note = finish(kind, folder)
-        same = not note and repeated <= EVERY and _same(scratch / f"whole-{kind}", folder, kind)
+        same = not note and repeated <= EVERY and same_bits(scratch / f"whole-{kind}", folder, kind)
         kill = Kill(moment, kills, step, repeated, same, note)
         print(f"[{row + 1}/{number}] {kill}", flush=True)
         yield kill
 
 
-def _kill(
+def kill_at(
     command: list[str],
     environment: dict[str, str],
     folder: pathlib.Path,
@@ -220,7 +222,7 @@ MOMENTS: dict[str, Callable[[pathlib.Path, random.Random], bool]] = {
 }
 
 
-def _same(whole: pathlib.Path, other: pathlib.Path, kind: str) -> bool:
+def same_bits(whole: pathlib.Path, other: pathlib.Path, kind: str) -> bool:
     """Parameters, metrics and evaluation, bit for bit."""
     runs = [(whole, other)] if kind == "run" else [(run, other / run.name) for run in _runs(whole)]
     for left, right in runs:
@@ -250,4 +252,4 @@ def _scores(folder: pathlib.Path) -> list[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(execute(sys.modules[__name__], Call(("python", sys.argv[0]), tuple(sys.argv[1:]))))

@@ -79,7 +79,8 @@ _WINNER = 9  # folded into the key of the winner: it won with the start of its p
 def main(asked: flags.FlagValues, call: Call) -> None:
     """Train and judge the points, and then the winner."""
     if asked.launcher == "population" and jax.config.values["jax_num_cpu_devices"] < 1:
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # members train on all cores
+        with contextlib.suppress(RuntimeError):  # JAX has started, and has the devices that it has
+            jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)  # members train on all cores
     cache_compilations()
     workdir = pathlib.Path(asked.workdir or f"{default_workdir(call.source)}-sweep")
     sweep = Sweep(asked, call, workdir)

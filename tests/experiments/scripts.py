@@ -1,9 +1,15 @@
 """A small config, and how tests call a script of the repository."""
 
+import contextlib
+import importlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+from pdae_jax.cli.command import Call, execute
+from pdae_jax.cli.main import COMMANDS
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = """
@@ -28,7 +34,22 @@ def get_space():
 
 
 def call(script, *arguments, status=0):
-    """What a script printed; stderr too where it is to fail."""
+    """What a script printed, called in this process; stderr too where it is to fail."""
+    name = script.removesuffix(".py")
+    module = importlib.import_module(f"pdae_jax.cli.{name}" if name in COMMANDS else f"experiments.{name}")
+    asked = Call(("python", f"experiments/{script}"), tuple(map(str, arguments)))
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(REPOSITORY), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            ended = execute(module, asked)
+        except SystemExit as error:
+            ended = error.code
+    assert ended == status, err.getvalue()
+    return out.getvalue() if status == 0 else out.getvalue() + err.getvalue()
+
+
+def call_process(script, *arguments, status=0):
+    """The same in a process of its own, as people call it."""
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "experiments" / script), *map(str, arguments)],
         cwd=REPOSITORY,

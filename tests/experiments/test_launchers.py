@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 
 import pdae_jax
+from experiments import faults
 from pdae_jax.cli.configs import load_config
 from pdae_jax.cli.sweeps import launchers, points
 from pdae_jax.cli.sweeps.points import Point, Result, save_result, train_point
 from pdae_jax.runs.folder import Lock
-from tests.experiments.scripts import CONFIG, call
+from tests.experiments.scripts import CONFIG, call, call_process
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,7 @@ def test_a_damaged_point_is_recorded(tmp_path):
 
 def test_a_second_sweep_in_a_folder_is_refused(tmp_path):
     lock = Lock(tmp_path)
-    printed = call("sweep.py", f"--config={tiny(tmp_path)}", f"--workdir={tmp_path}", status=1)
+    printed = call_process("sweep.py", f"--config={tiny(tmp_path)}", f"--workdir={tmp_path}", status=1)
     assert "Another process works in the folder" in printed
     lock.release()
 
@@ -77,13 +78,13 @@ def test_a_search_of_a_space_goes_on_where_it_was_broken_off(tmp_path):
     first = pd.read_csv(tmp_path / "sweep.csv")
     # points are single fits, and the winner is an ensemble
     arguments = [each for each in arguments if each != "--nowinner"] + ["--config.replicas=2"]
-    call("sweep.py", *arguments, "--points=4", "--launcher=population")
+    call("sweep.py", *arguments, "--points=3", "--launcher=population")
     assert len(pdae_jax.load_ensemble(tmp_path / "winner").replicas) == 2
     assert (tmp_path / "winner" / "report.md").exists()
     table = pd.read_csv(tmp_path / "sweep.csv")
-    assert len(first) == 1 and len(table) == 4 and set(first["folder"]) < set(table["folder"])
+    assert len(first) == 1 and len(table) == 3 and set(first["folder"]) < set(table["folder"])
     assert table["fit.learning_rate"].between(1e-3, 1e-1).all() and table["fit.latent_dim"].isin([1, 2]).all()
-    assert table["fit.learning_rate"].nunique() == 4
+    assert table["fit.learning_rate"].nunique() == 3
     report = (tmp_path / "sweep.md").read_text()
     assert "What mattered" in report and (tmp_path / "figures" / "parallel.png").stat().st_size > 5000
 
@@ -104,13 +105,6 @@ def test_jobs_of_slurm_are_written_and_run(tmp_path):
     assert own["score"] == pytest.approx(float(table.loc[table["fit.latent_dim"] == 2, "validation_share"].iloc[0]))
 
 
-def test_points_run_as_tasks_of_ray(tmp_path):
-    pytest.importorskip("ray")
-    arguments = [f"--config={tiny(tmp_path)}", f"--workdir={tmp_path}", "--nowinner"]
-    call("sweep.py", *arguments, "--launcher=ray", "--search=optuna", "--points=2", "--at_once=2")
-    assert pd.read_csv(tmp_path / "sweep.csv")["state"].tolist() == ["finished"] * 2
-
-
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
     def init(**_):
         raise ConnectionError("Failed to connect")
@@ -121,8 +115,14 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
         launchers.start_ray()
 
 
-def test_killed_runs_end_as_unbroken_ones(tmp_path):
-    """A short form of ``make test-faults``: a kill in set-up and one in training."""
-    printed = call("faults.py", "--kills=2", f"--table={tmp_path / 'faults.csv'}")
-    table = pd.read_csv(tmp_path / "faults.csv")
-    assert table["moment"].tolist() == ["set-up", "steps"] and table["same"].all() and table["kills"].all(), printed
+def test_a_killed_run_ends_as_the_unbroken_one(tmp_path):
+    """A short form of ``make test-faults``: one run is killed as soon as it is in set-up, and again as it trains."""
+    (tmp_path / "tiny.py").write_text(faults.CONFIG_TEXT)
+    at_once = types.SimpleNamespace(random=lambda: 0.0)
+    arguments = [f"--config={tmp_path / 'tiny.py'}", f"--workdir={tmp_path / 'killed'}"]
+    command = [sys.executable, "experiments/run.py", *arguments]
+    for moment in ("set-up", "steps"):
+        assert faults.kill_at(command, dict(os.environ), tmp_path / "killed", faults.MOMENTS[moment], at_once), moment
+    call("run.py", *arguments)
+    call("run.py", arguments[0], f"--workdir={tmp_path / 'whole'}")
+    assert faults.same_bits(tmp_path / "whole", tmp_path / "killed", "run")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.experiments.scripts import CONFIG, call
+from tests.experiments.scripts import CONFIG, call, call_process
 
 pytestmark = pytest.mark.slow
 
@@ -53,14 +53,14 @@ def test_a_sweep_goes_on_and_one_program_gives_its_numbers(sweep, tmp_path):
     together = pd.read_csv(tmp_path / "sweep.csv")
     assert together["fit.latent_dim"].tolist() == table["fit.latent_dim"].tolist()
     np.testing.assert_allclose(together["validation_share"], table["validation_share"], rtol=1e-3)
-    watched = call("watch.py", f"--workdir={tmp_path}", "--once")
+    watched = call_process("watch.py", f"--workdir={tmp_path}", "--once")
     assert "2 finished" in watched and f"best so far: fit.latent_dim={table['fit.latent_dim'][0]}" in watched
 
 
 def test_results_of_other_settings_are_not_taken_for_those_of_a_sweep(sweep):
     folder, _ = sweep
     arguments = [f"--config={folder / 'tiny.py'}", f"--workdir={folder / 'runs'}", "--config.fit.num_steps=4"]
-    assert "holds a point of another config" in call("sweep.py", *arguments, status=1)
+    assert "holds a point of another config" in call_process("sweep.py", *arguments, status=1)
 
 
 def test_a_prediction_is_written_once(sweep, tmp_path):
@@ -72,14 +72,14 @@ def test_a_prediction_is_written_once(sweep, tmp_path):
     adata = anndata.read_h5ad(out)
     assert adata.obs["condition"].value_counts().to_dict() == {"p0+p2": 30, "p1:0.5": 30}
     before = out.read_bytes()
-    assert "nothing is overwritten" in call("predict.py", *arguments, "--label=p0", status=1)
+    assert "nothing is overwritten" in call_process("predict.py", *arguments, "--label=p0", status=1)
     assert out.read_bytes() == before
 
 
 def test_check_lists_the_doubles_that_were_not_trained_on(sweep):
     folder, _ = sweep
     trained = call("check.py", f"--workdir={folder / 'runs' / 'fit.latent_dim=2'}").splitlines()
-    designed = call("check.py", f"--config={folder / 'tiny.py'}").splitlines()
+    designed = call_process("check.py", f"--config={folder / 'tiny.py'}").splitlines()
     for lines in (trained, designed):
         assert [line.split(":")[0] for line in lines] == ["p0+p2", "p1+p2", "2 labels"]
     assert designed[-1] == "2 labels: 2 identified"
@@ -152,4 +152,4 @@ def test_a_run_is_reproduced_from_its_folder(sweep, tmp_path):
     record = json.loads((run / "config.json").read_text())
     record["identity"]["data"]["train"] = "0" * 64
     (run / "config.json").write_text(json.dumps(record))
-    assert "config.json was changed" in call("reproduce.py", run, status=1)
+    assert "config.json was changed" in call_process("reproduce.py", run, status=1)

@@ -1,4 +1,4 @@
-"""Sweeps by Ray Tune: which folders members of a population have, and two sweeps from end to end."""
+"""Sweeps by Ray, in processes of their own, and which folders members of a population have."""
 
 import json
 
@@ -11,7 +11,7 @@ from pdae_jax.cli.configs import load_config
 from pdae_jax.cli.sweeps import searches, tune
 from pdae_jax.cli.sweeps.points import configure, earlier_result, train_point
 from pdae_jax.runs.folder import read_config
-from tests.experiments.scripts import CONFIG, call
+from tests.experiments.scripts import CONFIG, call, call_process
 
 SPACE = {"fit.learning_rate": ("log", 1e-4, 1e-1), "fit.warmup_steps": ("int", 1, 9), "fit.contrast": [0.5, 1.0]}
 
@@ -94,7 +94,7 @@ def test_a_member_goes_on_from_the_state_of_another(tmp_path):
     """What Tune has a poor member do, without Tune, which decides by which process is where at what time."""
     path = rates(tmp_path)
     module = load_config(path)
-    config = configure(module.get_config(), {"fit.num_steps": 40})
+    config = configure(module.get_config(), {"fit.num_steps": 16})
     sweep = tune.Population(tmp_path / "runs", module.get_space(), 2, 0, config, str(path), "sweep.py")
     poor, good = sweep.ask(2)
     for point in (poor, good):
@@ -107,7 +107,15 @@ def test_a_member_goes_on_from_the_state_of_another(tmp_path):
     assert identity["start"] == {"hash": read_config(good.folder)["hash"], "step": 8}
     assert identity["recipe"]["learning_rate"] == 0.002 and earlier_result(poor).error.endswith("went on from 001-00")
     fitted = pdae_jax.load_run(folder)
-    assert [entry["step"] for entry in fitted.history] == list(range(10, 41, 2))
+    assert [entry["step"] for entry in fitted.history] == list(range(10, 17, 2))
+
+
+@pytest.mark.slow
+def test_points_run_as_tasks_of_ray(tmp_path):
+    pytest.importorskip("ray")
+    arguments = [f"--config={rates(tmp_path)}", f"--workdir={tmp_path}", "--nowinner"]
+    call_process("sweep.py", *arguments, "--launcher=ray", "--search=optuna", "--points=2", "--at_once=2")
+    assert pd.read_csv(tmp_path / "sweep.csv")["state"].tolist() == ["finished"] * 2
 
 
 @pytest.mark.slow
@@ -117,9 +125,9 @@ def test_asha_stops_poor_points_and_remembers_good_ones(tmp_path):
     assert "Pass --launcher=ray" in call("sweep.py", *arguments, status=1)
     arguments += ["--launcher=ray", "--config.fit.num_steps=10", "--search_seed=1", "--at_once=1"]
     # rates of 0.01, 0.6, 0.0004 and 0.6
-    call("sweep.py", *arguments, "--points=1")
+    call_process("sweep.py", *arguments, "--points=1")
     before = (tmp_path / "runs" / "000" / "metrics.jsonl").stat().st_mtime_ns
-    call("sweep.py", *arguments, "--points=2")
+    call_process("sweep.py", *arguments, "--points=2")
     table = pd.read_csv(tmp_path / "runs" / "sweep.csv", dtype={"folder": str}).set_index("folder")
     assert table["state"].to_dict() == {"000": "finished", "001": "stopped"}
     assert table["error"]["001"] == "stopped after 4 evaluations"
@@ -130,8 +138,8 @@ def test_asha_stops_poor_points_and_remembers_good_ones(tmp_path):
 def test_a_population_trains_and_its_best_run_is_the_winner(tmp_path):
     pytest.importorskip("ray")
     arguments = ["--launcher=ray", "--search=pbt", "--points=2"]
-    arguments += ["--config.fit.num_steps=80", "--config.fit.log_every=10", "--config.fit.eval_every=10"]
-    printed = call("sweep.py", f"--config={rates(tmp_path)}", f"--workdir={tmp_path / 'runs'}", *arguments)
+    arguments += ["--config.fit.num_steps=24", "--config.fit.log_every=3", "--config.fit.eval_every=3"]
+    printed = call_process("sweep.py", f"--config={rates(tmp_path)}", f"--workdir={tmp_path / 'runs'}", *arguments)
     table = pd.read_csv(tmp_path / "runs" / "sweep.csv")
     assert table["state"].tolist() == ["finished"] * 2 and table["validation_share"].is_monotonic_increasing
     started = [
@@ -141,7 +149,7 @@ def test_a_population_trains_and_its_best_run_is_the_winner(tmp_path):
     ]
     # whether a member goes on from the other depends on which process starts first: then it has a further folder
     further = [path for path in (tmp_path / "runs").glob("00?-*") if not path.name.endswith("-00")]
-    assert len(started) == len(further) and all(start["step"] % 40 == 0 for start in started)
+    assert len(started) == len(further) and all(start["step"] % 12 == 0 for start in started)
     winner = tmp_path / "runs" / table["folder"][0]
     assert f"The winner, {winner.name}, as it is" in printed and (winner / "report.md").exists()
     assert "as it is" in (tmp_path / "runs" / "sweep.md").read_text()
