@@ -19,6 +19,7 @@ from pdae_jax.data.observations import check_frame, constant_columns
 from pdae_jax.data.pooled import MOST_VALUES, warn_of_pooled_control
 from pdae_jax.data.scale import COUNTS
 from pdae_jax.data.stored import content_of, store_cells, varying_columns
+from pdae_jax.data.suspects import warn_of_names
 from pdae_jax.data.tables import Place, Table, column_names, find_columns, open_anndata, read_conditions
 from pdae_jax.data.values import Treatment, first_look, place_like, read_values, treatment_of
 from pdae_jax.types import PerturbationData, Reading
@@ -91,6 +92,8 @@ def from_arrays(
         features = [str(name) for name in x.columns]
     features = like.features if like is not None and features is None else features
     features = None if features is None else [str(name) for name in features]
+    if like is None:
+        warn_of_names(features or ())
     (x, sizes), reading = read_values(x, features, None, treatment_of(normalize, arcsinh, totals, like, as_file=False))
     if conditions is None and labels is None:
         raise ValueError("No conditions. Pass conditions=<one name or dict per cell> or labels=<matrix of doses>.")
@@ -269,6 +272,8 @@ def from_anndata(
     with open_anndata(adata, [*labelled, *column_names(totals)], place) as table:
         # what is misspelt is said before anything is read
         asked = asked_for(features, exclude, table.features, "var_names") or table.features
+        if features is None:
+            warn_of_names(asked)
         own_totals = None if totals is None else table.obs.iloc[:, len(labelled)]
         treatment = treatment_of(normalize, arcsinh, own_totals, like, place)
         notation = with_found_controls(notation, _columns(table.obs, len(named)))

@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from absl import logging
 from jaxtyping import Int, Shaped
 
 from pdae_jax.cells import evenly_spaced
+from pdae_jax.spelling import first_names
 
 _UNNAMED = re.compile(r"(Unnamed: ?\d+(\.\d+)*|)", re.IGNORECASE)  # what pandas and R write above names of rows
 _EVENT = re.compile(r"(event|cell)[ _.-]?length|event([ _.-]?(#|num(ber)?|count|id|no))?", re.IGNORECASE)
@@ -52,6 +54,19 @@ _OFTEN = 5  # cells, at least, that have each value of a column of settings, and
 def are_of_cytometry(names: Iterable[str]) -> bool:
     """Whether a table with these columns is one of cytometry."""
     return any(map(_OF_CYTOMETRY.fullmatch, names))
+
+
+def warn_of_names(names: Sequence[str]) -> None:
+    """Say which features are no measurements by their names, where all columns of a matrix are taken for features."""
+    cytometry = are_of_cytometry(names)
+    patterns = (_EVENT, _SCATTER, _SUMS, *([_TIME] if cytometry else []))
+    found = [
+        name
+        for name in names
+        if any(pattern.fullmatch(name) for pattern in (_UNNAMED, *patterns)) or (cytometry and _INSTRUMENT.search(name))
+    ]
+    if found:
+        logging.warning("Features that are no measurements by their names: %s. Leave them out.", first_names(found))
 
 
 def is_named_design(name: str) -> bool:

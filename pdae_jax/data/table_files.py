@@ -1,6 +1,7 @@
 """Tables of users: one .csv, .tsv, .parquet or .fcs file, or several of one kind, in one data frame."""
 
 import importlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -135,9 +136,25 @@ def _read_text(file: Path, separator: str, used: Sequence[str]) -> Any:
     # a name such as "NA" or "1" is a name, and not a missing value or a number
     text: dict[Any, Any] = dict.fromkeys(used, str)
     with reading(file):
+        header = pd.read_csv(file, sep=separator, nrows=1, header=None, dtype=str).iloc[0].dropna().tolist()
+    _check_header(header, file)
+    with reading(file):
         numeric = [name for name in pd.read_csv(file, sep=separator, nrows=0).columns if name not in text]
         return pd.read_csv(
             file, sep=separator, dtype=text, keep_default_na=False, na_values={name: list(_MISSING) for name in numeric}
+        )
+
+
+def _check_header(names: Sequence[str], file: Path) -> None:
+    """``ValueError`` for a name that comes again, which pandas would change, and for other signs between columns."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise ValueError(f"{file.name!r} has {count} columns {name!r}. Rename or drop all but one.")
+    other = next((sign for sign in (";", "\t", "|", ",") if len(names) == 1 and sign in names[0]), None)
+    if other:
+        raise ValueError(
+            f"{file.name!r} has one column, {names[0]!r}: its columns are joined by {other!r}. Write it with commas "
+            f"and decimal points, or with tabs as .tsv."
         )
 
 

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+from absl import logging
 
-from pdae_jax import from_anndata, from_frame
+from pdae_jax import from_anndata, from_arrays, from_frame
 from pdae_jax.build import Experiment
 from pdae_jax.cli import dry_run
 from pdae_jax.data.columns import matching, measured_columns
@@ -157,6 +158,29 @@ def test_the_same_holds_for_anndata_and_files(tmp_path):
     assert any(line.startswith("left out, a column without a name") and "'Unnamed: 0.1'" in line for line in shown)
     assert "left out, the same in all cells, 0: 'empty'" in shown
     assert own_data(path=tmp_path / "twice.csv", features="('CD*',)", exclude=("CD3",)).features == ("CD4",)
+
+
+def test_names_of_no_measurements_in_a_matrix_are_remarked_on(caplog, monkeypatch):
+    anndata = pytest.importorskip("anndata")
+    monkeypatch.setattr(logging.get_absl_logger(), "propagate", True)
+    names = ["Time", "FSC-A", "DNA1", "CD3"]
+    x = RANDOM.lognormal(size=(CELLS, 4)).astype(np.float32)
+    for own in (names, ["TIMELESS", "DNA2", "REP15", "KLF1"]):
+        caplog.clear()
+        assert from_arrays(pd.DataFrame(x, columns=own), CONDITIONS).features == tuple(own)
+        adata = anndata.AnnData(x, BASE[["condition"]].set_index(BASE.index.map(str)), pd.DataFrame(index=own))
+        assert from_anndata(adata).features == tuple(own)
+        assert caplog.text.count("no measurements by their names: 'Time', 'FSC-A', 'DNA1'.") == 2 * (own == names)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(("CD4", "CD3"), "'a.csv' has 2 columns 'CD3'"), ((",", ";"), "one column, 'CD3;CD4;.*joined by ';'")],
+)
+def test_a_header_that_is_none_is_refused(change, message, tmp_path):
+    (tmp_path / "a.csv").write_text(BASE.to_csv(index=False).replace(*change))
+    with pytest.raises(ValueError, match=message):
+        own_data(path=tmp_path / "a.csv")
 
 
 def test_channels_of_cytometry_that_are_no_markers_are_left_out(tmp_path):
