@@ -1,5 +1,6 @@
 """Which columns of a table are measurements: those asked for, by name or pattern, or those that look like some."""
 
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Int, Shaped
 from pdae_jax.data.observations import frame_values
 from pdae_jax.data.suspects import are_of_cytometry, doubtful_columns, is_named_design, is_named_dose, no_measurement
 from pdae_jax.data.tables import find_columns
-from pdae_jax.spelling import first_names, is_pattern, matching_names, nearest_names, unquoted
+from pdae_jax.spelling import first_names, is_pattern, matching_names
 
 
 class Measured(NamedTuple):
@@ -33,15 +34,13 @@ def matching(patterns: str | Iterable[str], known: Sequence[str], where: str) ->
     for pattern, count in Counter(asked).items():
         if count > 1:
             raise ValueError(f"Feature {pattern!r} is there {count} times. Feature names are unique: pass it once.")
-    found: dict[str, None] = {}
     there = set(known)
-    for pattern in asked:
-        names = [pattern] if pattern in there else matching_names(pattern, known) if is_pattern(pattern) else []
-        if not names:
-            near = unquoted(pattern, there.__contains__) or nearest_names(pattern, known)
-            raise KeyError(f"No {pattern!r} in {where}; {near}. Pass a name that is there.")
-        found |= dict.fromkeys(names)
-    return list(found)
+    found = {
+        name: [name] if name in there else matching_names(name, known) if is_pattern(name) else [] for name in asked
+    }
+    if not all(found.values()):
+        find_columns([name for name in asked if name in there or not found[name]], known, where)  # says which are not
+    return list(dict.fromkeys(itertools.chain(*found.values())))
 
 
 def asked_for(

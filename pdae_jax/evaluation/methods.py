@@ -61,7 +61,14 @@ def given_cells(name: str, adata: Any, train: PerturbationData) -> GivenCells:
         )
     names, condition_index = np.unique(np.asarray(adata.obs[CONDITION], dtype=str), return_inverse=True)
     labels = np.stack([train.label(str(condition)) for condition in names])
-    return GivenCells(np.asarray(new_cells(adata, train).x), labels, condition_index)
+    missing = [feature for feature in train.features if feature not in adata.var_names]
+    if missing:
+        raise ValueError(
+            f"methods[{name!r}] lacks {len(missing)} of the {train.num_features} training features: "
+            f"{first_names(missing)}; it has {first_names(list(adata.var_names))}. Add them."
+        )
+    x = adata[:, list(train.features)].X  # in the units of training already, from whatever layer those were
+    return GivenCells(np.asarray(new_cells(x, train).x), labels, condition_index)
 
 
 def further_methods(methods: Mapping[str, Any], train: PerturbationData) -> dict[str, Callable]:

@@ -9,12 +9,13 @@ import pytest
 
 from pdae_jax.data.simulate import design, simulate
 from pdae_jax.evaluation.baselines import BASELINES
+from pdae_jax.evaluation.methods import given_cells
 from pdae_jax.evaluation.summary import COMPARED, format_table, summary_table
 from pdae_jax.evaluation.table import MEAN_RESPONSE, METRIC_NAMES, UNSCALED, evaluate
 from pdae_jax.losses import energy_distance
 from pdae_jax.reporting.plots import condition_dots
 from pdae_jax.training.fit import fit
-from pdae_jax.types import PerturbationData
+from pdae_jax.types import PerturbationData, Reading
 
 pytestmark = pytest.mark.slow  # the table is of a fit
 
@@ -213,6 +214,11 @@ def test_cells_predicted_elsewhere_are_a_method(world):
     theirs = table[(table["method"] == "theirs") & (table["metric"] == "mean_l2")].set_index("condition")
     assert theirs["n_pred"].to_dict() == {"p1+p2": 150, "p0+p1+p2": 100}  # those there are, none twice
     assert theirs["value"].lt(0.5 * values(table, "mean_l2")["control"]).all()
+    of_layer = dataclasses.replace(Reading(), layer="counts", arcsinh=5.0)
+    train = dataclasses.replace(fitted.train, reading=of_layer)  # cells are not looked for there, nor transformed again
+    np.testing.assert_array_equal(given_cells("theirs", adata, train).x[100:], of_pair)
+    with pytest.raises(ValueError, match=rf"lacks 1 of the {test.num_features} training features"):
+        given_cells("theirs", adata[:, 1:], train)
     with pytest.raises(ValueError, match=r"'theirs'\] has fewer than two cells of 'p1\+p2' in obs"):
         evaluate(fitted, test, methods={"theirs": adata[:100]}, **FEW)
     with pytest.raises(ValueError, match="AnnData without obs"):
