@@ -28,6 +28,7 @@ Add `--dry_run` to ARGS to see what was read, and what would be held out, before
     config.data.highly_variable  number of features to keep instead, those that vary most; needs scanpy
     config.data.min_cells   conditions with fewer cells are dropped; the control stays
     config.data.normalize   True for raw counts: they become log(1 + counts per 10,000), and predictions counts again
+    config.data.totals      column with the counts of each cell over all genes, where the file has only some of them
     config.data.arcsinh     cofactor for raw cytometry, 5 for CyTOF, 150 for fluorescence; none: values as they are
     config.data.compensate  True: the spillover that .fcs files name is taken off; none: left in, with a warning
     config.data.store       folder for the cells of an .h5ad or .zarr file that does not fit into memory
@@ -81,6 +82,7 @@ def get_config(arg: str = "default"):
     config.data.min_cells = 2
     config.data.test_path = config_dict.placeholder(str)
     config.data.normalize = False
+    config.data.totals = config_dict.placeholder(str)
     config.data.arcsinh = config_dict.placeholder(float)
     config.data.compensate = config_dict.placeholder(bool)
     config.data.store = config_dict.placeholder(str)

@@ -17,7 +17,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from pdae_jax.cli.configs import leave_open, located, open_fields, read_config, split_config
-from pdae_jax.cli.help import help_of
+from pdae_jax.cli.help import flags_for, help_of
 from pdae_jax.runs.folder import FolderInUse
 
 INTERRUPTED = 130  # status of a process that Ctrl-C has ended, as shells have it
@@ -61,6 +61,7 @@ def execute(command: ModuleType, call: Call, config: str | None = None) -> int:
         call: the door, and what follows it on the command line.
         config: the config where the command line has none; default that of the command.
     """
+    found = None
     debug = any(re.fullmatch("--?debug(=(true|1))?", each) for each in call.arguments)
     try:
         with _ended_at_once_by_a_second_interrupt():
@@ -81,7 +82,8 @@ def execute(command: ModuleType, call: Call, config: str | None = None) -> int:
     except _EXPECTED as error:
         if debug:
             raise
-        _say(f"{message_of(error)}\n(--debug shows where.)")
+        said = message_of(error)
+        _say(f"{said}\n({flags_for(said, getattr(found and found[0], 'config', None))}--debug shows where.)")
         return 1
     except Exception:
         traceback.print_exc()

@@ -34,6 +34,17 @@ def help_of(command: ModuleType, door: str, values: flags.FlagValues, source: st
     return "\n".join(lines)
 
 
+def flags_for(message: str, config: Any) -> str:
+    """The flags for arguments of Python that a message names, such as ``exclude=``; empty where there are none."""
+    if not isinstance(config, ConfigDict):
+        return ""
+    fields: dict[str, Any] = config.to_dict()
+    sections = {name: section for section in ("data", "split", "fit") for name in fields.get(section, ())}
+    named = dict.fromkeys(re.findall(r"(?<![\w.])([a-z_]+)=", message))
+    known = [f"--config.{sections[name]}.{name}=" for name in named if name in sections]
+    return f"On the command line: {', '.join(known)}; lists in double quotes. " if known else ""
+
+
 def meanings(function: Callable) -> dict[str, str]:
     """Argument -> what the docstring of its function says of it."""
     text = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.getdoc(function) or "", re.DOTALL | re.MULTILINE)

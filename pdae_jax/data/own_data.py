@@ -45,6 +45,7 @@ def own_data(
     highly_variable: int | None = None,
     min_cells: int = 2,
     normalize: bool = False,
+    totals: str | None = None,
     arcsinh: float | None = None,
     compensate: bool | None = None,
     store: str | Path | None = None,
@@ -84,6 +85,7 @@ def own_data(
         highly_variable: number of features of an .h5ad or .zarr file to keep instead, see `from_anndata`.
         min_cells: conditions with fewer cells are dropped, and named in the log. The control stays.
         normalize: the values are raw counts of sequencing, and become ``log(1 + counts per 10,000)``.
+        totals: column with the counts of each cell over all genes, where the file has only some of them.
         arcsinh: cofactor; values become ``arcsinh(x / cofactor)``, as is usual for cytometry. None: as they are.
         compensate: whether the spillover between channels that .fcs files name is taken off. None: as in the data that
             are joined, else it is left in, with a warning.
@@ -116,6 +118,7 @@ def own_data(
         "features": several(features) or None,
         "exclude": several(exclude),
         "normalize": normalize,
+        "totals": totals,
         "arcsinh": arcsinh,
         "min_cells": min_cells,
         "like": like,

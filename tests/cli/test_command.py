@@ -119,6 +119,16 @@ def test_what_is_misspelt_is_said(arguments, status, message, capsys, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
+def test_arguments_that_a_message_names_are_given_as_flags(capsys, tmp_path):
+    table = tmp_path / "wells.csv"
+    table.write_text("condition,well,x\ncontrol,a1,0.5\ncontrol,a2,1.5\n")
+    assert main(["run", f"--config.data.path={table}", "--dry_run"]) == 1
+    said = capsys.readouterr().err
+    assert (
+        "exclude=['well']" in said and "(On the command line: --config.data.exclude=, --config.data.features=;" in said
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

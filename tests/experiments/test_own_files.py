@@ -38,6 +38,14 @@ def test_guides_written_twice_are_read_once(tmp_path):
     assert found.index("KLF1_MAP2K6__KLF1_MAP2K6") == 3
 
 
+def test_counts_are_divided_by_a_column_where_the_file_has_only_some_genes(tmp_path):
+    frame = cells("control", "A", "A+B", "B").assign(n_counts=20_000)
+    frame[MARKERS] = np.arange(frame[MARKERS].size).reshape(-1, len(MARKERS)) % 11
+    found = read(frame, tmp_path, normalize=True, totals="n_counts")
+    assert found.features == tuple(MARKERS)
+    np.testing.assert_allclose(found.x, np.log1p(frame[MARKERS] / 2), rtol=1e-6)
+
+
 @pytest.mark.parametrize("columns", [("first", "second"), "('first', 'second')"])
 def test_several_columns_of_names_and_doses(tmp_path, columns):
     frame = cells(*"wxyz", first=["none", "A", "none", "A"], second=["none", "none", "B", "B"])
