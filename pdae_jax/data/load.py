@@ -144,7 +144,7 @@ def from_frame(
         features: columns with the observations, by name or by a pattern such as ``"CD*"``; ``"*"``: all other columns.
             None: those that look like measurements. Row counters, columns without a name or the same in all rows, and
             of cytometry time, scatter and DNA are left out, which the log and `PerturbationData.reading` say. Columns
-            that look like batches, doses, totals or labels are asked about.
+            that look like settings, places, totals or labels are asked about.
         exclude: columns that are no features, by name or pattern.
         dose: column with doses: a number for all perturbations of the cell's condition, or a string such as
             ``"1+0.5"`` in the order of the names; or one column for each of `condition`, None where the names of that
