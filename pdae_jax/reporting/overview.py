@@ -55,6 +55,23 @@ def describe(
     return "\n\n".join("\n".join(lines) for lines in sections if lines)
 
 
+def describe_data(parts: Parts) -> str:
+    """Describe what a run was trained and judged on, for its report: cells, scale, features, odd doses, strata.
+
+    Args:
+        parts: ``train``, and ``validation`` and ``test`` where there are some.
+    """
+    train = parts["train"]
+    sections = [[*_cells(parts), *_scale(train.reading), *_features(train)], odd_doses(parts), _strata(parts)]
+    held_out = [
+        line
+        for name in ("validation", "test")
+        if name in parts
+        for line in _wrapped(f"{name}: {_listed([repr(condition) for condition in parts[name].conditions])}")
+    ]
+    return "\n\n".join("\n".join(lines) for lines in (*sections, held_out) if lines)
+
+
 def _cells(parts: Parts) -> list[str]:
     train = parts["train"]
     cells, conditions = (

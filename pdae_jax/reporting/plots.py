@@ -39,6 +39,7 @@ from pdae_jax.reporting.panels import (
 )
 from pdae_jax.types import Table
 
+ROW_LETTERS = 34  # of a name beside a row: two drugs with doses, in a line
 NO_LOSS = ("step", "gradient_norm", "steps_per_second", "learning_rate")  # of a history; not plotted as loss
 
 
@@ -259,7 +260,7 @@ def condition_dots(table: Table, *, split: str = "test", metric: str = "energy_d
         axes.errorbar(x, np.append(heights, len(wide) + 0.5), xerr=[x - ends[0], ends[1] - x], **style)
     _scale_with_zero(axes, wide[methods], "oracle_half" in methods)
     axes.axhline(len(wide) - 0.25, color=GREY, lw=0.5)
-    axes.set_yticks(np.append(heights, len(wide) + 0.5), [*map(as_label, order), "mean"])
+    axes.set_yticks(np.append(heights, len(wide) + 0.5), [*(as_label(name, ROW_LETTERS) for name in order), "mean"])
     axes.set(ylim=(-0.6, len(wide) + 1.1), xlabel=words(metric))
     axes.grid(axis="y", lw=0.3, color="#DDDDDD", zorder=0)
     clean(axes, left=False)

@@ -44,6 +44,7 @@ def render_report(
     residual_laws: Table | None = None,
     counts: Table | None = None,
     published: str | None = None,
+    data: str = "",
 ) -> str:
     """The report as markdown.
 
@@ -59,6 +60,7 @@ def render_report(
         residual_laws: rows of ``residual_laws.csv``.
         counts: rows of ``counts.csv``, for counts.
         published: figures of others for this data set and split, as markdown.
+        data: what was read, `overview.describe_data`.
     """
     seeds = ", ".join(str(seed) for seed in sorted(set(table["seed"])))
     facts = {"Config": markdown_code(config) if config else "", "Seed of the evaluation": seeds}
@@ -67,6 +69,7 @@ def render_report(
     parts = [
         f"# {as_markdown(title)}",
         "\n".join(f"- {name}: {value}" for name, value in facts.items() if value),
+        *(["## Data", markdown_block(data, "text")] if data else []),
         *([] if "test" in splits else [NOTHING_HELD_OUT]),
         *(part for split in splits for part in _split_section(table, split)),
         *(["## Published figures of others", published] if published else []),

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.export import to_anndata
 from pdae_jax.prediction.samples import Prediction, predict
 from pdae_jax.reporting.figures import figures_of, save_figures
+from pdae_jax.reporting.overview import describe_data
 from pdae_jax.reporting.published import format_published
 from pdae_jax.reporting.report import REPORT_FILE, write_report
 from pdae_jax.runs import folder
@@ -124,7 +125,8 @@ def write_results(
         write_diagnostics(path, fitted, test, predictions)
     with stage(show, "Drawing figures, and writing the report"):
         _draw_figures(path, fitted, test, table, predictions[:MOST_DETAILED])
-        render(path, command)
+        parts = {"train": fitted.train, "validation": fitted.validation, "test": test}
+        render(path, command, data={name: part for name, part in parts.items() if part is not None})
     split = judged_split(table)
     note = "" if split == "test" else f"Nothing was held out for the test: these are the {split} conditions.\n"
     return note + format_table(table, split=split)
@@ -307,8 +309,16 @@ def _draw_figures(
     return shown
 
 
-def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
-    """``report.md`` from what the folder holds."""
+def render(
+    workdir: str | pathlib.Path, command: str = "", *, data: Mapping[str, PerturbationData] | None = None
+) -> pathlib.Path:
+    """``report.md`` from what the folder holds.
+
+    Args:
+        workdir: of the run.
+        command: that reproduces it; None given: the recorded one.
+        data: its ``train``, ``validation`` and ``test`` where they were read already.
+    """
     path = pathlib.Path(workdir)
     config = json.loads((path / folder.CONFIG_FILE).read_text())["config"]
     captions = path / FIGURE_FOLDER / CAPTION_FILE
@@ -328,4 +338,11 @@ def render(workdir: str | pathlib.Path, command: str = "") -> pathlib.Path:
         published=format_published(
             config.get("data", {}).get("name", ""), config.get("split", {}).get("protocol", "") or ""
         ),
+        data=describe_data(_parts(path) if data is None else data),
     )
+
+
+def _parts(path: pathlib.Path) -> dict[str, PerturbationData]:
+    """The data of a run, by part."""
+    files = {"train": folder.TRAIN_FILE, "validation": folder.VALIDATION_FILE, "test": folder.TEST_FILE}
+    return {name: load_data(path / file) for name, file in files.items() if (path / file).exists()}

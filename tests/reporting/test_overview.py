@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pdae_jax import from_frame, hold_out
-from pdae_jax.reporting.overview import SHOWN, WIDTH, describe
+from pdae_jax.reporting.overview import SHOWN, WIDTH, describe, describe_data
 
 
 def frame_of(*conditions, each=4, **columns):
@@ -31,6 +31,15 @@ def test_all_that_was_read_is_said():
     assert "Warnings while reading\n- one\n- two\n\n" in text
     assert "Nothing is held out for the test" in text
     assert "decades" not in text and "stratum" not in text  # where there are none
+
+
+def test_a_report_says_what_was_read():
+    data = from_frame(frame_of("ctrl", "A", "B", "A+B"), control="ctrl", arcsinh=5.0)
+    train, test = hold_out(data, ["A+B"])
+    text = describe_data({"train": train, "test": test})
+    assert text.startswith("16 cells, 3 features, 4 conditions\ncontrol 'ctrl': 4 cells\nscale found")
+    for words in ("arcsinh(x / 5)", "features from 'CD3' to 'pS6'", "\n\ntest: 'A+B'"):
+        assert words in text
 
 
 def test_the_scale_and_what_was_made_of_it():

@@ -40,8 +40,8 @@ CONTENTS = {
 
 
 def test_the_report_says_what_the_table_says():
-    text = render_report(**CONTENTS)
-    assert text.startswith("# A run\n")
+    text = render_report(**CONTENTS, data="16 cells")
+    assert text.startswith("# A run\n") and "\n\n## Data\n\n```text\n16 cells\n```\n\n" in text
     for fact in ("`some/config.py`", "evaluation: 7", "cpu x", "Python 3.12.1, jax 0.1.2", "make run WORKDIR=here"):
         assert fact in text
     assert "![Loss](figures/loss.png)" in text
