@@ -40,6 +40,7 @@ from jaxtyping import Array, Float
 from pdae_jax.model.decoder import Decoder, make_decoder
 from pdae_jax.model.encoder import Encoder, make_encoder
 from pdae_jax.model.linear import LinearModel, effective_label
+from pdae_jax.model.networks import with_share
 from pdae_jax.model.shift import Shift, make_shift
 from pdae_jax.recipe import NOISES
 from pdae_jax.types import AnyArray, Params
@@ -148,9 +149,9 @@ def _join(networks: _Networks, num_perturbations: int, floor: tuple[float, ...] 
     def init(key, start):
         key_encoder, key_decoder = jax.random.split(key)
         return {
-            "encoder": encoder.init(key_encoder, start.encoder_kernel, start.encoder_bias),
+            "encoder": with_share(encoder.init(key_encoder, start.encoder_kernel, start.encoder_bias), start.nets),
             "shift": shift.init(start.shift_matrix, start.observed, start.common, start.saturation),
-            "decoder": decoder.init(key_decoder, start.decoder_kernel, start.decoder_bias),
+            "decoder": with_share(decoder.init(key_decoder, start.decoder_kernel, start.decoder_bias), start.nets),
         }
 
     def encode(params, x):
@@ -213,6 +214,7 @@ class Start(NamedTuple):
     observed: Float[AnyArray, "perturbations features"]  # effects outside the latents' reach
     common: Float[AnyArray, " features"]  # of all perturbed conditions
     saturation: float | Float[AnyArray, ""]
+    nets: float | Float[AnyArray, ""] = 1.0  # times the small random output that the nets begin with
 
 
 def linear_start(
@@ -223,12 +225,14 @@ def linear_start(
     *,
     noise: str,
     noise_dim: int,
+    nets: float = 1.0,
 ) -> Start:
     """PCA of the cells, whitened within conditions; the linear model's effects split into `W` and `V`.
 
     Base latents, shifts taken off, start with mean zero and identity covariance, as the theory has them. Principal
     directions beyond the latent ones start as drawn noise, at their own spread. Pass a
-    sample with equally many cells of each condition, else large conditions dominate.
+    sample with equally many cells of each condition, else large conditions dominate. The nets start near zero, 0 of
+    `nets` is nothing at all: what they add to the linear model grows with the latents.
     """
     # SciPy's keeps single precision, where NumPy's would compute in double: twice as fast for a thousand features
     x = np.asarray(x, np.result_type(x, np.float32))
@@ -255,6 +259,7 @@ def linear_start(
         observed=effects - effects @ basis.T @ basis,
         common=linear.common.astype(x.dtype),
         saturation=linear.saturation,
+        nets=nets,
     )
 
 

@@ -56,6 +56,12 @@ def with_skip(params: dict, kernel: AnyArray, bias: AnyArray) -> dict:
     return {**params, "skip": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}
 
 
+def with_share(params: dict, share: AnyArray | float) -> dict:
+    """The parameters of an `MLP`, and of those inside it, with outputs beside the linear part times `share`."""
+    inner = {"scale": with_share(params["scale"], share)} if "scale" in params else {}
+    return {**params, **inner, "out": {**params["out"], "kernel": share * params["out"]["kernel"]}}
+
+
 def unraveller(shapes: Any) -> tuple[int, Callable[[Float[Array, " numbers"]], Any]]:
     """How many numbers a pytree of these shapes has, and the function that makes one of a vector."""
     leaves, treedef = jax.tree.flatten(shapes)

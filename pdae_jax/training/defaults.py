@@ -50,7 +50,7 @@ MAX_STEPS = 4000
 # of 50 to 80, the best on six development worlds; with 300 cells 50 and 107 were the best (experiments/STUDIES.md).
 PASSES = 50
 MIN_STEPS = 300
-_MIN_NEIGHBOURS = 20  # cells of the median condition
+_FEW_CELLS = 20  # of the median condition
 _PAIRED = 2048  # cells whose distances from each other are looked at
 
 
@@ -77,12 +77,20 @@ def lies_on_surface(pilot: Pilot, latent_dim: int) -> bool:
     other conditions, and lie in as many directions as there are perturbations, whatever the noise.
     """
     random, data = np.random.default_rng(0), pilot.train
-    if np.median(data.counts) < _MIN_NEIGHBOURS:
+    if has_few_cells(data):
         return False
     rows = balanced_rows(random, data, -(-_PAIRED // data.num_conditions))
     # conditions of few cells repeat them: a cell must not be its own neighbour
     rows = random.permutation(np.unique(rows))[:_PAIRED]
     return has_density(pilot.cells(rows), latent_dim)
+
+
+def has_few_cells(train: PerturbationData) -> bool:
+    """Whether conditions have so few cells that these tell their means at most, as three wells do.
+
+    What cells spread within conditions is then little beside what perturbations do, and latents lie far out.
+    """
+    return bool(np.median(train.counts) < _FEW_CELLS)
 
 
 def default_steps(recipe: Recipe, train: PerturbationData) -> int:

@@ -19,7 +19,7 @@ from pdae_jax.model.model import Model, Start, linear_start
 from pdae_jax.randomness import make_random
 from pdae_jax.recipe import LossWeights, Recipe, Resolved
 from pdae_jax.training.compiler import RUNS_ONCE, compiler_options, without_garbage_collection
-from pdae_jax.training.defaults import build_model, resolve_recipe
+from pdae_jax.training.defaults import build_model, has_few_cells, resolve_recipe
 from pdae_jax.training.devices import Devices
 from pdae_jax.training.pilot import make_pilot, with_units
 from pdae_jax.training.reduction import seen_by_model
@@ -123,6 +123,7 @@ def prepare(
         model.latent_dim,
         noise=recipe.noise,
         noise_dim=recipe.noise_dim,
+        nets=0.0 if has_few_cells(train) else 1.0,
     )
     settings = settings_of(recipe, kernel_of(recipe, cells).parameters)
     shapes = _shapes((key, additive, settings))

@@ -93,7 +93,7 @@ def start_shapes(model: Model) -> Start:
     """A `Start` of zeros, of the shapes that the model takes."""
     d, k, num = model.num_features, model.latent_dim, model.num_perturbations
     drawn = model.noise_dim if model.noise == "drawn" else 0
-    sizes = ((d, k), (k,), (k + drawn, d), (d,), (num, k), (num, d), (d,), ())
+    sizes = ((d, k), (k,), (k + drawn, d), (d,), (num, k), (num, d), (d,), (), ())
     return Start(*(np.zeros(size, np.float32) for size in sizes))
 
 

@@ -1,13 +1,16 @@
 """Atoms and intrinsic dimension, on laws whose dimension is known."""
 
+import jax
 import numpy as np
 import pytest
 from scipy.stats import ortho_group
 
+from pdae_jax import fit, predict
 from pdae_jax.data.load import from_arrays
 from pdae_jax.recipe import Recipe
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.density import has_atoms, has_density, intrinsic_dimension
+from pdae_jax.training.pilot import make_pilot
 
 
 def surface(dim, cells=2000, features=10, bend=0.3, seed=0):
@@ -55,3 +58,15 @@ def test_three_wells_a_condition_are_no_surface(seed):
     recipe = resolve_recipe(Recipe(), data)
     # so the start carries the linear model's means in full, as the baseline `ridge` does
     assert recipe.observed_effects and recipe.likelihood == 0.0 and recipe.patience is not None
+
+
+def test_of_three_wells_a_condition_the_start_is_the_linear_model():
+    """Latents lie far out there: what nets that only nearly vanish add to the linear model would not be small."""
+    random, labels = np.random.default_rng(0), np.concatenate([np.zeros((1, 4)), np.eye(4), [[1, 1, 0, 0]]])
+    wells = np.repeat(labels @ random.normal(size=(4, 6)) * 40.0, 3, axis=0)
+    data = from_arrays(wells + 0.3 * random.normal(size=wells.shape), labels=np.repeat(labels, 3, axis=0))
+    fitted, target = fit(data, key=jax.random.key(0), stop_step=0), np.float32([0, 1, 1, 0])
+    sample = predict(fitted, target, key=jax.random.key(1), num_samples=3).samples  # each well once
+    linear = make_pilot(fitted.recipe, data).linear
+    expected = linear.predict(fitted.standardizer.label(target)) * fitted.standardizer.scale
+    np.testing.assert_allclose(sample.mean(0) - data.cells(data.control).mean(0), expected, atol=1e-4 * 40)
