@@ -67,9 +67,10 @@ def test_a_fit_is_judged_as_it_predicts():
     rates = [base * np.prod([change[p] for p in name.split("+") if p in change] or [base**0], axis=0) for name in names]
     x = random.poisson(rates)
     train, validation = pdae_jax.hold_out(pdae_jax.from_arrays(x, names, normalize=True), ["A+B"])
-    fitted = pdae_jax.fit(train, key=jax.random.key(0), validation=validation, stop_step=0, latent_dim=2, hidden=(4,))
-    true = validation.cells("A+B")
-    predicted = [pdae_jax.predict(fitted, "A+B", key=jax.random.key(seed)).samples for seed in range(5)]
-    errors = [float(pdae_jax.losses.energy_distance(samples, true)) for samples in predicted]
-    judged = fitted.validation_errors["A+B"]["pdae"]
-    assert abs(judged - np.mean(errors)) < 4 * np.std(errors, ddof=1)
+    true, judged, errors = validation.cells("A+B"), [], []
+    for seed in range(8):  # both are means over draws of cells, and of the rounding
+        key = jax.random.key(seed)
+        fitted = pdae_jax.fit(train, key=key, validation=validation, stop_step=0, latent_dim=2, hidden=(4,))
+        judged.append(fitted.validation_errors["A+B"]["pdae"])
+        errors.append(float(pdae_jax.losses.energy_distance(pdae_jax.predict(fitted, "A+B", key=key).samples, true)))
+    assert abs(np.mean(judged) - np.mean(errors)) < 4 * np.sqrt((np.var(judged) + np.var(errors)) / 7)
