@@ -1,11 +1,14 @@
 """Residuals and extremes, on data where the right answer is known."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 import pdae_jax
 from pdae_jax.evaluation import diagnostics
+from pdae_jax.model.networks import with_share
 from pdae_jax.reporting.diagnostics import format_extremes, format_residual_laws
 
 KEY = jax.random.key(0)
@@ -24,6 +27,9 @@ def noisy(*, spread=1.0):
 @pytest.mark.slow
 def test_residuals_have_one_law_unless_a_perturbation_changes_the_noise(spread):
     fitted = pdae_jax.fit(noisy(spread=spread), key=KEY, latent_dim=1, hidden=(4,), stop_step=0)
+    # linear as these data are: what the nets begin with bends the surface by little, but is seen in 600 cells
+    params = {name: part if name == "shift" else with_share(part, 0.0) for name, part in fitted.params.items()}
+    fitted = dataclasses.replace(fitted, params=params)
     found = diagnostics.residual_laws(fitted, key=KEY)
     assert list(found.index) == ["A", "B"]
     assert found.loc["A", "p_value"] > 0.01
