@@ -43,7 +43,7 @@ test-fast: $(VENV)/dev.stamp
 
 # Runs and sweeps are killed at all sorts of moments; a quarter of an hour.
 test-faults: $(VENV)/dev.stamp
-	$(BIN)/python experiments/faults.py $(ARGS)
+	$(BIN)/python experiments/lab/faults.py $(ARGS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .

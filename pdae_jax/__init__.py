@@ -4,7 +4,7 @@ from pdae_jax import kernels, losses
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.data.load import from_anndata, from_arrays, from_frame
 from pdae_jax.data.simulate import simulate
-from pdae_jax.data.split import hold_out, hold_out_cells
+from pdae_jax.design.split import hold_out, hold_out_cells
 from pdae_jax.evaluation.table import evaluate
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.model import make_model

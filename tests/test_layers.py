@@ -14,7 +14,9 @@ PACKAGE = Path(__file__).parents[1] / "pdae_jax"
 ORDER = (
     "root",  # the nouns: labels, types, recipe
     "two_sample",
+    "design",
     "data",
+    "view",
     "model",
     "runs",
     "training",

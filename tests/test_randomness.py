@@ -8,7 +8,7 @@ import pytest
 
 import pdae_jax
 from pdae_jax import kernels, linear_time
-from pdae_jax.data.split import hold_out_cells, random_conditions
+from pdae_jax.design.split import hold_out_cells, random_conditions
 from pdae_jax.randomness import check_key
 
 DATA = pdae_jax.from_arrays(np.random.default_rng(0).normal(size=(40, 2)), np.repeat(["control", "A", "B", "A+B"], 10))

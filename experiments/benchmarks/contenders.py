@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from pdae_jax.data.sample import DeviceData
-from pdae_jax.data.units import make_standardizer
 from pdae_jax.model.model import linear_start
 from pdae_jax.recipe import Recipe
 from pdae_jax.training.defaults import resolve_recipe
@@ -18,6 +16,8 @@ from pdae_jax.training.pilot import make_pilot
 from pdae_jax.training.prepare import prepare
 from pdae_jax.training.step import make_train_steps
 from pdae_jax.types import PerturbationData
+from pdae_jax.view.sample import DeviceData
+from pdae_jax.view.units import make_standardizer
 
 CHUNK = 25
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from absl import app, flags, logging
 
-from experiments.cases import Case, norman
+from experiments.lab.cases import Case, norman
 from pdae_jax import fit, losses, predict
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.compositional import fit_compositional

@@ -111,7 +111,7 @@ def _pytorch(world: str) -> float:
     import torch  # pyright: ignore[reportMissingImports]
 
     from experiments.benchmarks import torch_reference as reference
-    from pdae_jax.data.units import make_standardizer
+    from pdae_jax.view.units import make_standardizer
 
     train, _, _ = _asked(world)
     torch.manual_seed(0)

@@ -3,13 +3,13 @@
     make run CONFIG=experiments/configs/norman.py:doubles ARGS="--config.data.path=norman.h5ad --config.split.seed=0"
 
 The file may be that of GEARS, scPerturb or CPA, or GSE133344 itself with its column `guide_identity`. The argument
-names a protocol of `pdae_jax.data.protocols`: ``doubles`` (half of the pairs held out, the default), ``tenth`` (ten
+names a protocol of `pdae_jax.design.protocols`: ``doubles`` (half of the pairs held out, the default), ``tenth`` (ten
 folds), ``seen2``, ``seen1``, ``seen0``. Two more need no file of your own: ``pairs``, semi-real cells around the
 measured effects of this screen, and ``devel``, a small real part of it. ``smoke`` is a few steps on it.
 """
 
 from pdae_jax.cli import base
-from pdae_jax.data.protocols import PROTOCOLS
+from pdae_jax.design.protocols import PROTOCOLS
 
 DEVEL_PAIRS = ("KLF1+MAP2K6", "KLF1+TGFBR2", "MAP2K3+MAP2K6", "MAP2K3+SLC38A2", "MAPK1+TGFBR2")
 

@@ -8,12 +8,12 @@ make run CONFIG=experiments/configs/papers.py:conditions_singles       too few c
 make run CONFIG=experiments/configs/papers.py:labels_outside_the_span  what no data determine
 make run CONFIG=experiments/configs/papers.py:smoke                    a few steps, to see that everything runs
 
-Worlds and designs are those of ``experiments/studies.py``, which `study.py` runs over many worlds; here one world is
+Worlds and designs are those of ``experiments/lab/studies.py``, which `study.py` runs over many worlds; here one is
 drawn by ``config.seed``, and the run folder has its report and figures. Compared with the baselines and with two
 compositional autoencoders trained on the same cells.
 """
 
-from experiments import studies
+from experiments.lab import studies
 from pdae_jax.cli import base
 from pdae_jax.evaluation.compositional import COMPARATORS
 

@@ -9,8 +9,8 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
 
-from pdae_jax.data.distinct import distinct_labels
 from pdae_jax.data.notation import Notation, warn_of_other_separator
+from pdae_jax.design.strata import distinct_labels
 from pdae_jax.labels import check_uncut, format_label, split_dose, split_name
 from pdae_jax.spelling import check_names, first_names, nearest_names
 

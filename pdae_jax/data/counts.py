@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import logging
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from pdae_jax.cells import StoredCells, evenly_spaced
-from pdae_jax.data.units import MIN_ZEROS
+from pdae_jax.data.moments import MIN_ZEROS
 
 TARGET_SUM = 1e4  # counts per 10,000
 LOOKED_AT = 200  # cells, before all are
@@ -210,44 +210,6 @@ def _lattice(x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, " cell
         whole = np.all(np.abs(counts - np.round(counts)) < _OFF * np.maximum(1.0, counts / 1000), axis=1)
         found = np.where((found == -1) & whole, count / smallest, found)
     return found
-
-
-def to_counts(
-    random: np.random.Generator,
-    x: Float[np.ndarray, "cells features"],
-    sizes: Float[np.ndarray, " cells"],
-) -> Int[np.ndarray, "cells features"]:
-    r"""Whole numbers `c` for which :math:`\log(1 + c / s)` has the mean `x`.
-
-    A value between those of `c` and `c + 1` counts becomes the larger with the probability that keeps its mean: effects
-    add up on that scale, and a rule that kept the mean of the counts would lose those of rare features, of which one
-    count is a large step. Values that came from counts and were not moved give back these counts.
-    """
-    counts = np.empty(x.shape, np.int64)
-    for start in range(0, len(x), _BLOCK):
-        block = slice(start, start + _BLOCK)
-        values, size = np.maximum(x[block], 0).astype(np.float64), np.asarray(sizes, np.float64)[block, None]
-        rates = np.expm1(values) * size
-        nearest, below = np.round(rates), np.floor(rates)
-        came_from_counts = np.abs(rates - nearest) < 1e-3 + 1e-5 * rates  # but for single precision
-        low, high = np.log1p(below / size), np.log1p((below + 1) / size)
-        rounded = below + (random.random(rates.shape) < (values - low) / (high - low))
-        counts[block] = np.where(came_from_counts, nearest, rounded)
-    return counts
-
-
-def log_normalised(
-    counts: Int[np.ndarray, "cells features"], sizes: Float[np.ndarray, " cells"]
-) -> Float[np.ndarray, "cells features"]:
-    r""":math:`\log(1 + c / s)`."""
-    return np.log1p(counts / np.asarray(sizes, np.float64)[:, None]).astype(np.float32)
-
-
-def in_whole_counts(
-    random: np.random.Generator, x: Float[np.ndarray, "cells features"], sizes: Float[np.ndarray, " cells"]
-) -> Float[np.ndarray, "cells features"]:
-    """Values as a measured cell can have them: logarithms of whole numbers, `to_counts`."""
-    return log_normalised(to_counts(random, x, sizes), sizes)
 
 
 def _some(x: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from absl import logging
 from jaxtyping import Float
 
 from pdae_jax.data.conditions import Conditions, Written, check_joined, make_conditions, merge_written
-from pdae_jax.data.distinct import distinct, distinct_labels, distinct_names
+from pdae_jax.data.distinct import distinct_names
 from pdae_jax.data.doses import check_control_dose, check_doses, doses_of
 from pdae_jax.data.notation import (
     Notation,
@@ -21,6 +21,7 @@ from pdae_jax.data.notation import (
     read_doses,
 )
 from pdae_jax.data.observations import unmasked
+from pdae_jax.design.strata import distinct, distinct_labels
 from pdae_jax.labels import NUMBER, check_uncut, dose_fault, format_label, said_twice, split_name
 from pdae_jax.spelling import first_names
 

@@ -17,9 +17,9 @@ from pdae_jax.data.load import from_anndata, from_frame
 from pdae_jax.data.notation import make_notation, with_found_controls
 from pdae_jax.data.parts import parts_of_conditions
 from pdae_jax.data.sheet import DOSE, Sheet, read_sheet
-from pdae_jax.data.split import across_strata, measured_alone
 from pdae_jax.data.table_files import FILE, ending_of, find_file, read_tables, table_files
 from pdae_jax.data.tables import in_old_layout, open_anndata, read_conditions
+from pdae_jax.design.strata import across_strata, measured_alone
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData, Reading
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from pdae_jax.cells import evenly_spaced
 from pdae_jax.data.counts import LARGEST_LOG, LOOKED_AT, is_counts, size_factors
-from pdae_jax.data.units import MIN_ZEROS
+from pdae_jax.data.moments import MIN_ZEROS
 
 COUNTS = "raw counts"
 LOG_COUNTS = "log-normalised counts"

@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from pdae_jax.data.components import spectrum
-from pdae_jax.data.counts import in_whole_counts
-from pdae_jax.data.span import least_squares
-from pdae_jax.data.units import condition_means
+from pdae_jax.data.moments import condition_means
+from pdae_jax.design.span import least_squares
 from pdae_jax.labels import LabelLike
 from pdae_jax.model import linear
 from pdae_jax.randomness import make_random
 from pdae_jax.types import PerturbationData, once_for_each
+from pdae_jax.view.components import spectrum
+from pdae_jax.view.lattice import in_whole_counts
 
 # Share of the variance that the principal components of `latent_additive` hold.
 PCA_VARIANCE = 0.95

@@ -19,10 +19,6 @@ from jaxtyping import Array, Float
 
 from pdae_jax.compiled import as_written
 from pdae_jax.data.checks import check_same_columns, check_training_data
-from pdae_jax.data.counts import in_whole_counts
-from pdae_jax.data.sample import make_sampler
-from pdae_jax.data.stream import feed
-from pdae_jax.data.units import Standardizer
 from pdae_jax.evaluation.baselines import _draw
 from pdae_jax.evaluation.compositional_step import (
     Networks,
@@ -44,6 +40,10 @@ from pdae_jax.training.prepare import prepare, with_errors
 from pdae_jax.training.step import TrainState
 from pdae_jax.training.validate import make_validator
 from pdae_jax.types import PerturbationData
+from pdae_jax.view.lattice import in_whole_counts
+from pdae_jax.view.sample import make_sampler
+from pdae_jax.view.stream import feed
+from pdae_jax.view.units import Standardizer
 
 LEARNING_RATE = 5e-3  # where the recipe has none
 DISENTANGLE = ("adversarial", "prior", "none")

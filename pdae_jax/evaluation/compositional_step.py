@@ -10,8 +10,6 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.data.sample import DeviceData
-from pdae_jax.data.units import zero_floor
 from pdae_jax.model.model import Model
 from pdae_jax.model.networks import make_mlp, with_skip
 from pdae_jax.training.prepare import Parts
@@ -20,6 +18,8 @@ from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import dissimilarity_matrix
 from pdae_jax.two_sample.scores import batch_score
 from pdae_jax.types import PerturbationData
+from pdae_jax.view.sample import DeviceData
+from pdae_jax.view.units import zero_floor
 
 ADVERSARY_STEPS = 2  # per step of the autoencoder, as in CPA
 MIN_STD = 0.03  # of the decoder, in the model's units: where cells lie on a manifold the likelihood has no maximum
@@ -104,7 +104,7 @@ def _split(key: Array, step: Array) -> tuple[Array, Array, Array]:
 
 
 def step_keys(key: Array, step: Array) -> Array:
-    """Keys of all cells that a step draws, for `data.stream`."""
+    """Keys of all cells that a step draws, for `view.stream`."""
     _, key_cells, keys_adversary = _split(key, step)
     return jnp.concatenate([key_cells[None], keys_adversary])
 

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.data.counts import log_normalised, to_counts
 from pdae_jax.evaluation.differential import correlations
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.samples import predict
 from pdae_jax.randomness import make_random
 from pdae_jax.types import PerturbationData, Table
+from pdae_jax.view.lattice import log_normalised, to_counts
 
 CORRELATED_FEATURES = 50  # the most abundant ones
 _ENOUGH = 0.1  # mean count of a feature, for its spread to mean something

@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pdae_jax.cells import evenly_spaced
-from pdae_jax.data.units import moments
+from pdae_jax.data.moments import moments
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.samples import Prediction, reach_of
 from pdae_jax.two_sample.permutation import two_sample_tests

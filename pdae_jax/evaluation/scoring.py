@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.data.units import condition_means, moments
+from pdae_jax.data.moments import condition_means, moments
 from pdae_jax.evaluation.differential import CONTROL_CELLS, FIELD_METRICS, Differential, Samples, Summary, differential
 from pdae_jax.evaluation.metrics import METRICS, Context, median_distance
 from pdae_jax.evaluation.summary import BY_CHANCE, CEILING, MIN_CELLS_OF_A_LAW

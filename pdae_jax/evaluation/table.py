@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from pdae_jax.compiled import as_written
 from pdae_jax.data.checks import aligned
-from pdae_jax.data.units import condition_means
+from pdae_jax.data.moments import condition_means
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.cases import Case, cases_of, fewer_in_sample, sources_of_cases, warn_of_seen
 from pdae_jax.evaluation.methods import GivenCells, check_given, further_methods

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pdae_jax.compiled import as_written
-from pdae_jax.data.components import Components
-from pdae_jax.data.units import Standardizer, zero_floor
 from pdae_jax.model.model import Model
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
+from pdae_jax.view.components import Components
+from pdae_jax.view.units import Standardizer, zero_floor
 
 _ROUNDING = 1e-5  # in the model's units: a zero that was carried along comes back as one
 _SMALL_BLOCK = 1024

@@ -21,15 +21,14 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 from jaxtyping import Bool, Float, Int
 
-from pdae_jax.data.span import determined_by_others
-from pdae_jax.data.units import condition_means, dose_units
-from pdae_jax.types import AnyArray, PerturbationData
+from pdae_jax.data.moments import condition_means
+from pdae_jax.design.effects import dose_units, effective_label, is_perturbed
+from pdae_jax.design.span import determined_by_others
+from pdae_jax.types import PerturbationData
 
 RIDGES = tuple(10.0**power for power in np.arange(-4.0, 1.01, 0.5))
 SATURATIONS = tuple(float(value) for value in np.arange(0.0, 1.01, 0.1))
@@ -55,21 +54,6 @@ class LinearModel(NamedTuple):
         """Difference of the mean from the control's."""
         label = np.asarray(label, np.float64)
         return np.asarray(effective_label(label, self.saturation) @ self.effects + is_perturbed(label) * self.common)
-
-
-def is_perturbed(label: Float[AnyArray, "*batch perturbations"]) -> Float[AnyArray, "*batch 1"]:
-    """One where a dose is not zero; of NumPy and of JAX arrays."""
-    xp = np if isinstance(label, np.ndarray) else jnp
-    return xp.any(label != 0, axis=-1, keepdims=True).astype(label.dtype)
-
-
-def effective_label(
-    label: Float[AnyArray, "*batch perturbations"], saturation: float | AnyArray
-) -> Float[AnyArray, "*batch perturbations"]:
-    """`phi`: the label times the gain of its order; of NumPy and of JAX arrays."""
-    xp = np if isinstance(label, np.ndarray) and not isinstance(saturation, jax.Array) else jnp
-    order = xp.maximum(xp.sum(label != 0, axis=-1, keepdims=True), 1).astype(label.dtype)
-    return label * xp.exp(-saturation * xp.log(order))
 
 
 def fit_linear(

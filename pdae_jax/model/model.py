@@ -37,9 +37,10 @@ import numpy as np
 import scipy.linalg
 from jaxtyping import Array, Float
 
+from pdae_jax.design.effects import effective_label
 from pdae_jax.model.decoder import Decoder, make_decoder
 from pdae_jax.model.encoder import Encoder, make_encoder
-from pdae_jax.model.linear import LinearModel, effective_label
+from pdae_jax.model.linear import LinearModel
 from pdae_jax.model.networks import with_share
 from pdae_jax.model.shift import Shift, make_shift
 from pdae_jax.recipe import NOISES

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pdae_jax.model.linear import effective_label, is_perturbed
+from pdae_jax.design.effects import effective_label, is_perturbed
 
 
 class Shift(NamedTuple):

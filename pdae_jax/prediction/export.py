@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from pdae_jax.data.checks import aligned
-from pdae_jax.data.counts import to_counts
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
+from pdae_jax.view.lattice import to_counts
 
 
 def to_anndata(source: Any) -> Any:

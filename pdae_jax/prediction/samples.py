@@ -11,8 +11,7 @@ from absl import logging
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.compiled import as_written
-from pdae_jax.data.counts import in_whole_counts, to_counts
-from pdae_jax.data.units import moments
+from pdae_jax.data.moments import moments
 from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble, check_model
 from pdae_jax.model.fitted import Fitted
@@ -23,6 +22,7 @@ from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.randomness import check_key, make_random
 from pdae_jax.settings import Whole
 from pdae_jax.types import PerturbationData
+from pdae_jax.view.lattice import in_whole_counts, to_counts
 
 MAX_REACH = 1.5  # above it a prediction is warned about, see `reach_of`
 _COUNTS = 2  # folded into a key that is split into those of 0 and 1

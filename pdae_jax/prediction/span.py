@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from pdae_jax.data.span import SPAN_TOLERANCE, Span, label_span
-from pdae_jax.data.units import dose_status, new_doses
+from pdae_jax.design.effects import dose_status, new_doses
+from pdae_jax.design.span import SPAN_TOLERANCE, Span, label_span
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.types import PerturbationData, once_for_each
 

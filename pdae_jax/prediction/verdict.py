@@ -27,7 +27,7 @@ class Verdict:
     residual: float  # rho: share of the label's length outside that span, 0 = inside
     weights: dict[str, float]  # minimum-norm combination of training conditions that gives the label
     leverage: float  # squared norm of the weights: how much the noise of their estimates is amplified
-    dose_status: str = "measured"  # or "between" measured doses, or "beyond" them, see `data.units.dose_status`
+    dose_status: str = "measured"  # or "between" measured doses, or "beyond" them, see `design.effects.dose_status`
     new_doses: tuple[str, ...] = ()  # in words, with the measured ones of these perturbations
     latent_rank: int | None = None  # rank of the training conditions' latent shifts, W A
     latent_dim: int | None = None  # k; the theory asks for latent_rank = k

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from pdae_jax.data.span import Span, label_span
-from pdae_jax.data.split import measured_alone
-from pdae_jax.data.units import dose_status, moments
+from pdae_jax.data.moments import moments
+from pdae_jax.design.effects import dose_status
+from pdae_jax.design.span import Span, label_span
+from pdae_jax.design.strata import measured_alone
 from pdae_jax.labels import without_strata
 from pdae_jax.spelling import visible
 from pdae_jax.types import PerturbationData, Reading, once_for_each

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from pdae_jax.data.sample import balanced_rows
-from pdae_jax.data.units import Standardizer, zero_floor
-from pdae_jax.model.linear import effective_label
+from pdae_jax.design.effects import effective_label
 from pdae_jax.model.model import Model, linear_start, make_model
 from pdae_jax.recipe import Recipe, Resolved
 from pdae_jax.training.density import has_density
 from pdae_jax.training.pilot import Pilot, make_pilot, with_units
 from pdae_jax.types import PerturbationData
+from pdae_jax.view.sample import balanced_rows
+from pdae_jax.view.units import Standardizer, zero_floor
 
 # Of the largest latent shift: a direction shifted less is taken for curvature or noise. In 15 simulated worlds this
 # found the true number of latents 12 times and one too many 3 times; validation conditions settle doubtful cases.

@@ -9,7 +9,6 @@ from jaxtyping import Array
 
 from pdae_jax.cells import StoredCells
 from pdae_jax.compiled import as_written
-from pdae_jax.data.components import Components
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import STREAMS, check_key
 from pdae_jax.recipe import Recipe
@@ -25,6 +24,7 @@ from pdae_jax.training.reduction import seen_by_model, with_components
 from pdae_jax.training.requests import Request, check_request
 from pdae_jax.training.start_from import goes_on_from, started
 from pdae_jax.types import PerturbationData
+from pdae_jax.view.components import Components
 
 
 @as_written()

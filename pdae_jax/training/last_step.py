@@ -11,8 +11,9 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from pdae_jax.data.span import determined_by_others, label_span
-from pdae_jax.data.split import across_strata, hold_out
+from pdae_jax.design.span import determined_by_others, label_span
+from pdae_jax.design.split import hold_out
+from pdae_jax.design.strata import across_strata
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import make_random
 from pdae_jax.runs.folder import CHOICE_FOLDER

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pdae_jax.data.stream import pieces
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Resolved
 from pdae_jax.runs import folder
@@ -20,6 +19,7 @@ from pdae_jax.training.recovery import Stop, open_run, told_to_stop
 from pdae_jax.training.step import Metrics, make_train_steps
 from pdae_jax.training.validate import check_errors, worth_keeping
 from pdae_jax.types import PerturbationData
+from pdae_jax.view.stream import pieces
 
 
 def run_training(

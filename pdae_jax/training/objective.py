@@ -17,11 +17,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from pdae_jax.model.model import Model
-from pdae_jax.model.observation import whole_counts
 from pdae_jax.recipe import LossWeights
 from pdae_jax.two_sample.kernels import KernelLike, dissimilarity, dissimilarity_matrix
 from pdae_jax.two_sample.scores import batch_score
 from pdae_jax.types import Batch
+from pdae_jax.view.lattice import whole_counts
 
 _COUNTS = 3  # folded into a key that is split into three, which are those of 0, 1 and 2
 

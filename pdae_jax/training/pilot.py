@@ -6,10 +6,11 @@ import functools
 import numpy as np
 from jaxtyping import Float, Int
 
-from pdae_jax.data.units import Standardizer, condition_means, has_zero_floor, make_standardizer
+from pdae_jax.data.moments import condition_means, has_zero_floor
 from pdae_jax.model.linear import LinearModel, fit_linear
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
+from pdae_jax.view.units import Standardizer, make_standardizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

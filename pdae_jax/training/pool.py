@@ -11,8 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pdae_jax.data.sample import DeviceData
-from pdae_jax.data.stream import Streamed, pieces
 from pdae_jax.randomness import is_exact_side_by_side
 from pdae_jax.runs.folder import RunFolder
 from pdae_jax.runs.track import History
@@ -21,6 +19,8 @@ from pdae_jax.training.devices import own_devices
 from pdae_jax.training.prepare import LoopState, Parts, step_of
 from pdae_jax.training.recovery import Stop
 from pdae_jax.training.step import TrainState, make_train_steps
+from pdae_jax.view.sample import DeviceData
+from pdae_jax.view.stream import Streamed, pieces
 
 _MEMORY = 0.5  # share of an accelerator's that members may take
 

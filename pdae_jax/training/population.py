@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from pdae_jax.data.split import hold_out
+from pdae_jax.design.split import hold_out
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import check_key
 from pdae_jax.recipe import Recipe

@@ -11,10 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.data.components import Components
-from pdae_jax.data.sample import DeviceData, balanced_rows, make_sampler
-from pdae_jax.data.stream import Streamed, feed
-from pdae_jax.data.units import Standardizer, make_standardizer
 from pdae_jax.model.model import Model, Start, linear_start
 from pdae_jax.randomness import make_random
 from pdae_jax.recipe import LossWeights, Recipe, Resolved
@@ -36,6 +32,10 @@ from pdae_jax.training.step import (
 from pdae_jax.training.validate import Validator, Wide, make_validator
 from pdae_jax.two_sample import kernels
 from pdae_jax.types import Params, PerturbationData
+from pdae_jax.view.components import Components
+from pdae_jax.view.sample import DeviceData, balanced_rows, make_sampler
+from pdae_jax.view.stream import Streamed, feed
+from pdae_jax.view.units import Standardizer, make_standardizer
 
 
 class Errors(NamedTuple):

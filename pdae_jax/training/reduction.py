@@ -4,12 +4,12 @@ import pathlib
 
 import numpy as np
 
-from pdae_jax.data.components import Components, find_components
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
 from pdae_jax.runs.files import digest, read_arrays, write_arrays
 from pdae_jax.training.pilot import with_units
 from pdae_jax.types import PerturbationData
+from pdae_jax.view.components import Components, find_components
 
 
 def with_components(

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 from jaxtyping import Array
 
 from pdae_jax.data.checks import check_training_data
-from pdae_jax.data.components import Components
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import STREAMS, key_of_fit
 from pdae_jax.recipe import Recipe, Resolved
 from pdae_jax.types import PerturbationData
+from pdae_jax.view.components import Components
 
 
 class Request(NamedTuple):

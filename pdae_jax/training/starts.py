@@ -6,9 +6,6 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from pdae_jax.data.components import Components
-from pdae_jax.data.sample import DeviceData, bootstrap_rows
-from pdae_jax.data.stream import Streamed
 from pdae_jax.recipe import Recipe, Resolved
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.loop import with_start_errors
@@ -17,6 +14,9 @@ from pdae_jax.training.reduction import seen_by_model
 from pdae_jax.training.requests import Request
 from pdae_jax.training.step import settings_of
 from pdae_jax.training.values import VALUES, neutral_of
+from pdae_jax.view.components import Components
+from pdae_jax.view.sample import DeviceData, bootstrap_rows
+from pdae_jax.view.stream import Streamed
 
 _BOOTSTRAP = 3  # folded into the key of a fit; `prepare` splits it into three, which are those of 0, 1 and 2
 

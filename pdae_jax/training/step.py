@@ -12,7 +12,6 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.data.sample import DeviceData
 from pdae_jax.model.model import Model, Start
 from pdae_jax.model.networks import unraveller
 from pdae_jax.recipe import LossWeights, Resolved
@@ -22,6 +21,7 @@ from pdae_jax.training.objective import LossTerms, pdae_loss
 from pdae_jax.training.optimizer import make_optimizer
 from pdae_jax.two_sample.kernels import Kernel
 from pdae_jax.types import AnyArray
+from pdae_jax.view.sample import DeviceData
 
 
 class Settings(NamedTuple):

@@ -17,8 +17,6 @@ import jax
 import numpy as np
 
 from pdae_jax.compiled import as_written
-from pdae_jax.data.components import Components
-from pdae_jax.data.sample import DeviceData, padded_to
 from pdae_jax.randomness import STREAMS
 from pdae_jax.runs.folder import begin
 from pdae_jax.runs.track import Progress, make_progress, stage
@@ -30,6 +28,8 @@ from pdae_jax.training.recovery import Stop, identity_of, open_run, stop_of_fold
 from pdae_jax.training.reduction import with_components
 from pdae_jax.training.requests import Outcome, Request, check_request
 from pdae_jax.training.starts import Starts
+from pdae_jax.view.components import Components
+from pdae_jax.view.sample import DeviceData, padded_to
 
 MOST_OPEN = 128  # members that are prepared, and have their folders open, at a time
 

@@ -11,16 +11,16 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 from scipy.spatial.distance import pdist, squareform
 
-from pdae_jax.data.components import Components
-from pdae_jax.data.units import Standardizer
 from pdae_jax.model.model import Model
-from pdae_jax.model.observation import whole_counts
 from pdae_jax.randomness import make_random
 from pdae_jax.spelling import first_names
 from pdae_jax.training.devices import AXIS, Devices
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.statistics import two_sample_statistic
 from pdae_jax.types import AnyArray, Counted, PerturbationData
+from pdae_jax.view.components import Components
+from pdae_jax.view.lattice import whole_counts
+from pdae_jax.view.units import Standardizer
 
 _MANY_CELLS = 200  # for an estimate of a standard deviation
 MAX_CELLS = 1000  # of a sample; a fixed random choice, so that evaluations of one run are comparable

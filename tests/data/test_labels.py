@@ -5,8 +5,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from pdae_jax import build, check_guarantee, from_arrays, hold_out
-from pdae_jax.data.protocols import held_out
 from pdae_jax.data.tables import find_columns
+from pdae_jax.design.protocols import held_out
 from pdae_jax.labels import parse_label
 
 RANDOM = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import scipy.sparse
 
 import pdae_jax
 from pdae_jax.data.norman import LAYOUTS, norman
-from pdae_jax.data.protocols import PROTOCOLS, held_out
+from pdae_jax.design.protocols import PROTOCOLS, held_out
 
 SINGLES = [f"G{i}" for i in range(10)]
 PAIRS = [(a, b) for i, a in enumerate(SINGLES) for b in SINGLES[i + 1 :]]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 from pdae_jax.data.load import from_anndata, from_arrays, from_frame
-from pdae_jax.data.split import hold_out
+from pdae_jax.design.split import hold_out
 from pdae_jax.labels import format_label, parse_label
 from pdae_jax.prediction.export import to_anndata
 

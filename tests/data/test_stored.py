@@ -142,7 +142,7 @@ RECIPE = {
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_training_from_files_gives_the_numbers_of_training_in_memory(written, tmp_path, monkeypatch, replicas):
     # room for the cells of few steps: several pieces between two entries of the history
-    monkeypatch.setattr(pdae_jax.data.stream, "MAX_BYTES", 4 * GENES * 48 * 5 * replicas)
+    monkeypatch.setattr(pdae_jax.view.stream, "MAX_BYTES", 4 * GENES * 48 * 5 * replicas)
     options = {"control": "ctrl", "normalize": True}
     found = []
     for name, store in (("memory", None), ("files", tmp_path / "cells")):
@@ -198,7 +198,7 @@ def test_a_run_resumes_from_files_bit_for_bit_and_refuses_other_cells(written, t
 
 @pytest.mark.slow
 def test_comparators_train_on_the_cells_that_they_draw(written, tmp_path, monkeypatch):
-    monkeypatch.setattr(pdae_jax.data.stream, "MAX_BYTES", 4 * GENES * 600)
+    monkeypatch.setattr(pdae_jax.view.stream, "MAX_BYTES", 4 * GENES * 600)
     losses = []
     for store in (None, tmp_path / "cells"):
         train = from_anndata(written / "sparse.h5ad", control="ctrl", normalize=True, store=store)

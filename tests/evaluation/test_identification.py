@@ -9,7 +9,6 @@ from scipy.stats import ortho_group
 
 import pdae_jax
 from pdae_jax.data.simulate import simulate
-from pdae_jax.data.units import make_standardizer
 from pdae_jax.evaluation.identification import (
     MAP_CLASSES,
     compare_latents,
@@ -25,6 +24,7 @@ from pdae_jax.model.fitted import Fitted
 from pdae_jax.model.model import make_model
 from pdae_jax.recipe import Recipe
 from pdae_jax.reporting.identification import format_identification
+from pdae_jax.view.units import make_standardizer
 
 N = 5000
 FIT_ON = np.arange(2 * N) < N

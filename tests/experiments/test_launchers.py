@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import pdae_jax
-from experiments import faults
+from experiments.lab import faults
 from pdae_jax.cli.configs import load_config
 from pdae_jax.cli.sweeps import launchers, points
 from pdae_jax.cli.sweeps.points import Point, Result, save_result, train_point

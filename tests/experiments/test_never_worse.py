@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import cases, never_worse
+from experiments.lab import cases, never_worse
 from pdae_jax import check_guarantee
 
 

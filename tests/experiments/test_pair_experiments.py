@@ -31,12 +31,12 @@ def script(name, *own_flags):
 
 @pytest.fixture(scope="module")
 def mapk():
-    return script("mapk_rnai", "workdir", "source", "num_samples")
+    return script("lab.mapk_rnai", "workdir", "source", "num_samples")
 
 
 @pytest.fixture(scope="module")
 def leave():
-    return script("leave_pair_out", "config", "workdir", "num_pairs", "num_replicas")
+    return script("lab.leave_pair_out", "config", "workdir", "num_pairs", "num_replicas")
 
 
 def additive_world(*, interaction=0.0, cells=400):

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from absl import flags
 
-from experiments.studies import STUDIES, Variant
+from experiments.lab.studies import STUDIES, Variant
 from pdae_jax import Recipe, hold_out, simulate
 from pdae_jax.labels import parse_label
 
@@ -34,7 +34,7 @@ TINY = Variant(
 @pytest.fixture(scope="module")
 def study():
     with contextlib.chdir(Path(__file__).parents[2]):
-        module = importlib.import_module("experiments.study")
+        module = importlib.import_module("experiments.lab.study")
     flags.FLAGS(["study", "--study=accuracy"])
     return module
 
@@ -43,7 +43,7 @@ def study():
 def tables():
     if "study" in flags.FLAGS:  # study.py has a flag of this name too
         delattr(flags.FLAGS, "study")
-    return importlib.import_module("experiments.study_tables")
+    return importlib.import_module("experiments.lab.study_tables")
 
 
 @pytest.mark.parametrize("name", list(STUDIES))

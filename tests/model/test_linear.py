@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pdae_jax.design.effects import effective_label
 from pdae_jax.model import linear
-from pdae_jax.model.linear import DEFAULT_RIDGE, effective_label, fit_linear
+from pdae_jax.model.linear import DEFAULT_RIDGE, fit_linear
 
 
 def design(num=8, pairs=12, seed=0):

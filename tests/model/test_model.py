@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from pdae_jax.data.simulate import simulate
+from pdae_jax.design.effects import effective_label
 from pdae_jax.model.decoder import MAX_LOG_SCALE
-from pdae_jax.model.linear import LinearModel, effective_label, fit_means
+from pdae_jax.model.linear import LinearModel, fit_means
 from pdae_jax.model.model import linear_start, make_model
 from pdae_jax.model.networks import make_mlp
 

@@ -13,7 +13,7 @@ import pdae_jax
 from pdae_jax import predict as predict_function
 from pdae_jax.cli.check import unmeasured_doubles
 from pdae_jax.data.simulate import simulate
-from pdae_jax.data.units import dose_status
+from pdae_jax.design.effects import dose_status
 from pdae_jax.labels import parse_label
 from pdae_jax.prediction.span import identified_part
 from pdae_jax.prediction.verdict import Verdict

@@ -12,7 +12,6 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import pdae_jax
-from pdae_jax.data.sample import DeviceData
 from pdae_jax.evaluation.baselines import linear_model
 from pdae_jax.losses import energy_distance
 from pdae_jax.randomness import key_of_fit
@@ -25,6 +24,7 @@ from pdae_jax.training.prepare import prepare
 from pdae_jax.training.requests import Request
 from pdae_jax.training.step import make_train_steps
 from pdae_jax.training.validate import Validator, null_variance
+from pdae_jax.view.sample import DeviceData
 
 SMALL = {
     "num_steps": 60,

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import pdae_jax
-from pdae_jax.data.stream import step_keys
 from pdae_jax.randomness import key_of_fit, key_record, recorded_key
 from pdae_jax.training import last_step, pool, prepare, starts
 from pdae_jax.training.ensemble import replica_key
 from pdae_jax.training.fit import fit_request
 from pdae_jax.training.recovery import streams_of_folder
 from pdae_jax.training.requests import Request
+from pdae_jax.view.stream import step_keys
 
 KEY = jax.random.key(3)
 STEPS = 40

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from pdae_jax.data.load import from_arrays
-from pdae_jax.data.protocols import held_out
-from pdae_jax.data.split import hold_out, hold_out_cells, random_conditions
+from pdae_jax.design.protocols import held_out
+from pdae_jax.design.split import hold_out, hold_out_cells, random_conditions
 
 
 def make_data(names, counts=10):

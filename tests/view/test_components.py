@@ -8,8 +8,8 @@ import pytest
 
 import pdae_jax
 from pdae_jax import losses, simulate
-from pdae_jax.data.components import find_components
 from pdae_jax.evaluation.diagnostics import residuals
+from pdae_jax.view.components import find_components
 
 RECIPE = {"num_steps": 60, "log_every": 20, "eval_every": 20, "checkpoint_every": 20, "hidden": (16,), "latent_dim": 2}
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import studies
 from experiments.configs.bodenmiller import Fold, folds, source_of
 from experiments.configs.mapk_rnai import held_out_pairs
+from experiments.lab import studies
 from pdae_jax import hold_out, simulate
 from pdae_jax.data import datasets
 from pdae_jax.data.norman_pairs import Law, norman_pairs, split_pairs
@@ -179,4 +179,4 @@ def without_validation(case: Case) -> Case:
 
 
 if __name__ == "__main__":
-    raise SystemExit("This is no script. Run python experiments/never_worse.py, which uses it.")
+    raise SystemExit("This is no script. Run python experiments/lab/never_worse.py, which uses it.")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pdae_jax
-from pdae_jax.data.span import determined_by_others, label_rank, label_span, least_squares
+from pdae_jax.design.span import determined_by_others, label_rank, label_span, least_squares
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.training import last_step
 from pdae_jax.training.defaults import effective_rank
@@ -118,4 +118,4 @@ def test_combinations_that_rounding_alone_determines_are_not_left_out():
         assert left_out and "c7" not in left_out
         rest, _ = pdae_jax.hold_out(data, left_out)
         assert all(pdae_jax.check_guarantee(rest, data.label(name)).identified for name in left_out)
-        assert "c7" not in pdae_jax.data.split.random_conditions(jax.random.key(seed), data, 2)
+        assert "c7" not in pdae_jax.design.split.random_conditions(jax.random.key(seed), data, 2)

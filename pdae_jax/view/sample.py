@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from pdae_jax.data.units import Standardizer
 from pdae_jax.types import Batch, Counted, PerturbationData
+from pdae_jax.view.units import Standardizer
 
 
 class DeviceData(NamedTuple):
     """Cells sorted by condition, so that a condition is a slice; ready to be indexed inside `jit`."""
 
-    x: Float[Array, "cells features"] | None  # None: in files, see `data.stream`
+    x: Float[Array, "cells features"] | None  # None: in files, see `view.stream`
     start: Int[Array, " conditions"]  # first row of each condition
     count: Int[Array, " conditions"]  # rows of each condition
     labels: Float[Array, "conditions perturbations"]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from pdae_jax.data.units import condition_means
+from pdae_jax.data.moments import condition_means
 from pdae_jax.types import AnyArray, PerturbationData, once_for_each
 
 _MOST_CELLS = 2000  # of a condition: more change no component

@@ -1,7 +1,7 @@
 r"""Every (stimulation, cell type) pair of Bodenmiller's data held out once: model, baselines and ceiling on each.
 
-python experiments/leave_pair_out.py --workdir=runs/leave_pair_out
-python experiments/leave_pair_out.py --workdir=runs/leave_pair_out --num_pairs=1     the next pair only
+python experiments/lab/leave_pair_out.py --workdir=runs/leave_pair_out
+python experiments/lab/leave_pair_out.py --workdir=runs/leave_pair_out --num_pairs=1     the next pair only
 
 18 pairs, three stimulations of six cell types. For each: its cells are left out, three other pairs validate (they
 choose the step), a model is trained on the rest, and the unstimulated cells of the type are translated to the pair.
@@ -27,7 +27,8 @@ from ml_collections import config_flags
 from experiments.configs.bodenmiller import Fold, folds, order_of_pairs, source_of
 from pdae_jax import build, evaluate, fit, fit_ensemble, hold_out
 from pdae_jax.compiled import cache_compilations
-from pdae_jax.evaluation.baselines import Method, Task, additive_shift, condition_means
+from pdae_jax.data.moments import condition_means
+from pdae_jax.evaluation.baselines import Method, Task, additive_shift
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.reporting import plots

@@ -1,10 +1,10 @@
 """Is a fit ever worse than the best baseline? The default recipe on simulated worlds and on every real data set.
 
-python experiments/never_worse.py                                 24 worlds, 4 data sets; one to two hours on 2 cores
-python experiments/never_worse.py --kinds=counts,wide --number=2  some kinds, two worlds of each
-python experiments/never_worse.py --sweep                         Norman pairs: fewer pairs, other numbers of cells
-python experiments/never_worse.py --novalidation --kinds=wide     the fit chooses its last step by itself
-python experiments/never_worse.py --short                         a minute: two small worlds, few steps
+python experiments/lab/never_worse.py                              24 worlds, 4 data sets; one to two hours on 2 cores
+python experiments/lab/never_worse.py --kinds=counts,wide --number=2  some kinds, two worlds of each
+python experiments/lab/never_worse.py --sweep                         Norman pairs: fewer pairs, other numbers of cells
+python experiments/lab/never_worse.py --novalidation --kinds=wide     the fit chooses its last step by itself
+python experiments/lab/never_worse.py --short                         a minute: two small worlds, few steps
 
 Nothing is told: number of latents, steps, rates and weights are found from the data. A fit is worse where its
 mean energy distance over the held-out conditions is above 1.05 times that of the best baseline plus the noise of the
@@ -25,7 +25,7 @@ import pandas as pd
 from absl import app, flags, logging
 from matplotlib.figure import Figure
 
-from experiments.cases import CHOOSING, KINDS, Case, all_cases, norman, norman_name, without_validation
+from experiments.lab.cases import CHOOSING, KINDS, Case, all_cases, norman, norman_name, without_validation
 from pdae_jax import evaluate, fit
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.evaluation.summary import COMPARED, ratio_interval

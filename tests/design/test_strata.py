@@ -11,8 +11,9 @@ from experiments.configs import anndata as own
 from pdae_jax import build, check_guarantee, fit, from_arrays, hold_out
 from pdae_jax.cli import dry_run
 from pdae_jax.data.own_data import choose_held_out
-from pdae_jax.data.protocols import held_out
-from pdae_jax.data.split import measured_alone, random_conditions
+from pdae_jax.design.protocols import held_out
+from pdae_jax.design.split import random_conditions
+from pdae_jax.design.strata import measured_alone
 from pdae_jax.runs.store import fingerprint, load_data, save_data
 from pdae_jax.training.last_step import folds_to_leave_out
 

@@ -221,4 +221,4 @@ STUDIES: dict[str, Callable[[], Iterator[Variant]]] = {
 
 
 if __name__ == "__main__":
-    raise SystemExit("This is no script. Run python experiments/study.py, which uses it.")
+    raise SystemExit("This is no script. Run python experiments/lab/study.py, which uses it.")

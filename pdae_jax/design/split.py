@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array
 
-from pdae_jax.data.distinct import distinct_labels
-from pdae_jax.data.span import label_rank
-from pdae_jax.labels import LabelLike, without_strata
+from pdae_jax.design.span import label_rank
+from pdae_jax.design.strata import across_strata
+from pdae_jax.labels import LabelLike
 from pdae_jax.randomness import check_key
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
@@ -52,24 +52,6 @@ def hold_out(
     if of_all_strata:
         _check_strata(data, names)
     return data.select(rest), data.select(names)
-
-
-def across_strata(data: PerturbationData) -> Int[np.ndarray, " conditions"]:
-    """For each condition the first of the same perturbations and doses in whatever stratum; itself without strata."""
-    group, _ = distinct_labels(without_strata(data.labels, data.perturbations, data.strata))
-    return np.unique(group, return_index=True)[1][group]
-
-
-def measured_alone(data: PerturbationData) -> Bool[np.ndarray, " perturbations"]:
-    """Which perturbations and strata are known from conditions of at most one perturbation, at any dose."""
-    single = data.labels[data.orders <= 1] != 0
-    known = np.zeros(data.num_perturbations, dtype=bool)
-    while True:
-        unknown = single & ~known
-        found = unknown[unknown.sum(axis=1) == 1].any(axis=0)
-        if not found.any():
-            return known
-        known |= found
 
 
 def _check_strata(data: PerturbationData, names: Sequence[str]) -> None:

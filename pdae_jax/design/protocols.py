@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pdae_jax.data.split import across_strata, measured_alone
+from pdae_jax.design.strata import across_strata, measured_alone
 from pdae_jax.labels import as_name
 from pdae_jax.spelling import first_names, nearest_names, unquoted
 from pdae_jax.types import PerturbationData

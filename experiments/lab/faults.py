@@ -1,7 +1,7 @@
 """Kill runs and sweeps at all sorts of moments, start them again, and compare with what was never killed.
 
     make test-faults                                       # 40 kills and more, a quarter of an hour
-    python experiments/faults.py --kills=6 --table=faults.csv
+    python experiments/lab/faults.py --kills=6 --table=faults.csv
 
 Each kill is SIGKILL, to a fresh run, at a moment found by looking at its folder: in set-up (before the first line of
 metrics), between two steps, while a checkpoint is being written, in the evaluation, while results are written, and in
@@ -35,7 +35,7 @@ from pdae_jax.runs.track import read_metrics
 
 EVERY = 40  # steps between checkpoints
 _ATTEMPTS = 5  # to kill a run
-_REPOSITORY = pathlib.Path(__file__).parents[1]
+_REPOSITORY = pathlib.Path(__file__).parents[2]
 CONFIG_TEXT = f"""
 from experiments.configs import simulated
 

@@ -1,6 +1,6 @@
 r"""Means of held-out RNAi pairs: the model against the sum of singles, the two-way fit and the noise of a pair mean.
 
-python experiments/mapk_rnai.py --workdir=runs/mapk_rnai
+python experiments/lab/mapk_rnai.py --workdir=runs/mapk_rnai
 
 Prints, and writes to pair_means.csv in the run folder, the root mean square error and the correlation of predicted
 means of pairs, per feature, with 95 % intervals of the ratio to the sum of singles and to the two-way fit (paired
@@ -30,7 +30,8 @@ from jaxtyping import Float
 from pdae_jax import load_run
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.data.datasets import mapk_rnai
-from pdae_jax.evaluation.baselines import additive_shift, condition_means
+from pdae_jax.data.moments import condition_means
+from pdae_jax.evaluation.baselines import additive_shift
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.samples import predict_batches
 from pdae_jax.runs import folder

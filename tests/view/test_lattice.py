@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import pdae_jax
-from pdae_jax.data.sample import make_sampler, to_device
-from pdae_jax.data.units import make_standardizer
-from pdae_jax.model.observation import whole_counts
 from pdae_jax.types import Counted
+from pdae_jax.view.lattice import whole_counts
+from pdae_jax.view.sample import make_sampler, to_device
+from pdae_jax.view.units import make_standardizer
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 """Simulation studies: every variant on several worlds, several replicas each, judged on held-out conditions.
 
-python experiments/study.py --study=ablation                     one change of the recipe at a time
-python experiments/study.py --study=ablation --variants=reference,"contrast 0" --worlds=2
-python experiments/study.py --study=papers                       plane, noise, violated assumptions, all comparators
+python experiments/lab/study.py --study=ablation                     one change of the recipe at a time
+python experiments/lab/study.py --study=ablation --variants=reference,"contrast 0" --worlds=2
+python experiments/lab/study.py --study=papers                       plane, noise, violated assumptions, all comparators
 
 One row per world, replica, method and held-out condition goes to experiments/results/<study>.csv as it is finished;
 the same command goes on where it was broken off. `study_tables.py` makes the tables and figures.
@@ -21,7 +21,7 @@ import pandas as pd
 from absl import app, flags, logging
 from jaxtyping import Float
 
-from experiments.studies import STUDIES, Variant, fresh_cells
+from experiments.lab.studies import STUDIES, Variant, fresh_cells
 from pdae_jax import Recipe, evaluate, fit, fit_ensemble, hold_out, simulate, two_sample_tests
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.data.simulate import Simulation

@@ -1,6 +1,6 @@
 """Tables and figures of the simulation studies, from the rows that `study.py` wrote.
 
-python experiments/study_tables.py --study=ablation        table on the screen, figure in experiments/figures/
+python experiments/lab/study_tables.py --study=ablation        table on the screen, figure in experiments/figures/
 """
 
 import pathlib
@@ -12,7 +12,7 @@ from absl import app, flags
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from experiments.studies import STUDIES
+from experiments.lab.studies import STUDIES
 from pdae_jax.evaluation.compositional import COMPARATORS
 from pdae_jax.prediction.span import SPAN_TOLERANCE
 from pdae_jax.prediction.verdict import MAX_OUTSIDE, Verdict
