@@ -16,16 +16,10 @@ from pdae_jax.cli.sweeps.searches import random_settings
 from pdae_jax.data.own_data import own_data
 
 REPOSITORY = Path(__file__).parents[1]
-PAGES = [
-    *(
-        REPOSITORY / name
-        for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "experiments/RESULTS.md", "experiments/STUDIES.md")
-    ),
-    *sorted((REPOSITORY / "docs").rglob("*.md")),
-]
+PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "experiments").rglob("*.md"), *(REPOSITORY / "docs").rglob("*.md")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
+@pytest.mark.parametrize("page", sorted(PAGES), ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_links_and_file_names_of_a_page_lead_somewhere(page):
     text = page.read_text()
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]

@@ -12,15 +12,10 @@ a cell type that was only ever measured without it? ``--config.split.seed=1`` ho
 """
 
 import random
-from typing import NamedTuple
 
 from pdae_jax.cli import base
 from pdae_jax.data.datasets import COMMON_CELL_TYPES, STIMULATIONS
-from pdae_jax.types import PerturbationData
 
-NUM_VALIDATION = 3
-NUM_SEARCHED = 6  # pairs at the start of the order that earlier recipes were chosen with
-MIN_CELLS = 150
 STRATA = ("nk", *(name for name in COMMON_CELL_TYPES if name not in ("nk", "cd4+")))  # cd4+ cells are the control
 
 
@@ -30,43 +25,6 @@ def held_out_pairs(seed: int = 0) -> tuple[tuple[str, ...], tuple[str, ...]]:
     pairs = sorted(f"{stimulation} & {cell_type}" for stimulation in STIMULATIONS for cell_type in types)
     chosen = random.Random(seed).sample(pairs, 8)
     return tuple(chosen[:5]), tuple(chosen[5:])
-
-
-class Fold(NamedTuple):
-    """One pair to be predicted."""
-
-    pair: str
-    validation: tuple[str, ...]
-    searched: bool  # the pair had a part in the choice of hyperparameters
-
-
-def order_of_pairs() -> list[str]:
-    """All pairs in one fixed order: validation pairs of the config first, its test pairs last."""
-    test, validation = held_out_pairs()
-    pairs = sorted(_pair(stimulation, kind) for stimulation in STIMULATIONS for kind in COMMON_CELL_TYPES)
-    rest = [pair for pair in pairs if pair not in (*test, *validation)]
-    random.Random(0).shuffle(rest)
-    return [*validation, *rest, *test]
-
-
-def folds(data: PerturbationData) -> list[Fold]:
-    """The pairs that have enough cells, each with the next three of these as its validation pairs."""
-    order = order_of_pairs()
-    searched = order[:NUM_SEARCHED]
-    measured = [pair for pair in order if pair in data.conditions and len(data.cells(pair)) >= MIN_CELLS]
-    circle = measured + measured[:NUM_VALIDATION]
-    return [
-        Fold(pair, tuple(circle[i + 1 : i + 1 + NUM_VALIDATION]), pair in searched) for i, pair in enumerate(measured)
-    ]
-
-
-def source_of(pair: str) -> str:
-    """Cells of the same type, unstimulated; cd4+ cells, the reference, have no label and so are the control."""
-    return pair.split(" & ")[1] if " & " in pair else "unstimulated"
-
-
-def _pair(stimulation: str, cell_type: str) -> str:
-    return stimulation if cell_type == "cd4+" else f"{stimulation} & {cell_type}"
 
 
 def get_config(arg: str = "default"):

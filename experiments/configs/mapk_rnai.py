@@ -1,12 +1,11 @@
 """Pairwise RNAi of 93 signalling genes in Drosophila cells (Horn et al., Nature Methods 2011).
 
     make run CONFIG=experiments/configs/mapk_rnai.py
-    .venv/bin/python experiments/mapk_rnai.py --workdir=runs/mapk_rnai
 
 Observations are wells: cell number, nuclear area and intensity, log2, screens centred. A fifth of the 4,278 pairs is
 held out and a tenth validates, drawn once by ``random.Random(0)`` before any model was fitted. 16 wells of a pair say
-little about a distribution; what counts are the means, which the second command compares. Measured: RMSE over the
-held-out pairs of nrCells / area / intensity .078/.026/.031 with the default recipe and .062/.020/.026 with the earlier
+little about a distribution; what counts are the means (``experiments/RESULTS.md``). Measured: RMSE over the held-out
+pairs of nrCells / area / intensity .078/.026/.031 with the default recipe and .062/.020/.026 with the earlier
 form and a recipe chosen for these data (``mapk_rnai.py:drawn``); two-way fit .083/.032/.034, sum of singles
 .085/.035/.040.
 """

@@ -1,13 +1,15 @@
 """The cases of `never_worse.py`: simulated worlds of six kinds, and every real data set."""
 
 import dataclasses
+import functools
+import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.configs.bodenmiller import Fold, folds, source_of
+from experiments.configs import bodenmiller as stimulated
 from experiments.configs.mapk_rnai import held_out_pairs
 from experiments.lab import studies
 from pdae_jax import hold_out, simulate
@@ -16,6 +18,8 @@ from pdae_jax.data.norman_pairs import Law, norman_pairs, split_pairs
 from pdae_jax.types import PerturbationData
 
 TRUE_CELLS = 2000  # of each held-out condition of a simulated world
+MIN_CELLS = 150  # of a pair of Bodenmiller's data that is held out
+NUM_VALIDATION = 3  # pairs of it that choose the step while another one is held out
 
 
 class Case(NamedTuple):
@@ -116,16 +120,38 @@ def norman_devel() -> Iterator[Callable[[], Case]]:
 
 
 def bodenmiller() -> Iterator[Callable[[], Case]]:
-    """Every (stimulation, cell type) pair, unstimulated cells of the type translated."""
+    """Yield every (stimulation, cell type) pair, unstimulated cells of the type translated."""
     data = datasets.bodenmiller(cell_types=datasets.COMMON_CELL_TYPES)
 
-    def case(fold: Fold) -> Case:
-        rest, test = hold_out(data, fold.pair)
-        train, validation = hold_out(rest, fold.validation)
-        sources = {pair: source_of(pair) for pair in (fold.pair, *fold.validation)}
-        return Case("bodenmiller", fold.pair, train, validation, test, sources)
+    def case(pair: str, validating: tuple[str, ...]) -> Case:
+        rest, test = hold_out(data, pair)
+        train, validation = hold_out(rest, validating)
+        sources = {name: source_of(name) for name in (pair, *validating)}
+        return Case("bodenmiller", pair, train, validation, test, sources)
 
-    return (lambda fold=fold: case(fold) for fold in folds(data))
+    return (functools.partial(case, *fold) for fold in folds(data))
+
+
+def folds(data: PerturbationData) -> list[tuple[str, tuple[str, ...]]]:
+    """List the pairs that have enough cells, each with the next three of these as its validation pairs."""
+    measured = [pair for pair in order_of_pairs() if pair in data.conditions and len(data.cells(pair)) >= MIN_CELLS]
+    circle = measured + measured[:NUM_VALIDATION]
+    return [(pair, tuple(circle[i + 1 : i + 1 + NUM_VALIDATION])) for i, pair in enumerate(measured)]
+
+
+def order_of_pairs() -> list[str]:
+    """List all pairs in one fixed order: validation pairs of the config first, its test pairs last."""
+    test, validation = stimulated.held_out_pairs()
+    types = [f" & {name}" * (name != "cd4+") for name in datasets.COMMON_CELL_TYPES]
+    pairs = sorted(f"{stimulation}{cell_type}" for stimulation in datasets.STIMULATIONS for cell_type in types)
+    rest = [pair for pair in pairs if pair not in (*test, *validation)]
+    random.Random(0).shuffle(rest)
+    return [*validation, *rest, *test]
+
+
+def source_of(pair: str) -> str:
+    """Name the unstimulated cells of the same type; of cd4+, the reference, which has no label, the control."""
+    return pair.split(" & ")[1] if " & " in pair else "unstimulated"
 
 
 def mapk_rnai(genes: int = 30) -> Case:

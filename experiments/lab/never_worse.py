@@ -35,7 +35,7 @@ from pdae_jax.runs.track import make_progress
 from pdae_jax.spelling import markdown_table
 from pdae_jax.training.validate import null_variance
 
-OUT = flags.DEFINE_string("table", None, "where rows go; default experiments/results/never_worse.csv, else in runs")
+OUT = flags.DEFINE_string("table", None, "where rows go; default experiments/lab/results/never_worse.csv, else in runs")
 CASE_KINDS = flags.DEFINE_list("kinds", list(KINDS), "kinds of cases")
 FIRST_SEED = flags.DEFINE_integer("first_seed", 3000, "seed of the first world of each kind")
 NUMBER = flags.DEFINE_integer("number", 4, "worlds of each kind")
@@ -83,7 +83,7 @@ def default_table() -> str:
     for asked, name in ((SHORT.value, "short"), (SWEEP.value, "sweep"), (not VALIDATION.value, "novalidation")):
         if asked:
             return f"runs/never_worse-{name}.csv"
-    return "experiments/results/never_worse.csv"
+    return "experiments/lab/results/never_worse.csv"
 
 
 def _chooses(make: Callable[[], Case]) -> Case:

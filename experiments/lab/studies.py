@@ -1,46 +1,19 @@
 """What the simulation studies vary: worlds, designs and recipes. `study.py` runs them.
 
 Every variant is trained on several worlds, with several replicas on each, and judged on conditions that chose nothing.
+Those of the papers, and of fewer conditions and cells, are in `experiments/configs/papers.py`, which runs each once.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from experiments.configs.papers import WORLD, Variant, conditions, papers, variant
 from pdae_jax.data.simulate import Simulation
 from pdae_jax.types import PerturbationData
 
-SINGLES = ("p0", "p1", "p2", "p3")
-TRIPLES = ("p0+p1+p2", "p1+p2+p3")
-DOUBLES = ("p0+p1", "p0+p2", "p1+p2", "p1+p3", "p2+p3")
-
-
-class Variant(NamedTuple):
-    """One row of a study's table."""
-
-    name: str
-    world: dict[str, Any]  # options of simulate, labels aside
-    train: tuple[str, ...]  # labels beside the control
-    test: dict[str, str]  # label -> kind
-    validation: tuple[str, ...]
-    recipe: dict[str, Any]
-    bootstrap: bool = False
-    compared: bool = False  # with the trained comparator too
-    map_known: bool = False  # nothing is trained: the true map with shifts estimated from its latents, a ceiling
-
-
-# Three latents seen through six features: small, so that a study takes hours and not weeks.
-WORLD = {
-    "latent_dim": 3,
-    "observed_dim": 6,
-    "num_perturbations": 4,
-    "cells_per_condition": 1000,
-    "mixing": "network",
-    "shift_scale": 1.75,
-}
-# A small recipe too, far from the accuracy of the default, where there is much to be trained.
+# A small recipe, far from the accuracy of the default, where there is much to be trained.
 SMALL_RECIPE = {
     "latent_dim": 3,
     "reconstruction": 1.0,
@@ -71,18 +44,6 @@ def fresh_cells(key: jax.Array, simulation: Simulation, labels: list[str], numbe
         conditions=tuple(labels),
         perturbations=data.perturbations,
         features=data.features,
-    )
-
-
-def variant(name: str, *, world: dict[str, Any] | None = None, **recipe: Any) -> Variant:
-    """The small world and a recipe; triples and singles in training, doubles held out, one of them for validation."""
-    return Variant(
-        name=name,
-        world=WORLD | (world or {}),
-        train=(*SINGLES, *TRIPLES),
-        test=dict.fromkeys(DOUBLES, "in span"),
-        validation=("p0+p3",),
-        recipe=recipe,
     )
 
 
@@ -127,65 +88,6 @@ def _ablation() -> Iterator[Variant]:
     yield variant("likelihood 1", likelihood=1.0)
     yield variant("likelihood 0.3, contrast 0", likelihood=0.3, contrast=0.0)
     yield variant("likelihood 0.3, latents 4", likelihood=0.3, latent_dim=4)
-
-
-def conditions() -> Iterator[Variant]:
-    """Error against the number of training combinations and of cells per condition, default recipe."""
-    ladder = {
-        "singles": (),
-        "singles, 1 triple": TRIPLES[:1],
-        "singles, 2 triples": TRIPLES,
-        "singles, 4 triples": (*TRIPLES, "p0+p2+p3", "p0+p1+p3"),
-        "singles, 4 triples, half doses": (
-            *TRIPLES, "p0+p2+p3", "p0+p1+p3", "p0:0.5", "p1:0.5", "p2:0.5", "p3:0.5",
-        ),
-    }  # fmt: skip
-    for name, more in ladder.items():
-        yield variant(f"conditions: {name}", latent_dim=3)._replace(train=(*SINGLES, *more))
-    for cells in (100, 300, 1000, 3000, 10000):
-        yield variant(f"cells: {cells}", world={"cells_per_condition": cells}, latent_dim=3)
-
-
-def papers() -> Iterator[Variant]:
-    """The papers' experiments: in the plane, with noise, and with the assumptions violated."""
-    plane = {
-        "latent_dim": 2,
-        "observed_dim": 2,
-        "num_perturbations": 3,
-        "mixing": "complex_exponential",
-        "cells_per_condition": 2000,
-    }
-    yield Variant(
-        name="plane",
-        world=WORLD | plane,
-        train=("p0", "p1", "p2", "p0+p1"),
-        test={
-            "p0+p2": "in span", "p1+p2": "in span", "p0:0.5+p1:0.5": "in span",
-            "p0:2+p1:2": "off support", "p0:-2": "off support", "p1:2.5": "off support",
-        },
-        validation=("p0+p1+p2",),
-        recipe={"latent_dim": 2},
-        compared=True,
-    )  # fmt: skip
-    worlds: dict[str, dict[str, Any]] = {
-        "clean": {},
-        "20 features, noise 0.5": {"observed_dim": 20, "noise": "gaussian", "noise_scale": 0.5},
-        "20 features, counts": {"observed_dim": 20, "noise": "counts"},
-        "mixture base": {"base": "mixture"},
-        "correlated base": {"base": "correlated"},
-        "interactions 0.25": {"interaction": 0.25},
-        "interactions 1": {"interaction": 1.0},
-    }
-    for name, world in worlds.items():
-        yield variant(name, world=world, latent_dim=3)._replace(compared=True)
-    without = {"contrast": 0.0, "likelihood": 0.0}
-    yield variant("mixture base, no Gaussian terms", world={"base": "mixture"}, latent_dim=3, **without)
-    yield variant("labels outside the span", latent_dim=3)._replace(
-        train=("p0", "p1", "p2", "p0+p1+p2"),
-        test={"p0+p2": "in span", "p1+p2": "in span", "p0+p3": "outside", "p1+p3": "outside", "p2+p3": "outside"},
-        validation=("p0+p1",),
-        compared=True,
-    )
 
 
 def accuracy() -> Iterator[Variant]:

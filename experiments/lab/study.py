@@ -4,7 +4,7 @@ python experiments/lab/study.py --study=ablation                     one change 
 python experiments/lab/study.py --study=ablation --variants=reference,"contrast 0" --worlds=2
 python experiments/lab/study.py --study=papers                       plane, noise, violated assumptions, all comparators
 
-One row per world, replica, method and held-out condition goes to experiments/results/<study>.csv as it is finished;
+One row per world, replica, method and held-out condition goes to experiments/lab/results/<study>.csv as it is finished;
 the same command goes on where it was broken off. `study_tables.py` makes the tables and figures.
 """
 
@@ -38,7 +38,7 @@ WORLDS = flags.DEFINE_integer("worlds", 12, "number of worlds")
 FIRST_WORLD = flags.DEFINE_integer("first_world", 1000, "seed of the first world")
 REPLICAS = flags.DEFINE_integer("replicas", 5, "fits per world; 1: no ensemble of them")
 COMPARED_WORLDS = flags.DEFINE_integer("compared_worlds", 2, "first worlds that comparators are trained on too")
-OUT = flags.DEFINE_string("rows", None, "table; default experiments/results/<study>.csv")
+OUT = flags.DEFINE_string("rows", None, "table; default experiments/lab/results/<study>.csv")
 
 SAMPLES = 5000  # true cells of a condition; as many are predicted, where the control has as many
 TEST_CELLS = 1000  # of a two-sample test: five tests of a condition share no true cell
@@ -53,7 +53,7 @@ COLUMNS = (
 def main(_):
     logging.set_verbosity(logging.WARNING)
     cache_compilations()
-    path = pathlib.Path(OUT.value or f"experiments/results/{STUDY.value}.csv")
+    path = pathlib.Path(OUT.value or f"experiments/lab/results/{STUDY.value}.csv")
     path.parent.mkdir(parents=True, exist_ok=True)
     done = set()
     if path.exists():

@@ -1,6 +1,6 @@
 """Tables and figures of the simulation studies, from the rows that `study.py` wrote.
 
-python experiments/lab/study_tables.py --study=ablation        table on the screen, figure in experiments/figures/
+python experiments/lab/study_tables.py --study=ablation        table on the screen, figure in experiments/lab/figures/
 """
 
 import pathlib
@@ -20,8 +20,8 @@ from pdae_jax.reporting.panels import BLACK, GREY, PALETTE, clean
 from pdae_jax.spelling import markdown_table
 
 STUDY = flags.DEFINE_multi_enum("study", None, [*STUDIES, "verdict"], "which ones; default all that have rows")
-RESULTS = flags.DEFINE_string("results", "experiments/results", "folder of the rows")
-FIGURES = flags.DEFINE_string("figures", "experiments/figures", "folder of the figures")
+RESULTS = flags.DEFINE_string("results", "experiments/lab/results", "folder of the rows")
+FIGURES = flags.DEFINE_string("figures", "experiments/lab/figures", "folder of the figures")
 
 BASELINES = ("additive", "linear_regression", "latent_additive", "ridge", "pool_all", "pseudobulk")
 ORDER = (

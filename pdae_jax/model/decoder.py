@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from pdae_jax.model.networks import make_mlp, with_skip
 
-MAX_LOG_SCALE = 0.5  # |log s| stays below: more let single cells run away, see experiments/STUDIES.md
+MAX_LOG_SCALE = 0.5  # |log s| stays below: more let single cells run away, see experiments/lab/STUDIES.md
 SCALE_WIDTH = 64
 
 

@@ -47,7 +47,7 @@ MAX_STEPS = 4000
 
 
 # A fit memorises small data sets: with 100 cells a condition 4,000 steps are 640 passes, and leave over twice the error
-# of 50 to 80, the best on six development worlds; with 300 cells 50 and 107 were the best (experiments/STUDIES.md).
+# of 50 to 80, the best on six development worlds; with 300 cells 50 and 107 were the best (lab/STUDIES.md).
 PASSES = 50
 MIN_STEPS = 300
 _FEW_CELLS = 20  # of the median condition

@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.configs.bodenmiller import held_out_pairs
 from experiments.lab import cases, never_worse
-from pdae_jax import check_guarantee
+from pdae_jax import check_guarantee, from_arrays
+from pdae_jax.data.datasets import COMMON_CELL_TYPES, STIMULATIONS
 
 
 def rows(kind, name, noise, **values):
@@ -61,3 +63,26 @@ def test_simulated_cases_hold_out_labels_in_the_span(kind):
     for condition in (*case.test.conditions, *case.validation.conditions):
         assert check_guarantee(case.train, condition).identified
     assert case.test.counts.min() == cases.TRUE_CELLS
+
+
+def test_order_starts_with_what_chose_and_ends_with_the_test_of_the_config():
+    test, validation = held_out_pairs()
+    order = cases.order_of_pairs()
+    assert len(set(order)) == len(order) == len(STIMULATIONS) * len(COMMON_CELL_TYPES)
+    assert set(order[:3]) == set(validation) and set(order[-5:]) == set(test)
+    assert {cases.source_of(pair) for pair in order} == {"unstimulated", *COMMON_CELL_TYPES} - {"cd4+"}
+
+
+def test_every_measured_pair_is_left_out_once_and_never_validates_itself():
+    pairs = cases.order_of_pairs()
+    few = pairs[4]
+    sizes = {name: 10 if name == few else 160 for name in (*pairs, "unstimulated", *COMMON_CELL_TYPES[1:])}
+    names = [name for name, size in sizes.items() for _ in range(size)]
+    x = np.random.default_rng(0).normal(size=(len(names), 2))
+    data = from_arrays(x, names, control="unstimulated", separator=" & ")
+    found = cases.folds(data)
+    assert sorted(pair for pair, _ in found) == sorted(set(pairs) - {few})
+    for pair, validation in found:
+        assert len({pair, few, *validation}) == 5
+        train = data.select([c for c in data.conditions if c not in (pair, *validation)])
+        assert check_guarantee(train, data.label(pair)).identified
