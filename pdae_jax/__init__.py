@@ -12,6 +12,7 @@ from pdae_jax.prediction.export import evaluation_pair, to_anndata
 from pdae_jax.prediction.guarantee import check_guarantee
 from pdae_jax.prediction.samples import predict, predict_batches
 from pdae_jax.recipe import Recipe
+from pdae_jax.reporting.overview import describe
 from pdae_jax.training.ensemble import fit_ensemble
 from pdae_jax.training.fit import fit
 from pdae_jax.training.population import Population, fit_population
@@ -29,6 +30,7 @@ __all__ = [
     "benjamini_hochberg",
     "cache_compilations",
     "check_guarantee",
+    "describe",
     "evaluate",
     "evaluation_pair",
     "fit",

@@ -1,10 +1,12 @@
 """ConfigDict -> data, recipe, key. The only module of the package that reads a config."""
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
+import logging
 import typing
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +26,7 @@ from pdae_jax.evaluation.compositional import COMPARATORS
 from pdae_jax.evaluation.identification import Truth, truth_of
 from pdae_jax.labels import as_name
 from pdae_jax.recipe import Recipe
+from pdae_jax.reporting import overview
 from pdae_jax.settings import Whole
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData
@@ -73,6 +76,35 @@ class Experiment(NamedTuple):
     recipe: Recipe
     evaluation: dict[str, Any]
     truth: Truth | None  # of a simulated world
+
+    def describe(self, warnings: Sequence[str] = ()) -> str:
+        """Describe what was read, and would be held out, in words; see `pdae_jax.describe`."""
+        return overview.describe(self.train, self.validation, self.test, warnings=warnings)
+
+
+def dry_run(config: Any) -> str:
+    """Read what a config says, train and write nothing, and return what ``pdae-jax run --dry_run`` prints.
+
+    Raises:
+        KeyError, TypeError, ValueError: as `experiment`.
+    """
+    with _warnings_heard() as warnings:
+        found = experiment(config)
+    return found.describe(warnings)
+
+
+@contextlib.contextmanager
+def _warnings_heard() -> Iterator[list[str]]:
+    """Collect the warnings that the library logs inside, in order."""
+    heard: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: heard.append(record.getMessage())
+    logger = logging.getLogger("absl")
+    logger.addHandler(handler)
+    try:
+        yield heard
+    finally:
+        logger.removeHandler(handler)
 
 
 def experiment(config: Any) -> Experiment:

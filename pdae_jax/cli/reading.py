@@ -1,5 +1,6 @@
 """Data and runs as commands read them: people see what is read, and from where."""
 
+import contextlib
 from typing import Any
 
 from pdae_jax import build
@@ -10,13 +11,18 @@ from pdae_jax.training.restore import load_model
 
 
 def read_data(config: Any) -> build.Experiment:
-    """What a config defines."""
-    path = config.data.get("path") or config.data.get("sheet")
-    with stage(True, f"Reading {path}" if path else f"Making the data set {config.data.name!r}"):
+    """Read the data that a config defines, and split them."""
+    with reading(config):
         return build.experiment(config)
 
 
+def reading(config: Any) -> contextlib.AbstractContextManager[None]:
+    """Say, while the data of a config are read, which these are, and how long it takes."""
+    path = config.data.get("path") or config.data.get("sheet")
+    return stage(True, f"Reading {path}" if path else f"Making the data set {config.data.name!r}")
+
+
 def read_run(workdir: str, store: str | None = None) -> Fitted | Ensemble:
-    """The model of a run folder, with its cells from `store` where these have been moved."""
+    """Load the model of a run folder, with its cells from `store` where these have been moved."""
     with stage(True, f"Reading the run in {workdir}"):
         return load_model(workdir, store=store)

@@ -18,12 +18,11 @@ import pathlib
 import jax
 from absl import app, flags
 
-from pdae_jax.cli import dry_run
+from pdae_jax import build
 from pdae_jax.cli.command import Call
-from pdae_jax.cli.reading import read_data
+from pdae_jax.cli.reading import read_data, reading
 from pdae_jax.compiled import cache_compilations
 from pdae_jax.reporting import overview, results
-from pdae_jax.runs.track import stage
 from pdae_jax.training.ensemble import fit_ensemble
 from pdae_jax.training.fit import fit
 
@@ -49,13 +48,12 @@ def main(asked: flags.FlagValues, call: Call) -> None:
     devices = join_processes(asked)
     cache_compilations()
     workdir = pathlib.Path(asked.workdir or default_workdir(call.source))
-    with dry_run.warnings_heard() as warnings:
-        experiment = read_data(asked.config)
     if asked.dry_run:
-        with stage(True, "Looking at values and conditions"):
-            text = dry_run.describe(experiment, warnings)
+        with reading(asked.config):
+            text = build.dry_run(asked.config)
         print(text)
         return
+    experiment = read_data(asked.config)
     first = jax.process_index() == 0
     if first:
         held_out = experiment.test.num_conditions if experiment.test else "no"

@@ -1,4 +1,4 @@
-"""What was read and would be held out, in words, before anything is trained: what ``run --dry_run`` prints."""
+"""What was read and would be held out, in words, before anything is trained: `pdae_jax.describe`, ``--dry_run``."""
 
 import itertools
 import math
@@ -39,6 +39,9 @@ def describe(
         validation: conditions that choose the step.
         test: held-out conditions.
         warnings: what was logged while reading.
+
+    Returns:
+        Lines of at most 100 columns, as ``pdae-jax run --dry_run`` prints them.
     """
     every = {"train": train, "validation": validation, "test": test}
     parts = {name: part for name, part in every.items() if part is not None}

@@ -10,7 +10,6 @@ from absl import logging
 
 from pdae_jax import from_anndata, from_arrays, from_frame
 from pdae_jax.build import Experiment
-from pdae_jax.cli import dry_run
 from pdae_jax.data.columns import matching, measured_columns
 from pdae_jax.data.own_data import own_data
 from pdae_jax.recipe import Recipe
@@ -152,7 +151,7 @@ def test_the_same_holds_for_anndata_and_files(tmp_path):
     assert set(data.reading.left_out) == {"Unnamed: 0", "Unnamed: 0.1", "cell", "empty"}
     train = dataclasses.replace(data, features=("a", "b", "c"))
     experiment = Experiment(jax.random.key(0), train, None, None, {}, Recipe(), {}, None)
-    shown = dry_run.describe(experiment).splitlines()
+    shown = experiment.describe().splitlines()
     assert "features from 'a' to 'c'" in shown
     assert "scale found: raw values; taken as they are" in shown
     assert any(line.startswith("left out, a column without a name") and "'Unnamed: 0.1'" in line for line in shown)

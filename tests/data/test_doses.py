@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from pdae_jax import build
-from pdae_jax.cli import dry_run
 from pdae_jax.data.load import from_anndata, from_arrays, from_frame
 from pdae_jax.data.own_data import own_data
 from pdae_jax.recipe import Recipe
@@ -105,7 +104,7 @@ def test_explicit_vectors_may_be_negative_or_zero():
     assert data.counts.tolist() == [2, 4, 2] and data.reading is not None
     assert data.reading.absent == {"A+B at 1+0": "A"}
     experiment = build.Experiment(jax.random.key(0), data, None, None, {}, Recipe(), {}, None)
-    assert "A dose of 0 was read as absent: A+B at 1+0 is A" in dry_run.describe(experiment)
+    assert "A dose of 0 was read as absent: A+B at 1+0 is A" in experiment.describe()
 
 
 @pytest.mark.parametrize(

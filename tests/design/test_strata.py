@@ -9,7 +9,6 @@ import pytest
 
 from experiments.configs import anndata as own
 from pdae_jax import build, check_guarantee, fit, from_arrays, hold_out
-from pdae_jax.cli import dry_run
 from pdae_jax.data.own_data import choose_held_out
 from pdae_jax.design.protocols import held_out
 from pdae_jax.design.split import random_conditions
@@ -121,7 +120,7 @@ def test_a_file_with_strata_is_split_by_combinations(tmp_path):
     config.data.update(stratum="donor", reference="D1")
     found = build.experiment(config)
     check_apart(found.train, found.test.conditions + found.validation.conditions)
-    text = dry_run.describe(found)
+    text = found.describe()
     assert "9 combinations, 9 identified by the singles" in text and "stratum" in text
     config.split.protocol = "stratum"
     found = build.experiment(config)
