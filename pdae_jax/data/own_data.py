@@ -19,7 +19,7 @@ from pdae_jax.data.parts import parts_of_conditions
 from pdae_jax.data.sheet import DOSE, Sheet, read_sheet
 from pdae_jax.data.table_files import FILE, ending_of, find_file, read_tables, table_files
 from pdae_jax.data.tables import in_old_layout, open_anndata, read_conditions
-from pdae_jax.design.strata import across_strata, measured_alone
+from pdae_jax.design.design import design_of
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData, Reading
 
@@ -178,7 +178,7 @@ def choose_held_out(data: PerturbationData, fraction: float, seed: int) -> tuple
     if not 0 < fraction < 1:
         raise ValueError(f"The fraction to hold out is {fraction}. Pass a number between 0 and 1, such as 0.2.")
     known, together = set(combinations_of_singles(data)), {}
-    for name, row in zip(data.conditions, across_strata(data).tolist(), strict=True):
+    for name, row in zip(data.conditions, design_of(data).across_strata.tolist(), strict=True):
         together.setdefault(row, set()).add(name)
     candidates = {min(names): names for names in together.values() if names <= known}
     number = max(1, round(fraction * len(candidates))) if candidates else 0
@@ -188,7 +188,7 @@ def choose_held_out(data: PerturbationData, fraction: float, seed: int) -> tuple
 
 def combinations_of_singles(data: PerturbationData) -> list[str]:
     """Conditions of at least two perturbations, each of which was also measured alone, at any dose."""
-    known = ~np.any((data.labels != 0) & ~measured_alone(data), axis=1)
+    known = ~np.any((data.labels != 0) & ~design_of(data).measured_alone, axis=1)
     return [
         name
         for name, order, of_known in zip(data.conditions, data.orders, known, strict=True)

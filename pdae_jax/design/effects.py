@@ -27,7 +27,7 @@ def effective_label(
 
 def dose_units(labels: Float[np.ndarray, "conditions perturbations"]) -> Float[np.ndarray, " perturbations"]:
     """The largest size of the doses of each perturbation: the unit in which nM and uM are the same experiment."""
-    largest = np.max(np.abs(labels.astype(np.float64)), axis=0)
+    largest = np.max(np.abs(labels.astype(np.float64)), axis=0, initial=0.0)
     return np.where(largest > 0, largest, 1.0)
 
 

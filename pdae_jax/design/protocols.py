@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pdae_jax.design.strata import across_strata, measured_alone
+from pdae_jax.design.design import design_of
 from pdae_jax.labels import as_name
 from pdae_jax.spelling import first_names, nearest_names, unquoted
 from pdae_jax.types import PerturbationData
@@ -59,10 +59,11 @@ def held_out(
         raise ValueError(f"No protocol {protocol!r}; {nearest_names(protocol, list(PROTOCOLS))}.")
     if protocol == "stratum":
         return _stratum_held_out(data, seed, (strata,) if isinstance(strata, str | Real) else strata or data.strata)
-    present, first = data.labels != 0, across_strata(data)
+    design, present = design_of(data), data.labels != 0
+    first = design.across_strata
     effects = present & ~np.isin(data.perturbations, data.strata)
-    whole = ~np.isin(first, first[np.any(present & ~measured_alone(data), axis=1)])  # in all strata
-    rows = np.flatnonzero(whole & (data.orders == 2) & (first == np.arange(data.num_conditions)))
+    whole = ~np.isin(first, first[np.any(present & ~design.measured_alone, axis=1)])  # in all strata
+    rows = np.flatnonzero(whole & (design.orders == 2) & (first == np.arange(data.num_conditions)))
     pairs = [data.conditions[row] for row in rows]  # one of each in whatever stratum
     random = np.random.default_rng(seed // _FOLDS if protocol == "tenth" else seed)
     left_out: list[str] = []

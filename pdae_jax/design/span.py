@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from pdae_jax.design.effects import dose_units
+
 #: Relative error of a dose: float32, after a few operations such as a ratio of two doses.
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
 #: Share of a label's length that may lie outside of a span that contains it. Above what rounding leaves of a label
@@ -91,10 +93,8 @@ def least_squares(
 
 def _scaled(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels in units of the largest doses, these units, and the former with rows of length one."""
-    labels = np.asarray(labels, np.float64)
-    largest = np.max(np.abs(labels), axis=0, initial=0.0)
-    unit = np.where(largest > 0, largest, 1.0)
-    scaled = labels / unit
+    unit = dose_units(labels)
+    scaled = np.asarray(labels, np.float64) / unit
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
     return scaled, unit, scaled / np.where(length > 0, length, 1.0)
 

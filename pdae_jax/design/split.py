@@ -8,8 +8,8 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from pdae_jax.design.design import design_of
 from pdae_jax.design.span import label_rank
-from pdae_jax.design.strata import across_strata
 from pdae_jax.labels import LabelLike
 from pdae_jax.randomness import check_key
 from pdae_jax.spelling import first_names
@@ -56,7 +56,7 @@ def hold_out(
 
 def _check_strata(data: PerturbationData, names: Sequence[str]) -> None:
     """Raises ``ValueError`` for a held-out combination that stays in other strata."""
-    first = across_strata(data)
+    first = design_of(data).across_strata
     for name in names:
         row = data.conditions.index(name)
         stays = [data.conditions[other] for other in np.flatnonzero(first == first[row])]
@@ -126,9 +126,9 @@ def random_conditions(
         ValueError: there are not so many.
     """
     check_key(key)
-    labels, first = data.labels, across_strata(data)
+    labels, first = data.labels, design_of(data).across_strata
     eligible = (data.orders >= (2 if combinations_only else 1)) & (first == np.arange(data.num_conditions))
-    rank = label_rank(labels)  # the control is the zero row: labels are differences to it
+    rank = design_of(data).span.rank
     keep = np.ones(data.num_conditions, dtype=bool)
     for row in np.asarray(jax.random.permutation(key, data.num_conditions)):
         if (~keep & eligible).sum() == number:

@@ -1,13 +1,12 @@
 """Labels that are the same: conditions of one perturbation in several strata, and perturbations measured alone."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pdae_jax.labels import without_strata
-from pdae_jax.types import PerturbationData
 
 
 def distinct(values: Sequence[Any]) -> tuple[Int[np.ndarray, " cells"], list[Any]]:
@@ -32,16 +31,21 @@ def distinct_labels(
     return index, np.frombuffer(b"".join(found), dtype=rows.dtype).reshape(len(found), rows.shape[1])
 
 
-def across_strata(data: PerturbationData) -> Int[np.ndarray, " conditions"]:
+def first_of_same(
+    labels: Float[np.ndarray, "conditions perturbations"], perturbations: Sequence[str], strata: Collection[str]
+) -> Int[np.ndarray, " conditions"]:
     """For each condition the first of the same perturbations and doses in whatever stratum; itself without strata."""
-    group, _ = distinct_labels(without_strata(data.labels, data.perturbations, data.strata))
+    group, _ = distinct_labels(without_strata(labels, perturbations, strata))
     return np.unique(group, return_index=True)[1][group]
 
 
-def measured_alone(data: PerturbationData) -> Bool[np.ndarray, " perturbations"]:
-    """Which perturbations and strata are known from conditions of at most one perturbation, at any dose."""
-    single = data.labels[data.orders <= 1] != 0
-    known = np.zeros(data.num_perturbations, dtype=bool)
+def known_alone(singles: Float[np.ndarray, "singles perturbations"]) -> Bool[np.ndarray, " perturbations"]:
+    """Which perturbations and strata conditions of at most one perturbation tell, at any dose.
+
+    A stratum that has cells without a perturbation is known, then what a perturbation does in it, and so on.
+    """
+    single = singles != 0
+    known = np.zeros(single.shape[1], dtype=bool)
     while True:
         unknown = single & ~known
         found = unknown[unknown.sum(axis=1) == 1].any(axis=0)

@@ -8,12 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from pdae_jax.data.moments import moments
-from pdae_jax.design.effects import dose_status
-from pdae_jax.design.span import Span, label_span
-from pdae_jax.design.strata import measured_alone
+from pdae_jax.design.design import design_of
 from pdae_jax.labels import without_strata
 from pdae_jax.spelling import visible
-from pdae_jax.types import PerturbationData, Reading, once_for_each
+from pdae_jax.types import PerturbationData, Reading
 
 WIDTH = 100  # columns
 SHOWN = 30  # rows of a table
@@ -222,7 +220,8 @@ def _others(train: PerturbationData) -> list[str]:
 def _conditions(parts: Parts) -> list[str]:
     """One line a condition; of combinations, whether singles, and whether training conditions, identify them."""
     train = parts["train"]
-    alone, every = _span_of_singles(train), _span(train)
+    design = design_of(train)
+    alone, every = design.span_of_singles, design.span
     rows = {"held out": [], "train": []}
     for name, part in parts.items():
         by_singles, by_training = alone.contains(part.labels), every.contains(part.labels)
@@ -244,7 +243,7 @@ def _conditions(parts: Parts) -> list[str]:
 def _held_out(parts: Parts) -> list[str]:
     """What held-out conditions test, and which they are."""
     train, kinds = parts["train"], {}
-    alone = dict(zip(train.perturbations, measured_alone(train).tolist(), strict=True))
+    alone = dict(zip(train.perturbations, design_of(train).measured_alone.tolist(), strict=True))
     for name in ("test", "validation"):
         part = parts.get(name)
         for condition, label in () if part is None else zip(part.conditions, part.labels, strict=True):
@@ -260,7 +259,7 @@ def _tests(train: PerturbationData, label: np.ndarray, alone: Mapping[str, bool]
     effects, effect = (without_strata(each, train.perturbations, train.strata) for each in (train.labels, label))
     own, same = list(itertools.compress(train.perturbations, effect)), np.all(effects == effect, axis=1)
     missing = [name for name in own if not alone[name]]
-    status = dose_status(train.labels, label)
+    status = design_of(train).dose_status(label)
     said = []
     if len(own) > 1:
         said.append(f"a combination of {len(own)}" + ("" if missing else ", each measured alone"))
@@ -272,31 +271,19 @@ def _tests(train: PerturbationData, label: np.ndarray, alone: Mapping[str, bool]
         said.append(f"its effect in another stratum ({np.count_nonzero(same)} trained)")
     if status != "measured" and not missing:
         said.append({"between": "between measured doses", "beyond": "beyond the measured doses"}[status])
-    identified = _span(train).contains(label)
+    identified = design_of(train).contains(label)
     said.append("identified" if identified else "NOT identified by training")
     return "; ".join(said)
 
 
 def _total(parts: Parts) -> str:
-    alone = _span_of_singles(parts["train"])
+    alone = design_of(parts["train"]).span_of_singles
     labels = np.concatenate([part.labels[part.orders > 1] for part in parts.values()])
     counts = ", ".join(f"{part.num_conditions} {name}" for name, part in parts.items())
     return (
         f"{len(labels)} combinations, {np.count_nonzero(alone.contains(labels))} identified by the singles; "
         f"conditions: {counts}"
     )
-
-
-@once_for_each  # a span of thousands of labels takes seconds
-def _span(train: PerturbationData) -> Span:
-    """The span of the training labels."""
-    return label_span(train.labels)
-
-
-@once_for_each
-def _span_of_singles(train: PerturbationData) -> Span:
-    """The span of those of at most one perturbation."""
-    return label_span(train.labels[train.orders <= 1])
 
 
 def _section(title: str, lines: Iterable[str]) -> list[str]:

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from pdae_jax.design.span import determined_by_others, label_span
+from pdae_jax.design.design import design_of
+from pdae_jax.design.span import label_span
 from pdae_jax.design.split import hold_out
-from pdae_jax.design.strata import across_strata
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import make_random
 from pdae_jax.runs.folder import CHOICE_FOLDER
@@ -33,8 +33,9 @@ def folds_to_leave_out(train: PerturbationData, key: Array) -> list[list[str]]:
     A combination is left out of all strata. Folds have none in common, and end with the one in which the tenth
     combination is left out.
     """
-    first = across_strata(train)
-    determined = np.unique(first[(train.orders > 1) & determined_by_others(train.labels)])
+    design = design_of(train)
+    first = design.across_strata
+    determined = np.unique(first[design.combinations & design.determined_by_others])
     if len(determined) < MIN_COMBINATIONS:
         return []
     size = min(max(1, round(_LEFT_OUT * len(determined))), _MOST_LEFT_OUT)

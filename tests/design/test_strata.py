@@ -10,9 +10,9 @@ import pytest
 from experiments.configs import anndata as own
 from pdae_jax import build, check_guarantee, fit, from_arrays, hold_out
 from pdae_jax.data.own_data import choose_held_out
+from pdae_jax.design.design import design_of
 from pdae_jax.design.protocols import held_out
 from pdae_jax.design.split import random_conditions
-from pdae_jax.design.strata import measured_alone
 from pdae_jax.runs.store import fingerprint, load_data, save_data
 from pdae_jax.training.last_step import folds_to_leave_out
 
@@ -44,9 +44,12 @@ def check_apart(train, held):
 def test_orders_count_perturbations():
     data = screen()
     assert data.orders.tolist() == [len(drugs_of(name) - {"none"}) for name in data.conditions]
-    assert measured_alone(data).all() and not measured_alone(data.select(["none", "A", "A+D2+B"])).all()
+    assert (
+        design_of(data).measured_alone.all()
+        and not design_of(data.select(["none", "A", "A+D2+B"])).measured_alone.all()
+    )
     # a donor without unperturbed cells is known from a drug that is known from another donor
-    known = measured_alone(data.select(["none", "A", "A+D2", "B+D2"]))
+    known = design_of(data.select(["none", "A", "A+D2", "B+D2"])).measured_alone
     assert set(itertools.compress(data.perturbations, known)) == {"A", "B", "D2"}
 
 

@@ -1,0 +1,183 @@
+"""The design of an experiment: what the labels of its conditions mean, asked of one object.
+
+A label is written in the user's doses. The model gets its `row`, in which 1 is the largest dose of each perturbation.
+What the rows of the training conditions span is what their effects determine.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from pdae_jax.design import effects
+from pdae_jax.design.span import SPAN_TOLERANCE, Span, determined_by_others, label_span
+from pdae_jax.design.strata import first_of_same, known_alone
+from pdae_jax.labels import count_perturbations
+from pdae_jax.types import PerturbationData, once_for_each, read_only
+
+Label = Float[np.ndarray, "*batch perturbations"]  # in the user's doses
+
+
+class Identification(NamedTuple):
+    """What the training conditions say of a label."""
+
+    identified: bool  # it lies in their span
+    residual: float  # share of its length outside, 0 = inside
+    weights: Float[np.ndarray, " conditions"]  # minimum-norm combination of conditions that gives the part inside
+    leverage: float  # their squared norm: how much the noise of measured effects is amplified
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Design:
+    """The labels of the conditions of a data set, and all that follows from them alone.
+
+    That of the training data says what a label means to a model. `design_of` makes it, once for each data set.
+    """
+
+    labels: Float[np.ndarray, "conditions perturbations"]  # in the user's doses; the control is the zero row
+    perturbations: tuple[str, ...]  # names of the columns
+    strata: tuple[str, ...] = ()  # those that are cell types, lines or donors, and make no combination
+
+    # ---- rows: what the model and its linear start get for a label
+
+    @functools.cached_property
+    def units(self) -> Float[np.ndarray, " perturbations"]:
+        """Largest dose of each perturbation, which is 1 in a row; 1 for a perturbation that was never given."""
+        return read_only(effects.dose_units(self.labels))
+
+    def row(self, label: Label) -> Float[np.ndarray, "*batch columns"]:
+        """Translate a label, or several, to what the model gets: float32, in units of the largest doses."""
+        return effects.in_dose_units(label, self.units)
+
+    @functools.cached_property
+    def rows(self) -> Float[np.ndarray, "conditions columns"]:
+        """Rows of all conditions."""
+        return read_only(self.row(self.labels))
+
+    @property
+    def num_columns(self) -> int:
+        """Width of a row: one column for each perturbation."""
+        return len(self.perturbations)
+
+    # ---- conditions: which is what
+
+    @functools.cached_property
+    def perturbed(self) -> Bool[np.ndarray, " conditions"]:
+        """Conditions whose label is not that of the control."""
+        return read_only(np.any(self.labels != 0, axis=1))
+
+    @functools.cached_property
+    def control(self) -> int:
+        """Row of the control.
+
+        Raises:
+            ValueError: no condition has the zero label.
+        """
+        found = np.flatnonzero(~self.perturbed)
+        if not len(found):
+            raise ValueError("No condition is the control, whose label is zero. Keep it among the conditions.")
+        return int(found[0])
+
+    @functools.cached_property
+    def num_effects(self) -> Int[np.ndarray, " conditions"]:
+        """Effects that each condition adds up: its perturbations, and its stratum where that is in the label."""
+        return read_only(np.count_nonzero(self.labels, axis=1))
+
+    @functools.cached_property
+    def orders(self) -> Int[np.ndarray, " conditions"]:
+        """Perturbations of each condition; strata are none."""
+        return read_only(self.order(self.labels))
+
+    def order(self, label: Label) -> Int[np.ndarray, "*batch"]:
+        """Count the perturbations of a label; strata are none."""
+        return np.asarray(count_perturbations(label, self.perturbations, self.strata))
+
+    @property
+    def combinations(self) -> Bool[np.ndarray, " conditions"]:
+        """Conditions of at least two perturbations."""
+        return self.orders > 1
+
+    @functools.cached_property
+    def across_strata(self) -> Int[np.ndarray, " conditions"]:
+        """First condition of the same perturbations and doses in whatever stratum; itself without strata."""
+        return read_only(first_of_same(self.labels, self.perturbations, self.strata))
+
+    @functools.cached_property
+    def measured_alone(self) -> Bool[np.ndarray, " perturbations"]:
+        """Perturbations and strata that conditions of at most one perturbation tell, at any dose."""
+        return read_only(known_alone(self.labels[self.orders <= 1]))
+
+    def find(self, label: Float[np.ndarray, " perturbations"]) -> Int[np.ndarray, " found"]:
+        """Find the conditions that have a label, but for rounding."""
+        column = np.argmax(np.abs(label))  # which tells most of the others apart
+        found = np.flatnonzero(np.isclose(self.labels[:, column], label[column]))
+        return found[np.isclose(self.labels[found], label).all(axis=1)]
+
+    # ---- what the conditions determine
+
+    @functools.cached_property
+    def span(self) -> Span:
+        """Span of the labels, which are their differences from the control."""
+        return label_span(self.labels)
+
+    @functools.cached_property
+    def span_of_singles(self) -> Span:
+        """Span of the conditions of at most one perturbation."""
+        return label_span(self.labels[self.orders <= 1])
+
+    @functools.cached_property
+    def _weights(self) -> Float[np.ndarray, "conditions perturbations"]:
+        return self.span.weights()
+
+    @functools.cached_property
+    def determined_by_others(self) -> Bool[np.ndarray, " conditions"]:
+        """Conditions whose label lies in the span of the others': that can be left out, each by itself."""
+        return read_only(determined_by_others(self.labels))
+
+    def contains(self, label: Label) -> Bool[np.ndarray, "*batch"]:
+        """Tell whether the conditions determine the effect of a label: it lies in their span."""
+        return self.span.contains(label)
+
+    def identification(self, label: Float[np.ndarray, " perturbations"]) -> Identification:
+        """Say what the conditions determine of a label."""
+        target = np.asarray(label, np.float64)
+        weights = self._weights @ target
+        return Identification(
+            bool(self.span.contains(target)), float(self.span.residual(target)), weights, float(weights @ weights)
+        )
+
+    def identified_part(self, label: Float[np.ndarray, " perturbations"]) -> Float[np.ndarray, " perturbations"]:
+        """Project a label onto the span.
+
+        One that lies inside is returned as it is, and rounding is taken off others: the gain of a combination depends
+        on how many of its doses are not zero.
+        """
+        target = np.asarray(label, np.float64)
+        if self.span.contains(target):
+            return np.asarray(label, np.float32)
+        size = SPAN_TOLERANCE * np.linalg.norm(target / self.units) * self.units
+        projected = self.span.project(target)
+        return np.where(np.abs(projected) > size, projected, 0.0).astype(np.float32)
+
+    # ---- doses
+
+    def dose_status(self, label: Float[np.ndarray, " perturbations"]) -> str:
+        """Say how the doses of a label lie to those that were measured, see `effects.dose_status`."""
+        return effects.dose_status(self.labels, label)
+
+    def new_doses(self, label: Float[np.ndarray, " perturbations"]) -> tuple[str, ...]:
+        """Say which doses of a label were not measured, and which were: ``"A at 1 (measured: 100, 1000)"``."""
+        said = []
+        for column in np.flatnonzero(effects.new_doses(self.labels, label)).tolist():
+            known = [f"{dose:g}" for dose in np.unique(self.labels[:, column]) if dose]
+            shown = ", ".join(known if len(known) < 6 else [*known[:2], "...", *known[-2:]])
+            said.append(f"{self.perturbations[column]} at {label[column]:g} (measured: {shown or 'none'})")
+        return tuple(said)
+
+
+@once_for_each  # thousands of labels may be asked of one data set
+def design_of(data: PerturbationData) -> Design:
+    """The design of a data set."""
+    return Design(data.labels, data.perturbations, data.strata)
