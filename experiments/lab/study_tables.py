@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from experiments.lab.studies import STUDIES
+from pdae_jax.design.span import SPAN_TOLERANCE
 from pdae_jax.evaluation.compositional import COMPARATORS
-from pdae_jax.prediction.span import SPAN_TOLERANCE
 from pdae_jax.prediction.verdict import MAX_OUTSIDE, Verdict
 from pdae_jax.reporting.panels import BLACK, GREY, PALETTE, clean
 from pdae_jax.spelling import markdown_table

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from pdae_jax.compiled import as_written
-from pdae_jax.labels import LabelLike, format_label
-from pdae_jax.model.ensemble import Ensemble
+from pdae_jax.design.design import design_of
+from pdae_jax.labels import LabelLike
+from pdae_jax.model.ensemble import Ensemble, check_model
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.agreement import replica_disagreement, source_disagreement
-from pdae_jax.prediction.source import Source, resolve_source
-from pdae_jax.prediction.span import control_label, identification_of, identified_part
+from pdae_jax.prediction.source import Source, SourceLike, resolve_source
 from pdae_jax.prediction.support import outside_share
 from pdae_jax.prediction.verdict import MAX_OUTSIDE, Verdict
 from pdae_jax.types import PerturbationData, once_for_each
@@ -29,40 +29,47 @@ RANK_TOLERANCE = 0.05  # singular values of the latent shifts below this share o
 
 @as_written()
 def check_guarantee(
-    source: Fitted | Ensemble | PerturbationData, label: LabelLike, *, from_condition: str | None = None
+    model: Fitted | Ensemble | PerturbationData,
+    label: LabelLike,
+    *,
+    source: SourceLike = "control",
+    from_condition: str | None = None,
 ) -> Verdict:
-    """What may be claimed about the prediction of a label.
+    """Say what may be claimed about the prediction of a label.
 
     Args:
-        source: a fitted model, or an ensemble of them; or training data alone, which decides identification before
+        model: a fitted model, or an ensemble of them; or training data alone, which decides identification before
             anything is trained.
         label: ``"A+B"``, ``{"A": 1.0, "B": 0.5}``, a vector, or a condition's name.
-        from_condition: whose cells are translated, for the support check; default the control.
+        source: whose cells are translated, for the support check, as in `predict`; of training data alone no cell is.
+        from_condition: an older name of `source`.
 
     Raises:
         KeyError: an unknown perturbation or condition.
+        TypeError: `model` is no model and no data, or `source` is a model.
     """
-    train = source if isinstance(source, PerturbationData) else source.train
-    vector = train.label(label)
-    if isinstance(source, PerturbationData):
-        return identification_of(train, vector, _name(train, label, vector))
-    return guarantee_of(
-        source, label, resolve_source(source, vector, train.control if from_condition is None else from_condition)
-    )
+    if isinstance(source, Fitted | Ensemble):
+        raise TypeError(
+            f"source is {type(source).__name__}, a model, and stands for the cells that are translated. Pass the model "
+            f"first: check_guarantee(fitted, {label!r})."
+        )
+    if isinstance(model, PerturbationData):
+        return identification_of(model, label)
+    check_model(model, "check_guarantee(fitted, label)")
+    cells = resolve_source(model, model.train.label(label), source if from_condition is None else from_condition)
+    return guarantee_of(model, label, cells)
 
 
 def guarantee_of(model: Fitted | Ensemble, label: LabelLike, cells: Source) -> Verdict:
-    """The verdict on the prediction of a label from the cells of a source."""
+    """Judge the prediction of a label from the cells of a source."""
     train, members = model.train, model.members
-    vector = train.label(label)
-    verdict = identification_of(train, vector, _name(train, label, vector))
-    start, identified = cells.condition, identified_part(train, vector)
+    start, identified = cells.condition, design_of(train).identified_part(train.label(label))
     outside = float(np.mean([outside_share(member, identified, cells) for member in members]))
     tested, distance, control = _tested(members)
     sources = [source_disagreement(member, identified, start) for member in members]
     effect = float(np.mean([found.effect for found in sources]))
     return dataclasses.replace(
-        verdict,
+        identification_of(train, label),
         latent_rank=min(_latent_rank(member) for member in members),
         latent_dim=members[0].model.latent_dim,
         outside=outside,
@@ -76,10 +83,19 @@ def guarantee_of(model: Fitted | Ensemble, label: LabelLike, cells: Source) -> V
     )
 
 
-def _name(train: PerturbationData, label: LabelLike, vector: np.ndarray) -> str:
-    if isinstance(label, str):
-        return label
-    return format_label(vector, train.perturbations, control=train.control, separator=train.separator)
+def identification_of(train: PerturbationData, label: LabelLike) -> Verdict:
+    """Judge identification and doses alone, which labels decide."""
+    design, vector = design_of(train), train.label(label)
+    found = design.identification(vector)
+    return Verdict(
+        condition=label if isinstance(label, str) else train.name(vector),
+        identified=found.identified,
+        residual=found.residual,
+        weights={c: float(w) for c, w in zip(train.conditions, found.weights, strict=True) if abs(w) > 1e-9},
+        leverage=found.leverage,
+        dose_status=design.dose_status(vector),
+        new_doses=design.new_doses(vector),
+    )
 
 
 def _tested(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float, float]:
@@ -94,7 +110,8 @@ def _tested(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float, float]:
 
 @once_for_each
 def _latent_rank(fitted: Fitted) -> int:
-    shifts = fitted.shift(control_label(fitted.train).astype(np.float32), fitted.train.labels)
+    labels = fitted.train.labels
+    shifts = fitted.shift(np.zeros(labels.shape[1], np.float32), labels)
     singular = np.linalg.svd(shifts, compute_uv=False)
     return int(np.sum(singular > RANK_TOLERANCE * max(float(singular[0]), 1e-12)))
 

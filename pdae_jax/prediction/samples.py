@@ -12,12 +12,12 @@ from jaxtyping import Array, Float, Int
 
 from pdae_jax.compiled import as_written
 from pdae_jax.data.moments import moments
+from pdae_jax.design.design import design_of
 from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble, check_model
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.guarantee import guarantee_of
 from pdae_jax.prediction.source import Source, SourceLike, resolve_source
-from pdae_jax.prediction.span import identified_part
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.randomness import check_key, make_random
 from pdae_jax.settings import Whole
@@ -226,7 +226,7 @@ def _batches(
     fitted: Fitted, vector: np.ndarray, key: Array, num_samples: int, source: Source
 ) -> Iterator[tuple[Float[np.ndarray, "batch features"], Int[np.ndarray, " batch"]]]:
     """Translated cells of a source, and their rows in it."""
-    target, rows = identified_part(fitted.train, vector), source.rows
+    target, rows = design_of(fitted.train).identified_part(vector), source.rows
     key_rows, key_noise = jax.random.split(key)
     key_counts = jax.random.fold_in(key, _COUNTS)
     rng = make_random(key_rows)

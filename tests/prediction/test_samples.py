@@ -13,9 +13,8 @@ import pdae_jax
 from pdae_jax import predict as predict_function
 from pdae_jax.cli.check import unmeasured_doubles
 from pdae_jax.data.simulate import simulate
-from pdae_jax.design.effects import dose_status
+from pdae_jax.design.design import Design, design_of
 from pdae_jax.labels import parse_label
-from pdae_jax.prediction.span import identified_part
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.reporting import report
 from pdae_jax.types import PerturbationData
@@ -94,7 +93,7 @@ def test_an_unmeasured_perturbation_is_not_identified_and_predicted_by_its_ident
     assert verdict.level == "not identified"
     np.testing.assert_allclose(verdict.residual, 1 / np.sqrt(2), rtol=1e-6)
     np.testing.assert_allclose(
-        identified_part(fitted.train, np.array([1, 0, 0, 1], np.float32)), [1, 0, 0, 0], atol=1e-6
+        design_of(fitted.train).identified_part(np.array([1, 0, 0, 1], np.float32)), [1, 0, 0, 0], atol=1e-6
     )
     samples = [predict_function(fitted, label, key=KEY, num_samples=30).samples for label in ("p0+p3", "p0")]
     np.testing.assert_allclose(samples[0], samples[1], atol=1e-4)
@@ -111,10 +110,10 @@ def test_an_identified_label_is_predicted_as_it_is():
     )  # fmt: skip
     pair = np.zeros(30, np.float32)
     pair[[3, 17]] = 1.0
-    np.testing.assert_array_equal(identified_part(train, pair), pair)
+    np.testing.assert_array_equal(design_of(train).identified_part(pair), pair)
     # the part of a label that is determined has no stray doses either
     known = train.select([name for name in names if labels[int(name), 17] == 0])
-    assert np.count_nonzero(identified_part(known, pair)) == 1
+    assert np.count_nonzero(design_of(known).identified_part(pair)) == 1
 
 
 def test_support_is_full_at_training_labels_and_lost_far_away(fitted):
@@ -192,13 +191,13 @@ def test_a_dose_that_was_never_measured_is_not_trusted(fitted, label, status, le
 
 
 def test_doses_of_a_series_are_compared_one_by_one():
-    labels = np.array([[0, 0], [0.1, 0], [1, 0], [0, -2], [0.1, -2]], np.float32)
+    design = Design(np.array([[0, 0], [0.1, 0], [1, 0], [0, -2], [0.1, -2]], np.float32), ("A", "B"))
     found = [
-        dose_status(labels, np.array(label, np.float32))
+        design.dose_status(np.array(label, np.float32))
         for label in ([0.1 * (1 + 1e-7), 0], [1, -2], [0.5, -2], [0, -1])
     ]
     assert found == ["measured", "measured", "between", "between"]
-    assert [dose_status(labels, np.array(label, np.float32)) for label in ([2, 0], [0, 1], [0.5, -3])] == ["beyond"] * 3
+    assert [design.dose_status(np.array(label, np.float32)) for label in ([2, 0], [0, 1], [0.5, -3])] == ["beyond"] * 3
 
 
 def test_the_level_its_cause_and_what_to_do_come_first():

@@ -32,8 +32,18 @@ def test_prediction_takes_every_order(fitted):
         found = pdae_jax.predict(fitted, label, key=KEY, source=source)
         assert found.source == "B"
         np.testing.assert_array_equal(found.samples, expected.samples)
-        verdicts = [pdae_jax.check_guarantee(fitted, "A+B", from_condition=start) for start in (source, "B")]
-        assert repr(verdicts[0]) == repr(verdicts[1])  # NaN is not equal to itself
+        verdicts = [pdae_jax.check_guarantee(fitted, "A+B", source=start) for start in (source, "B")]
+        verdicts.append(pdae_jax.check_guarantee(fitted, "A+B", from_condition=source))
+        assert len({repr(verdict) for verdict in verdicts}) == 1  # NaN is not equal to itself
+
+
+def test_a_guarantee_is_of_a_model_and_its_source_is_of_cells(fitted, data):
+    new = pdae_jax.check_guarantee(fitted, "A+B", source=data.cells("B"))
+    assert new.condition == "A+B" and new.outside is not None
+    with pytest.raises(TypeError, match=r"check_guarantee\(fitted, 'A\+B'\)"):
+        pdae_jax.check_guarantee(data, "A+B", source=fitted)
+    with pytest.raises(KeyError, match="No condition 'D'"):
+        pdae_jax.check_guarantee(fitted, "A+B", source="D")
 
 
 def test_evaluation_takes_every_order(fitted, data):
