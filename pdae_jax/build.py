@@ -18,8 +18,8 @@ from pdae_jax.data import datasets
 from pdae_jax.data.norman import norman
 from pdae_jax.data.norman_pairs import norman_pairs
 from pdae_jax.data.own_data import choose_held_out, own_data
-from pdae_jax.data.parts import new_conditions
 from pdae_jax.data.simulate import simulate
+from pdae_jax.data.split_column import new_conditions
 from pdae_jax.design.protocols import HeldOut, held_out
 from pdae_jax.design.split import hold_out
 from pdae_jax.evaluation.compositional import COMPARATORS

@@ -1,28 +1,21 @@
 """Arrays, data frames and AnnData in, `PerturbationData` out: all validation of users' data is behind this door."""
 
-import dataclasses
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pdae_jax.cells import StoredCells
-from pdae_jax.data import genes
-from pdae_jax.data.assemble import assemble
-from pdae_jax.data.columns import asked_for, columns_of, columns_of_origin, matching, measured_columns, varying_names
+from pdae_jax.data.anndata_files import Place
+from pdae_jax.data.assemble import Columns, ReadOptions, assemble, assemble_anndata, assemble_frame
 from pdae_jax.data.counts import Sized
+from pdae_jax.data.doubtful_columns import warn_of_names
 from pdae_jax.data.entries import read_dicts, read_matrix, read_names
-from pdae_jax.data.notation import notation_like, with_found_controls
-from pdae_jax.data.observations import check_frame, constant_columns
-from pdae_jax.data.pooled import MOST_VALUES, warn_of_pooled_control
-from pdae_jax.data.scale import COUNTS
-from pdae_jax.data.stored import content_of, store_cells, varying_columns
-from pdae_jax.data.suspects import warn_of_names
-from pdae_jax.data.tables import Place, Table, column_names, find_columns, open_anndata, read_conditions
-from pdae_jax.data.values import Treatment, first_look, place_like, read_values, treatment_of
-from pdae_jax.types import PerturbationData, Reading
+from pdae_jax.data.feature_columns import make_selection
+from pdae_jax.data.notation import make_notation, with_found_controls
+from pdae_jax.data.tables import column_names, find_columns
+from pdae_jax.data.values import make_treatment, read_values
+from pdae_jax.types import PerturbationData
 
 
 def from_arrays(
@@ -90,11 +83,11 @@ def from_arrays(
     """
     if features is None and hasattr(x, "columns"):
         features = [str(name) for name in x.columns]
-    features = like.features if like is not None and features is None else features
-    features = None if features is None else [str(name) for name in features]
+    features = make_selection(features, like=like).features
     if like is None:
         warn_of_names(features or ())
-    (x, sizes), reading = read_values(x, features, None, treatment_of(normalize, arcsinh, totals, like, as_file=False))
+    treatment = make_treatment(normalize, arcsinh, like=like, as_file=False).with_totals(totals)
+    (x, sizes), reading = read_values(x, features, None, treatment)
     if conditions is None and labels is None:
         raise ValueError("No conditions. Pass conditions=<one name or dict per cell> or labels=<matrix of doses>.")
     entries = None if conditions is None else _as_list(conditions)
@@ -104,7 +97,7 @@ def from_arrays(
             raise ValueError(f"{name} has {count} entries, but x has {len(x)} rows. Pass one entry per row of x.")
     if labels is not None and perturbations is None:
         perturbations = labels.columns if hasattr(labels, "columns") else _numbered(labels)
-    notation = notation_like(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
+    notation = make_notation(control, separator, perturbations, dose_in_name, allow_doses, strata, like=like)
     notation = with_found_controls(notation, entries or [])
     if labels is not None:
         table = read_matrix(labels, entries, notation)
@@ -169,28 +162,14 @@ def from_frame(
         KeyError: a column is missing; the message names the nearest ones.
         ValueError, TypeError: see `from_arrays`.
     """
-    check_frame(frame)
-    notation = notation_like(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
-    features = like.features if like is not None and features is None else features
-    known = [str(name) for name in frame.columns]
-    named, dosed = column_names(condition), column_names(dose)
-    used = [*named, *(name for name in dosed if name is not None)]
-    labelled = frame.iloc[:, find_columns(used, known, "the frame")]
-    own_totals = None if totals is None else frame.iloc[:, find_columns([totals], known, "the frame")[0]]
-    rest = frame.iloc[:, [column for column, name in enumerate(known) if name not in (*used, totals)]]
-    if features is not None:  # what is misspelt is said first
-        features = asked_for(features, exclude, [str(name) for name in rest.columns], "the frame")
-    notation = with_found_controls(notation, _columns(labelled, len(named)))
-    table = read_conditions(labelled, dosed, notation)
-    found = measured_columns(rest, table.index, features, exclude, counts=normalize and totals is None)
-    x, columns = columns_of(rest, found)
-    treatment = treatment_of(normalize, arcsinh, own_totals, like)
-    observed, reading = read_values(x, found.features, columns, treatment)
-    others = {str(name): rest[name].nunique() for name in rest if str(name) not in found.features}
-    reading = dataclasses.replace(reading, left_out=found.left_out, others=others)
-    origin = dict(labelled.iloc[:, len(named) :].items()) | columns_of_origin(rest, found.features)
-    warn_of_pooled_control(observed.x, table, origin, notation.control)
-    return assemble(observed, table, found.features, notation, min_cells, reading)
+    options = ReadOptions(
+        Columns(column_names(condition), column_names(dose), totals),
+        make_notation(control, separator, perturbations, dose_in_name, allow_doses, strata, like=like),
+        make_treatment(normalize, arcsinh, like=like),
+        make_selection(features, exclude, like=like),
+        min_cells,
+    )
+    return assemble_frame(frame, options)
 
 
 def from_anndata(
@@ -260,82 +239,16 @@ def from_anndata(
         FileNotFoundError: there is no such file.
         ValueError, TypeError: see `from_arrays`.
     """
-    if highly_variable is not None and (features is not None or like is not None):
-        raise ValueError(f"highly_variable={highly_variable} chooses the features, and others are given. Pass one.")
     if store is not None and not isinstance(adata, str | Path):
         raise TypeError(f"store={str(store)!r} is for the path of a file; a {type(adata).__name__} was passed.")
-    notation = notation_like(like, control, separator, perturbations, dose_in_name, allow_doses, strata)
-    features = like.features if like is not None and features is None else features
-    named, dosed = column_names(condition), column_names(dose)
-    labelled = [*named, *(name for name in dosed if name is not None)]
-    place = place_like(Place(layer, obsm, gene_symbols), like)
-    with open_anndata(adata, [*labelled, *column_names(totals)], place) as table:
-        # what is misspelt is said before anything is read
-        asked = asked_for(features, exclude, table.features, "var_names") or table.features
-        if features is None:
-            warn_of_names(asked)
-        own_totals = None if totals is None else table.obs.iloc[:, len(labelled)]
-        treatment = treatment_of(normalize, arcsinh, own_totals, like, place)
-        notation = with_found_controls(notation, _columns(table.obs, len(named)))
-        conditions = read_conditions(table.obs.iloc[:, : len(labelled)], dosed, notation)
-        names = asked
-        if highly_variable is not None:
-            names = genes.highly_variable(table, asked, conditions, highly_variable)
-        elif drop_constant and features is None and store is None:
-            names = _varying_in(table, asked)
-        observed, reading = _read_cells(adata, table, names, treatment, store, like is not None or drop_constant)
-        if store is not None and drop_constant:
-            observed, names = _without_constant(observed, names)
-        left_out = dict.fromkeys(matching(exclude, table.features, "var_names"), "excluded")
-        if highly_variable is None:
-            left_out |= dict.fromkeys(sorted(set(asked) - set(names)), "the same in all cells")
-        reading = dataclasses.replace(reading, left_out=left_out, others=table.others)
-        origin = dict(table.obs.iloc[:, len(named) : len(labelled)].items())
-        origin |= {name: table.column(name) for name, number in table.others.items() if 1 < number <= MOST_VALUES}
-        warn_of_pooled_control(observed.x, conditions, origin, notation.control)
-        return assemble(observed, conditions, names, notation, min_cells, reading)
-
-
-def _read_cells(
-    source: Any,
-    table: Table,
-    names: list[str],
-    treatment: Treatment,
-    store: str | Path | None,
-    may_be_constant: bool,
-) -> tuple[Sized, Reading]:
-    """Values of some features of a table, in memory or in the folder of a store, and what they were found to be."""
-    columns = None if names == table.features else find_columns(names, table.features, "var_names")
-    if store is None:
-        return read_values(table.matrix, names, columns, treatment)
-    reading = first_look(table.matrix, names, columns, treatment)
-    observed = store_cells(
-        *(store, table.matrix, names, columns, treatment, content_of(source, str(treatment.place))),
-        are_counts=reading.scale == COUNTS,
-        may_be_constant=may_be_constant,
+    options = ReadOptions(
+        Columns(column_names(condition), column_names(dose), totals),
+        make_notation(control, separator, perturbations, dose_in_name, allow_doses, strata, like=like),
+        make_treatment(normalize, arcsinh, Place(layer, obsm, gene_symbols), like=like),
+        make_selection(features, exclude, highly_variable, drop_constant, like=like),
+        min_cells,
     )
-    return observed, reading
-
-
-def _varying_in(table: Table, names: list[str]) -> list[str]:
-    """The features that are not the same in all cells of a table."""
-    varying = dict(zip(table.features, ~constant_columns(table.matrix), strict=True))
-    return varying_names(names, np.array([varying[name] for name in names]))
-
-
-def _without_constant(observed: Sized, names: list[str]) -> tuple[Sized, list[str]]:
-    """Cells in files without the features that are the same in all of them, and the names of the others."""
-    assert isinstance(observed.x, StoredCells)
-    varying = varying_columns(observed.x)
-    kept = varying_names(names, varying)
-    if len(kept) == len(names):
-        return observed, names
-    return observed._replace(x=observed.x.with_columns(np.flatnonzero(varying))), kept
-
-
-def _columns(frame: Any, number: int) -> Iterator[Any]:
-    """The values of the first columns of a frame, one column after the other."""
-    return itertools.chain.from_iterable(frame.iloc[:, column] for column in range(number))
+    return assemble_anndata(adata, options, store)
 
 
 def _numbered(labels: Any) -> list[str]:

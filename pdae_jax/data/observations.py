@@ -8,10 +8,12 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
 
+from pdae_jax.cells import evenly_spaced
 from pdae_jax.spelling import check_names, first_names
 
 #: Rows made dense at a time, so that a sparse or float64 source is never dense as a whole beside the result.
 BLOCK_ROWS = 4096
+SOME_ROWS = 200  # that are looked at, for the scale of values
 
 
 def read_observations(x: Any, columns: Any = None) -> Float[np.ndarray, "cells features"]:
@@ -199,3 +201,10 @@ def frame_values(frame: Any) -> np.ndarray:
             )
     with np.errstate(over="ignore"):
         return frame.to_numpy(dtype=np.float32, na_value=np.nan)
+
+
+def some_rows(x: Any) -> Any:
+    """A few rows from all over a matrix in memory, the first ones of one on disk."""
+    if on_disk(x) or not hasattr(x, "shape"):
+        return x[:SOME_ROWS]
+    return x[evenly_spaced(x.shape[0], SOME_ROWS)]

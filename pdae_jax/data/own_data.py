@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import dataclasses
-import itertools
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from pdae_jax.damage import reading
-from pdae_jax.data.events import warn_of_events
-from pdae_jax.data.load import from_anndata, from_frame
-from pdae_jax.data.notation import make_notation, with_found_controls
-from pdae_jax.data.parts import parts_of_conditions
+from pdae_jax.data.anndata_files import Place, in_old_layout, open_anndata
+from pdae_jax.data.assemble import Columns, ReadOptions, assemble_anndata, assemble_frame, conditions_of
+from pdae_jax.data.fcs import warn_of_events
+from pdae_jax.data.feature_columns import make_selection
+from pdae_jax.data.notation import make_notation
 from pdae_jax.data.sheet import DOSE, Sheet, read_sheet
+from pdae_jax.data.split_column import parts_of_conditions
 from pdae_jax.data.table_files import FILE, ending_of, find_file, read_tables, table_files
-from pdae_jax.data.tables import in_old_layout, open_anndata, read_conditions
+from pdae_jax.data.values import make_treatment
 from pdae_jax.design.design import design_of
 from pdae_jax.spelling import first_names
 from pdae_jax.types import PerturbationData, Reading
@@ -102,6 +103,11 @@ def own_data(
     """
     if min_cells < 2:
         raise ValueError(f"min_cells is {min_cells}. Pass at least 2: a distribution needs two cells.")
+    if stratum is None and reference is not None:
+        raise ValueError(
+            f"stratum={stratum!r} and reference={reference!r} go together: the column, and the value of it whose "
+            f"unperturbed cells are the control. Pass both or neither."
+        )
     controls, named, dosed = several(control), several(condition), several(dose)
     tables = None
     if sheet is not None:
@@ -110,46 +116,27 @@ def own_data(
             sheet, conditions=named, doses=dosed or [DOSE], stratum=stratum, controls=controls, folder=folder
         )
         dosed = dosed or ([DOSE] if DOSE in tables.columns else [])
-    options = _of_conditions(named, controls, dosed, stratum, reference) | {
-        "perturbations": several(perturbations) or None,
-        "separator": separator,
-        "dose_in_name": dose_in_name,
-        "allow_doses": several(allow_doses),
-        "features": several(features) or None,
-        "exclude": several(exclude),
-        "normalize": normalize,
-        "totals": totals,
-        "arcsinh": arcsinh,
-        "min_cells": min_cells,
-        "like": like,
-    }
+    file = Path(str(sheet)) if tables else find_file(path)
     inside = {"layer": layer, "obsm": obsm, "gene_symbols": gene_symbols}
     inside |= {"store": store, "highly_variable": highly_variable}
-    file = Path(str(sheet)) if tables else find_file(path)
-    if ending_of(file) in (".h5ad", ".zarr"):
-        return _from_anndata(file, options | inside, split)
-    for name, value in inside.items():
+    is_anndata = ending_of(file) in (".h5ad", ".zarr")
+    for name, value in ({} if is_anndata else inside).items():
         if value is not None:
             raise ValueError(f"{name}={str(value)!r}, but {file.name!r} is no .h5ad or .zarr file. Leave it out.")
+    names, strata = several(perturbations) or None, several(stratum)
+    all_controls = [*controls, *several(reference)]
+    place = Place(layer, obsm, gene_symbols) if is_anndata else None
+    options = ReadOptions(
+        Columns((*named, *strata), tuple(dosed), totals),
+        make_notation(all_controls, separator, names, dose_in_name, several(allow_doses), strata, like=like),
+        make_treatment(normalize, arcsinh, place, like=like),
+        make_selection(several(features) or None, several(exclude), highly_variable, like=like),
+        min_cells,
+    )
+    if is_anndata:
+        return _from_anndata(file, options, store, split)
     tables = tables or Sheet(table_files(file) if file.is_dir() else [file], None)
     return _from_tables(tables, options, split, compensate)
-
-
-def _of_conditions(
-    named: list[str], controls: list[str], dosed: list[str | None], stratum: str | None, reference: str | None
-) -> dict[str, Any]:
-    """Columns of names and doses and the controls, with those of a stratum."""
-    if stratum is None and reference is not None:
-        raise ValueError(
-            f"stratum={stratum!r} and reference={reference!r} go together: the column, and the value of it whose "
-            f"unperturbed cells are the control. Pass both or neither."
-        )
-    return {
-        "condition": [*named, *several(stratum)],
-        "control": [*controls, *several(reference)],
-        "dose": dosed,
-        "strata": several(stratum),
-    }
 
 
 def several(names: str | Sequence[str] | None) -> list[Any]:
@@ -196,50 +183,47 @@ def combinations_of_singles(data: PerturbationData) -> list[str]:
     ]
 
 
-def _with_parts(data: PerturbationData, frame: Any, split: str, options: dict[str, Any]) -> PerturbationData:
-    """The data with the part of each condition, from a frame with the columns of conditions, doses and the split."""
-    named, dosed = options["condition"], options["dose"]
-    labelled = frame[[*named, *(name for name in dosed if name is not None)]]
-    how = [options[name] for name in ("control", "separator", "perturbations", "dose_in_name", "allow_doses", "strata")]
-    texts = itertools.chain.from_iterable(labelled[name] for name in named)
-    table = read_conditions(labelled, dosed, with_found_controls(make_notation(*how), texts))
+def _with_parts(data: PerturbationData, frame: Any, split: str, options: ReadOptions) -> PerturbationData:
+    """Add the part of each condition, from a frame with the columns of conditions, doses and the split."""
+    table, _ = conditions_of(frame, options)
     parts = parts_of_conditions(frame[split].tolist(), table, split)
     return dataclasses.replace(data, reading=dataclasses.replace(data.reading or Reading(), parts=parts))
 
 
-def _from_anndata(file: Path, options: dict[str, Any], split: str | None) -> PerturbationData:
+def _from_anndata(file: Path, options: ReadOptions, store: str | Path | None, split: str | None) -> PerturbationData:
     import anndata
 
     source: Any = file
     if file.is_file() and in_old_layout(file):
-        if options["store"] is not None:
+        if store is not None:
             raise ValueError(f"{file.name!r} was written before anndata 0.8. Write it again with a newer anndata.")
         with reading(file):
             source = anndata.read_h5ad(file)
-    chosen = any(options[name] is not None for name in ("features", "highly_variable", "like"))
-    data = from_anndata(source, drop_constant=not chosen, **options)
+    chosen = options.selection.features is not None or options.selection.highly_variable is not None
+    selection = options.selection._replace(drop_constant=not chosen)
+    data = assemble_anndata(source, dataclasses.replace(options, selection=selection), store)
     if split is None:
         return data
-    used = [*options["condition"], *(name for name in options["dose"] if name is not None)]
-    with open_anndata(source, [*used, split]) as table:
+    with open_anndata(source, [*options.columns.labels, split]) as table:
         return _with_parts(data, table.obs, split, options)
 
 
-def _from_tables(
-    tables: Sheet, options: dict[str, Any], split: str | None, compensate: bool | None
-) -> PerturbationData:
-    known = None if options["like"] is None else options["like"].reading
-    compensate = known.compensate if compensate is None and known is not None else compensate
-    used = [name for name in (*options["condition"], *options["dose"]) if name is not None]
+def _from_tables(tables: Sheet, options: ReadOptions, split: str | None, compensate: bool | None) -> PerturbationData:
+    like, used = options.treatment.like, options.columns.labels
+    compensate = like.reading.compensate if compensate is None and like and like.reading else compensate
     frame = read_tables(tables.files, [*used, *several(split)], tables.columns, compensate)
     _check_no_sheet(frame, tables)
     told = [name for name in (() if tables.columns is None else tables.columns) if name not in (*used, split)]
-    options |= {"exclude": list(dict.fromkeys([*options["exclude"], *told]))}
-    data = from_frame(frame.drop(columns=[] if split is None or split in used else [split]), **options)
+    selection = options.selection
+    without = selection._replace(exclude=tuple(dict.fromkeys([*selection.exclude, *told])))
+    data = assemble_frame(
+        frame.drop(columns=[] if split is None or split in used else [split]),
+        dataclasses.replace(options, selection=without),
+    )
     reading = data.reading or Reading()
     left_out = {name: why for name, why in reading.left_out.items() if name not in told}
     data = dataclasses.replace(data, reading=dataclasses.replace(reading, left_out=left_out, compensate=compensate))
-    if options["features"] is None:
+    if selection.features is None:
         warn_of_events(frame, data)
     return data if split is None else _with_parts(data, frame, split, options)
 

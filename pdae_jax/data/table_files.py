@@ -9,7 +9,7 @@ from typing import Any
 from absl import logging
 
 from pdae_jax.damage import reading
-from pdae_jax.data.events import FILE, read_events
+from pdae_jax.data.fcs import FILE, read_events
 from pdae_jax.spelling import first_names, nearest_names
 
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet", ".fcs")

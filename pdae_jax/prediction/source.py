@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from pdae_jax.data.anndata_files import Place, open_anndata
 from pdae_jax.data.checks import aligned
-from pdae_jax.data.columns import columns_of, measured_columns
 from pdae_jax.data.counts import Sized
-from pdae_jax.data.observations import check_values, read_observations
+from pdae_jax.data.feature_columns import columns_of, make_selection, measured_columns
+from pdae_jax.data.observations import check_values, read_observations, some_rows
 from pdae_jax.data.scale import COUNTS, RAW, found_scale
-from pdae_jax.data.tables import Place, find_columns, open_anndata
-from pdae_jax.data.values import place_like, read_values, some_rows, treatment_of
+from pdae_jax.data.tables import find_columns
+from pdae_jax.data.values import make_treatment, read_values
 from pdae_jax.labels import as_name
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
@@ -109,12 +110,13 @@ def _read_cells(cells: Any, train: PerturbationData) -> tuple[Sized, Reading]:
                 f"Source cells of shape {x.shape}, but the model was fitted on [cells, {train.num_features}] "
                 f"({first_names(train.features)}). Pass the same features in the same order, and at least one cell."
             )
-        return read_values(x, train.features, None, treatment_of(False, None, None, train, as_file=False))
+        return read_values(x, train.features, None, make_treatment(like=train, as_file=False))
     if not hasattr(cells, "var_names"):
         _check_features([str(name) for name in names], train)
-        found = measured_columns(cells, np.zeros(len(cells), int), train.features, (), counts=True)
+        found = measured_columns(cells, np.zeros(len(cells), int), make_selection(like=train), counts=True)
         return _as_trained(*columns_of(cells, found), train)
-    place = place_like(Place(), train)
+    place = make_treatment(place=Place(), like=train).place
+    assert place is not None
     with open_anndata(cells, [], place) as table:
         _check_features(table.features, train)
         columns = find_columns(train.features, table.features, "var_names")
@@ -138,4 +140,4 @@ def _as_trained(
     known = train.reading
     normalised = known is not None and known.normalize
     raw = normalised and found_scale(read_observations(some_rows(matrix))).kind in (COUNTS, RAW)
-    return read_values(matrix, train.features, columns, treatment_of(raw, None, None, train, place))
+    return read_values(matrix, train.features, columns, make_treatment(raw, place=place, like=train))

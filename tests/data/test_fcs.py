@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from pdae_jax.data.events import read_events, spillover_of
+from pdae_jax.data.fcs import read_events, spillover_of
 from pdae_jax.data.own_data import own_data
 
 flowio = pytest.importorskip("flowio")

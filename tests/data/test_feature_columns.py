@@ -10,7 +10,7 @@ from absl import logging
 
 from pdae_jax import from_anndata, from_arrays, from_frame
 from pdae_jax.build import Experiment
-from pdae_jax.data.columns import matching, measured_columns
+from pdae_jax.data.feature_columns import make_selection, matching, measured_columns
 from pdae_jax.data.own_data import own_data
 from pdae_jax.recipe import Recipe
 
@@ -205,7 +205,9 @@ def test_channels_of_cytometry_that_are_no_markers_are_left_out(tmp_path):
 def test_totals_are_those_of_all_measured_columns():
     table = COUNTS.assign(batch=1 + np.arange(CELLS) % 2, n_counts=5000, cell=counter())
     total = COUNTS[GENES].to_numpy().sum(axis=1)
-    found = measured_columns(table.drop(columns="condition"), np.zeros(CELLS, int), ["KLF1"], (), counts=True)
+    found = measured_columns(
+        table.drop(columns="condition"), np.zeros(CELLS, int), make_selection(["KLF1"]), counts=True
+    )
     assert found.features == ["KLF1"] and found.counted == GENES
     data = from_frame(table, features=["KLF1", "ID1"], normalize=True)
     np.testing.assert_allclose(data.size_factors, total / 1e4, rtol=1e-6)

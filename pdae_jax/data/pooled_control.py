@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from pdae_jax.cells import StoredCells, evenly_spaced
 from pdae_jax.data.conditions import Conditions
-from pdae_jax.data.suspects import is_named_dose
+from pdae_jax.data.doubtful_columns import is_named_dose
 from pdae_jax.spelling import first_names
 
 MOST_VALUES = 50  # of a column that may be times, plates or lines

@@ -9,7 +9,7 @@ import scipy.stats
 from pdae_jax.data.conditions import Conditions
 from pdae_jax.data.load import from_anndata, from_frame
 from pdae_jax.data.own_data import own_data
-from pdae_jax.data.pooled import _share, warn_of_pooled_control
+from pdae_jax.data.pooled_control import _share, warn_of_pooled_control
 
 
 def time_course(drift, cells=60):

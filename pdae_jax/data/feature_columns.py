@@ -9,10 +9,17 @@ import numpy as np
 from absl import logging
 from jaxtyping import Bool, Int, Shaped
 
+from pdae_jax.data.doubtful_columns import (
+    are_of_cytometry,
+    doubtful_columns,
+    is_named_design,
+    is_named_dose,
+    no_measurement,
+)
 from pdae_jax.data.observations import frame_values
-from pdae_jax.data.suspects import are_of_cytometry, doubtful_columns, is_named_design, is_named_dose, no_measurement
 from pdae_jax.data.tables import find_columns
 from pdae_jax.spelling import first_names, is_pattern, matching_names
+from pdae_jax.types import PerturbationData
 
 
 class Measured(NamedTuple):
@@ -23,6 +30,39 @@ class Measured(NamedTuple):
     left_out: dict[str, str]
 
 
+class Selection(NamedTuple):
+    """Which columns are features, as a caller says; made by `make_selection`, which checks."""
+
+    features: tuple[str, ...] | None = None  # names or patterns; None: all, and of a table all that look like it
+    exclude: tuple[str, ...] = ()  # names or patterns
+    highly_variable: int | None = None  # number of those that vary most
+    drop_constant: bool = False  # leave out those that are the same in all cells
+
+
+def make_selection(
+    features: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] = (),
+    highly_variable: int | None = None,
+    drop_constant: bool = False,
+    *,
+    like: PerturbationData | None = None,
+) -> Selection:
+    """Check what the caller says of features. Where nothing is said they are those of the data that are joined, `like`.
+
+    Raises:
+        ValueError: features are named, and a number is to be chosen.
+    """
+    if highly_variable is not None and (features is not None or like is not None):
+        raise ValueError(f"highly_variable={highly_variable} chooses the features, and others are given. Pass one.")
+    features = like.features if like is not None and features is None else features
+    asked = None if features is None else tuple(_several(features))
+    return Selection(asked, tuple(_several(exclude)), highly_variable, drop_constant)
+
+
+def _several(names: str | Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else [str(name) for name in names]
+
+
 def matching(patterns: str | Iterable[str], known: Sequence[str], where: str) -> list[str]:
     """Names that are asked for, in the order of asking: a name itself, or all that a pattern such as ``"CD*"`` matches.
 
@@ -30,7 +70,7 @@ def matching(patterns: str | Iterable[str], known: Sequence[str], where: str) ->
         KeyError: nothing has this name, or matches; the message has the nearest names.
         ValueError: a name is given twice.
     """
-    asked = [patterns] if isinstance(patterns, str) else [str(each) for each in patterns]
+    asked = _several(patterns)
     for pattern, count in Counter(asked).items():
         if count > 1:
             raise ValueError(f"Feature {pattern!r} is there {count} times. Feature names are unique: pass it once.")
@@ -43,15 +83,14 @@ def matching(patterns: str | Iterable[str], known: Sequence[str], where: str) ->
     return list(dict.fromkeys(itertools.chain(*found.values())))
 
 
-def asked_for(
-    features: str | Iterable[str] | None, exclude: str | Iterable[str], known: Sequence[str], where: str
-) -> list[str] | None:
-    """Features by name or pattern, without those that are excluded; None where nothing is asked for.
+def asked_for(selection: Selection, known: Sequence[str], where: str) -> list[str] | None:
+    """Find the features that are asked for, without those that are excluded; None where nothing is asked for.
 
     Raises:
         KeyError: see `matching`.
         ValueError: nothing is left.
     """
+    features, exclude = selection.features, selection.exclude
     excluded = matching(exclude, known, where)
     if features is None and not excluded:
         return None
@@ -63,12 +102,7 @@ def asked_for(
 
 
 def measured_columns(
-    frame: Any,
-    conditions: Int[np.ndarray, " rows"],
-    features: str | Iterable[str] | None,
-    exclude: str | Iterable[str],
-    *,
-    counts: bool = False,
+    frame: Any, conditions: Int[np.ndarray, " rows"], selection: Selection, *, counts: bool = False
 ) -> Measured:
     """Features of a table.
 
@@ -80,8 +114,7 @@ def measured_columns(
         frame: a data frame without the columns of conditions and doses. That its columns are channels of cytometry is
             said in ``frame.attrs["cytometry"]``, or by their names.
         conditions: number of the condition of each row: what is the same in all rows of each is a label.
-        features: names or patterns; all that look like measurements when None.
-        exclude: names or patterns that are no features.
+        selection: the features that are asked for; all that look like measurements where none are.
         counts: the features are counts, so that other measured columns are part of the size of a cell.
 
     Raises:
@@ -90,9 +123,9 @@ def measured_columns(
         TypeError: a column is not numeric, where none are asked for.
     """
     known = [str(name) for name in frame.columns]
-    excluded = dict.fromkeys(matching(exclude, known, "the frame"), "excluded")
+    excluded = dict.fromkeys(matching(selection.exclude, known, "the frame"), "excluded")
     others = [name for name in known if name not in excluded]
-    asked = None if features is None else asked_for(features, exclude, known, "the frame")
+    asked = None if selection.features is None else asked_for(selection, known, "the frame")
     if asked is not None and not counts:
         return Measured(asked, asked, excluded)
     values = _numeric(frame, others)
