@@ -12,6 +12,8 @@ import textwrap
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 
+from pdae_jax.evaluation.metrics import METRICS
+
 HERE = pathlib.Path(__file__).parent
 
 project = "pdae_jax"
@@ -35,8 +37,19 @@ nb_execution_mode = "off"
 (HERE / "notebooks").mkdir(exist_ok=True)
 for notebook in (HERE.parent / "notebooks").glob("*.ipynb"):
     shutil.copy2(notebook, HERE / "notebooks")
-myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "substitution"]
 myst_heading_anchors = 3
+
+
+def metric_row(metric):
+    """Say the name, the value of an exact prediction, and the function, which for some metrics is made by one that is public."""
+    function = metric.of.__qualname__.partition(".")[0]
+    best = "calibrated" if metric.best is None else f"{metric.best:g}"
+    return f"`{metric.name}`", best, f"{{func}}`~pdae_jax.evaluation.metrics.{function}`"
+
+
+metric_rows = "\n".join("| " + " | ".join(metric_row(metric)) + " |" for metric in METRICS.values())
+myst_substitutions = {"metrics": "| metric | exact prediction | defined in |\n|---|---|---|\n" + metric_rows}
 copybutton_exclude = ".linenos, .gp, .go"
 
 autosummary_generate = True

@@ -9,11 +9,19 @@ from absl import logging
 from jaxtyping import Float, Int
 
 from pdae_jax.cells import evenly_spaced
-from pdae_jax.evaluation.scoring import rows_of
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.spelling import first_names, nearest_names
 from pdae_jax.types import PerturbationData
+
+
+def rows_of(
+    labels: Float[np.ndarray, "conditions perturbations"], label: Float[np.ndarray, " perturbations"]
+) -> Int[np.ndarray, " rows"]:
+    """Find the rows that are a label, but for rounding."""
+    column = np.argmax(np.abs(label))  # one column tells most of the others apart
+    rows = np.flatnonzero(np.isclose(labels[:, column], label[column]))
+    return rows[np.isclose(labels[rows], label).all(axis=1)]
 
 
 class Case(NamedTuple):

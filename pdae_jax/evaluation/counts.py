@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.evaluation.differential import correlations
+from pdae_jax.evaluation.metrics import correlations
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.samples import predict

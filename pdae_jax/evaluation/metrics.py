@@ -1,133 +1,135 @@
-r"""How far a predicted sample is from the true one: one number each.
+r"""Metrics: how far predicted cells are from the true ones, one number each. `METRICS` is the table of them.
 
-A metric is ``(predicted [n, d], true [m, d], context) -> float``. :math:`\mu_P, \mu_T` are the means of the two
-samples, :math:`\mu_0` that of control. Where a metric is undefined (a correlation over one feature, a direction of
-length zero) it is NaN, and so it is where a sample has a value that is NaN or infinite. Sums run in float64;
-distance matrices in float32 after the true mean is subtracted.
+A metric is a function of a `Comparison`. :math:`\mu_P, \mu_T` are the means of the predicted and the true cells,
+:math:`\mu_0` that of control cells. Where a metric is undefined (a correlation over one feature, a direction of length
+zero) it is NaN, and so are all where a cell has a value that is NaN or infinite. Everything is computed in the space of
+the data that were fitted: for log-normalised counts that of :math:`\log(1 + \text{counts per } 10{,}000)`.
 """
 
+import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy.spatial.distance import cdist, pdist
+from scipy.spatial.distance import cdist
 
-from pdae_jax.cells import evenly_spaced
-from pdae_jax.two_sample import kernels
-from pdae_jax.two_sample.statistics import check_samples, two_sample_statistic
+from pdae_jax.evaluation import distances
+from pdae_jax.evaluation.differential import Differential, Summary, differential
+from pdae_jax.two_sample.permutation import two_sample_test
 
-# Bandwidths of the MMD's Gaussian mixture, in units of the median distance between true cells.
-MMD_SCALES = (0.5, 1.0, 2.0)
-# Samples are padded to powers of two, at least this many rows: a handful of compilations for all sample sizes.
-MIN_PADDED = 64
+P_VALUE_CELLS = 500  # per sample: a p-value depends on the sample size, so that is the same everywhere
+CORRELATED_FEATURES = 100  # the true cells' most variable ones
 # Lengths below this share of what they are differences of count as zero.
 ROUNDING = 1e-6
 
 
 class Context(NamedTuple):
-    """What a metric may know besides the two samples; the same for all methods."""
+    """All that is known of a condition besides the predicted cells; the same for all methods."""
 
-    control_mean: Float[np.ndarray, " d"]  # mean of the control cells
+    control_mean: Float[np.ndarray, " d"]  # mean of all control cells
     centroid: Float[np.ndarray, " d"]  # mean of the means of the perturbed training conditions
     other_means: Float[np.ndarray, "others d"]  # true means of the other perturbed conditions
-    bandwidth: float  # of the MMD: `median_distance` of the true cells
+    bandwidth: float  # of the MMD: `distances.median_distance` of the true cells
+    spread: float  # distance variance of the true cells; of few, that of training cells around their condition's mean
+    lowest: Float[np.ndarray, " d"]  # of all training cells and the true ones
+    highest: Float[np.ndarray, " d"]
+    control_cells: Float[np.ndarray, "cells d"]  # at most `differential.CONTROL_CELLS`
+    control: Summary  # of these
+    true_change: Differential  # of the true cells, from these
 
 
-def energy_distance(predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m _"], context: Context) -> float:
-    r""":math:`2 E\|X-Y\| - E\|X-X'\| - E\|Y-Y'\|` (U form, beta 1): zero in expectation iff the laws agree."""
-    return float(_energy(*padded_pair(predicted, true)))
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+    """Predicted cells beside the true cells of a condition: what a metric is computed from."""
+
+    predicted: Float[np.ndarray, "n d"]
+    true: Float[np.ndarray, "m _"]
+    context: Context
+    key: Array  # typed PRNG key, of permutation tests
+
+    @functools.cached_property  # several metrics ask for them
+    def means(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+        """Average the predicted and the true cells."""
+        return self.predicted.mean(axis=0, dtype=np.float64), self.true.mean(axis=0, dtype=np.float64)
+
+    @functools.cached_property  # every metric asks for it
+    def are_numbers(self) -> bool:
+        """Tell that no value is NaN or infinite."""
+        return bool(np.isfinite(self.predicted).all() and np.isfinite(self.true).all())
 
 
-def mmd(predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m _"], context: Context) -> float:
-    r""":math:`E k(X,X') + E k(Y,Y') - 2 E k(X,Y)` (U form), squared MMD of a Gaussian mixture kernel.
+def energy_distance(comparison: Comparison) -> float:
+    r"""Compute the energy distance :math:`2 E\|X-Y\| - E\|X-X'\| - E\|Y-Y'\|` (U form).
+
+    Zero in expectation iff the laws agree. Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013.
+    """
+    return distances.energy(comparison.predicted, comparison.true)
+
+
+def mmd(comparison: Comparison) -> float:
+    r"""Compute the squared MMD :math:`E k(X,X') + E k(Y,Y') - 2 E k(X,Y)` (U form) of a Gaussian mixture kernel.
 
     :math:`k(x,y) = \tfrac13 \sum_{c \in \{1/2, 1, 2\}} \exp(-\|x-y\|^2 / 2 (c s)^2)` with `s` the bandwidth of the
-    context, the median distance between TRUE cells: one kernel for all methods.
+    context, the median distance between TRUE cells: one kernel for all methods. Gretton et al., JMLR 13, 2012.
     """
-    if not context.bandwidth > 0:
+    return distances.gaussian_mmd(comparison.predicted, comparison.true, comparison.context.bandwidth)
+
+
+def mean_l2(comparison: Comparison) -> float:
+    r"""Compute the distance of the means, :math:`\|\mu_P - \mu_T\|`."""
+    predicted, true = comparison.means
+    return float(np.linalg.norm(predicted - true))
+
+
+def r2_mean(comparison: Comparison) -> float:
+    r"""Compute :math:`1 - \|\mu_T - \mu_P\|^2 / \sum_j (\mu_{Tj} - \overline{\mu_T})^2` over features `j`."""
+    predicted, true = comparison.means
+    spread = np.sum((true - true.mean()) ** 2)
+    if spread <= np.sum((ROUNDING * true) ** 2):
         return float("nan")
-    bandwidths = jnp.asarray(MMD_SCALES) * context.bandwidth
-    return float(_gaussian_mmd(*padded_pair(predicted, true), bandwidths))
+    return float(1.0 - np.sum((true - predicted) ** 2) / spread)
 
 
-def mean_l2(predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"], context: Context) -> float:
-    r""":math:`\|\mu_P - \mu_T\|`."""
-    return float(np.linalg.norm(_mean(predicted) - _mean(true)))
+def cosine_delta(comparison: Comparison) -> float:
+    r"""Compute the cosine of :math:`\mu_P - \mu_0` and :math:`\mu_T - \mu_0`."""
+    reference = comparison.context.control_mean
+    predicted, true = comparison.means
+    return _cosine(predicted - reference, true - reference, reference)
 
 
-def r2_mean(predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"], context: Context) -> float:
-    r""":math:`1 - \sum_j (\mu_{Tj} - \mu_{Pj})^2 / \sum_j (\mu_{Tj} - \overline{\mu_T})^2` over features `j`."""
-    truth = _mean(true)
-    spread = np.sum((truth - truth.mean()) ** 2)
-    if spread <= np.sum((ROUNDING * truth) ** 2):
-        return float("nan")
-    return float(1.0 - np.sum((truth - _mean(predicted)) ** 2) / spread)
+def pearson_delta(comparison: Comparison) -> float:
+    r"""Correlate over features (Pearson) :math:`\mu_P - \mu_0` and :math:`\mu_T - \mu_0`.
 
-
-def cosine_delta(predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"], context: Context) -> float:
-    r"""Cosine of :math:`\mu_P - \mu_0` and :math:`\mu_T - \mu_0`."""
-    return _cosine(_mean(predicted) - context.control_mean, _mean(true) - context.control_mean, context.control_mean)
-
-
-def pearson_delta(predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"], context: Context) -> float:
-    r"""Pearson correlation over features of :math:`\mu_P - \mu_0` and :math:`\mu_T - \mu_0`."""
-    return _pearson(_mean(predicted), _mean(true), context.control_mean)
-
-
-def pearson_delta_centroid(
-    predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"], context: Context
-) -> float:
-    r"""Pearson correlation over features of :math:`\mu_P - c` and :math:`\mu_T - c`.
-
-    `c` is the centroid of the perturbed training conditions' means: what all perturbations share earns nothing.
+    Roohani, Huang and Leskovec, Nature Biotechnology 42, 2024.
     """
-    return _pearson(_mean(predicted), _mean(true), context.centroid)
+    return _pearson(comparison, comparison.context.control_mean)
 
 
-def coverage_50(predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"], context: Context) -> float:
-    """Share of true values inside the predicted central 50 % interval, mean over features; 0.5 when calibrated."""
-    return float(np.mean(coverage_by_feature(predicted, true, 0.5)))
+def pearson_delta_centroid(comparison: Comparison) -> float:
+    r"""Correlate over features (Pearson) :math:`\mu_P - c` and :math:`\mu_T - c`.
 
-
-def coverage_90(predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"], context: Context) -> float:
-    """Share of true values inside the predicted central 90 % interval, mean over features; 0.9 when calibrated."""
-    return float(np.mean(coverage_by_feature(predicted, true, 0.9)))
-
-
-def rank(predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"], context: Context) -> float:
-    r"""Share of the other perturbed conditions whose mean is nearer to :math:`\mu_P` than :math:`\mu_T` is.
-
-    0 is best, 0.5 is chance, NaN when there is no other condition.
+    `c` is the centroid of the perturbed training conditions' means: what all perturbations share earns nothing
+    (Vinas Torne et al., "Systema", Nature Biotechnology 2025).
     """
-    if len(context.other_means) == 0:
-        return float("nan")
-    mean = _mean(predicted)
-    others, own = (cdist(mean[None], means)[0] for means in (context.other_means, _mean(true)[None]))
-    return float(np.mean(others < own)) if np.isfinite(own).all() else float("nan")
+    return _pearson(comparison, comparison.context.centroid)
 
 
-#: Name -> ``(predicted, true, context) -> float``.
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray, Context], float]] = {
-    "energy_distance": energy_distance,
-    "mmd": mmd,
-    "mean_l2": mean_l2,
-    "r2_mean": r2_mean,
-    "cosine_delta": cosine_delta,
-    "pearson_delta": pearson_delta,
-    "pearson_delta_centroid": pearson_delta_centroid,
-    "coverage_50": coverage_50,
-    "coverage_90": coverage_90,
-    "rank": rank,
-}
+def coverage(level: float) -> Callable[[Comparison], float]:
+    """Make the mean over features of `coverage_by_feature`; it is `level` for a prediction that is calibrated."""
+
+    def metric(comparison: Comparison) -> float:
+        return float(np.mean(coverage_by_feature(comparison.predicted, comparison.true, level)))
+
+    return metric
 
 
 def coverage_by_feature(
     predicted: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"], level: float
 ) -> Float[np.ndarray, " d"]:
-    """Share of true values inside the predicted central interval (ends included), for every feature.
+    """Find the share of true values inside the predicted central interval (ends included), for every feature.
 
     Args:
         predicted: its quantiles at ``(1 - level) / 2`` and ``(1 + level) / 2`` span the interval.
@@ -135,60 +137,128 @@ def coverage_by_feature(
         level: in (0, 1).
     """
     low, high = np.quantile(predicted, [0.5 - 0.5 * level, 0.5 + 0.5 * level], axis=0)
-    inside = np.mean((true >= low) & (true <= high), axis=0)
-    return np.where(np.isfinite(predicted).all(axis=0) & np.isfinite(true).all(axis=0), inside, np.nan)
+    return np.mean((true >= low) & (true <= high), axis=0)
 
 
-def median_distance(true: Float[np.ndarray, "m d"], *, max_cells: int = 1000) -> float:
-    """Median distance between distinct cells, over at most `max_cells` evenly spaced rows.
+def rank(comparison: Comparison) -> float:
+    r"""Count the other perturbed conditions whose mean is nearer to :math:`\mu_P` than :math:`\mu_T` is.
 
-    The mean distance where the median is zero (most cells identical, as in sparse counts).
+    As a share: 0 is best, 0.5 is chance, NaN when there is no other condition. Wu et al., "PerturBench", arXiv
+    2408.10609, 2024, rank predictions by their distance to a true mean; here true means are ranked, to a prediction.
     """
-    rows = evenly_spaced(len(true), max_cells)
-    distances = pdist(true[rows].astype(np.float64))
-    return float(np.median(distances) or np.mean(distances))
+    others = comparison.context.other_means
+    if len(others) == 0:
+        return float("nan")
+    predicted, true = comparison.means
+    to_others, to_own = (cdist(predicted[None], means)[0] for means in (others, true[None]))
+    return float(np.mean(to_others < to_own))
 
 
-def padded_pair(
-    x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m _"]
-) -> tuple[Float[Array, "n2 d"], Float[Array, "m2 d"], Float[Array, " n2"], Float[Array, " m2"]]:
-    """Both samples centred at the mean of `y` and padded to fixed sizes, with weight 0 on the padding.
+def mse(comparison: Comparison) -> float:
+    r"""Average over features :math:`(\mu_P - \mu_T)^2`."""
+    predicted, true = comparison.means
+    return float(np.mean((predicted - true) ** 2))
 
-    Of a sample whose cells are all one profile two are kept: a U form of any of the kernels is the same with any
-    number of them, and without a product of matrices to tell zero distances apart each of them costs a lot.
 
-    Raises:
-        ValueError: the feature counts differ or a sample has fewer than two rows.
+def mse_of_top(number: int) -> Callable[[Comparison], float]:
+    """Make `mse` over the features that differ most in the true cells, by the size of t; NaN where there are no more.
+
+    Roohani, Huang and Leskovec, Nature Biotechnology 42, 2024, with 20.
     """
-    check_samples(jnp.asarray(x), jnp.asarray(y))
-    centre = _mean(y)
-    x = x[:2] if np.all(x == x[0]) else x
-    (x_rows, weights_x), (y_rows, weights_y) = _padded(x, centre), _padded(y, centre)
-    return x_rows, y_rows, weights_x, weights_y
+
+    def metric(comparison: Comparison) -> float:
+        predicted, true = (mean[comparison.context.true_change.order[:number]] for mean in comparison.means)
+        return float(np.mean((predicted - true) ** 2)) if comparison.true.shape[1] > number else float("nan")
+
+    return metric
 
 
-def _padded(x: np.ndarray, centre: np.ndarray) -> tuple[Array, Array]:
-    size = max(MIN_PADDED, 1 << (len(x) - 1).bit_length())
-    x = (x - centre).astype(np.float32)
-    # padding sits at the sample's mean, which leaves the mean, hence rounding, as it was
-    rows = np.concatenate([x, np.broadcast_to(x.mean(axis=0), (size - len(x), x.shape[1]))])
-    return jnp.asarray(rows), jnp.asarray(np.arange(size) < len(x), dtype=jnp.float32)
+def pearson_of_top(number: int) -> Callable[[Comparison], float]:
+    """Make the Pearson correlation of the changes of the means over these features."""
+
+    def metric(comparison: Comparison) -> float:
+        rows, control = comparison.context.true_change.order[:number], comparison.context.control.mean
+        predicted, true = ((mean - control)[rows] for mean in comparison.means)
+        if comparison.true.shape[1] <= number or min(np.ptp(predicted), np.ptp(true)) == 0:
+            return float("nan")
+        return float(np.corrcoef(predicted, true)[0, 1])
+
+    return metric
 
 
-@jax.jit
-def _energy(x: Array, y: Array, weights_x: Array, weights_y: Array) -> Array:
-    return two_sample_statistic(x, y, kernels.energy(1.0), weights_x=weights_x, weights_y=weights_y)
+def de_overlap(comparison: Comparison) -> float:
+    """Find the share of the N truly differential features that are among the N of the prediction with the largest t.
+
+    NaN for N = 0.
+    """
+    significant = comparison.context.true_change.significant
+    number = int(significant.sum())
+    if number == 0:
+        return float("nan")
+    found = differential(Summary.of(comparison.predicted), comparison.context.control)
+    return float(np.mean(significant[found.order[:number]]))
 
 
-@jax.jit
-def _gaussian_mmd(x: Array, y: Array, weights_x: Array, weights_y: Array, bandwidths: Array) -> Array:
-    return two_sample_statistic(x, y, kernels.gaussian(bandwidths), weights_x=weights_x, weights_y=weights_y)
+def de_direction(comparison: Comparison) -> float:
+    """Find the share of the truly differential features whose mean is predicted to change in the right direction."""
+    true = comparison.context.true_change
+    rows = true.significant
+    if not rows.any():
+        return float("nan")
+    change = comparison.means[0] - comparison.context.control.mean
+    return float(np.mean(np.sign(change[rows]) == np.sign(true.change[rows])))
 
 
-def _mean(x: np.ndarray) -> np.ndarray:
-    with np.errstate(invalid="ignore"):  # infinities of both signs
-        mean = x.mean(axis=0, dtype=np.float64)
-    return np.where(np.isfinite(mean), mean, np.nan)
+def wasserstein(comparison: Comparison) -> float:
+    r"""Average over features :math:`W_1`, the area between the two quantile functions of a feature."""
+    return float(np.mean(wasserstein_by_feature(comparison.predicted, comparison.true)))
+
+
+def wasserstein_by_feature(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " d"]:
+    """Compute :math:`W_1` of each feature (Vallender, Theory of Probability and its Applications 18, 1974)."""
+    x, y = np.sort(x, axis=0).astype(np.float64), np.sort(y, axis=0).astype(np.float64)
+    # the quantile functions are constant between these levels
+    levels = np.union1d(np.arange(1, len(x) + 1) / len(x), np.arange(1, len(y) + 1) / len(y))
+    widths = np.diff(levels, prepend=0.0)
+    middle = levels - widths / 2
+    difference = x[(middle * len(x)).astype(int)] - y[(middle * len(y)).astype(int)]
+    return widths @ np.abs(difference)
+
+
+def correlation_error(comparison: Comparison) -> float:
+    """Compare the correlations between features by their root mean square difference.
+
+    That is what distances of means and marginals miss. Over pairs of the 100 features that vary most in the true cells.
+    Samples of few cells differ by chance; ``oracle_half`` says by how much.
+    """
+    spread = comparison.true.var(axis=0, dtype=np.float64)
+    rows = np.argsort(-spread, kind="stable")[:CORRELATED_FEATURES]
+    rows = rows[spread[rows] > 0]
+    if len(rows) < 2:
+        return float("nan")
+    difference = correlations(comparison.predicted[:, rows]) - correlations(comparison.true[:, rows])
+    return float(np.sqrt(np.mean(difference[np.triu_indices(len(rows), 1)] ** 2)))
+
+
+def correlations(x: Float[np.ndarray, "cells d"]) -> Float[np.ndarray, "d d"]:
+    """Compute Pearson correlations between features; 0 with a feature that is constant."""
+    x = x - x.mean(axis=0, dtype=np.float64)
+    length = np.linalg.norm(x, axis=0)
+    x = x / np.where(length > 0, length, 1.0)
+    return x.T @ x
+
+
+def p_value(comparison: Comparison) -> float:
+    """Test by permutations whether the laws differ: the p-value of the energy distance."""
+    test = two_sample_test(comparison.predicted, comparison.true, key=comparison.key, max_cells=P_VALUE_CELLS)
+    return test.p_value
+
+
+def energy_noise(context: Context, n_true: int, n_pred: int) -> float:
+    """Find the standard deviation of the energy distance of an exact prediction, see `validate.null_variance`."""
+    if min(n_true, n_pred) < 2:
+        return math.nan
+    return math.sqrt(2 * context.spread) * (1 / n_true + 1 / n_pred)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray, reference: np.ndarray) -> float:
@@ -199,8 +269,55 @@ def _cosine(a: np.ndarray, b: np.ndarray, reference: np.ndarray) -> float:
     return float(np.clip(a @ b / (lengths[0] * lengths[1]), -1.0, 1.0))
 
 
-def _pearson(predicted_mean: np.ndarray, true_mean: np.ndarray, reference: np.ndarray) -> float:
+def _pearson(comparison: Comparison, reference: np.ndarray) -> float:
     if len(reference) < 2:
         return float("nan")
-    a, b = predicted_mean - reference, true_mean - reference
+    a, b = (mean - reference for mean in comparison.means)
     return _cosine(a - a.mean(), b - b.mean(), reference)
+
+
+class Metric(NamedTuple):
+    """A row of `METRICS`: all that the table, the scale, the summary and the report know of a metric."""
+
+    name: str
+    of: Callable[[Comparison], float]
+    best: float | None = 0.0  # of an exact prediction with any number of cells; None: to be calibrated, has no scale
+    from_control: bool = False  # measures changes from the control: halves of the ceiling have controls of their own
+    heading: str | None = None  # of its column in the summary; None: it has none
+    form: str = "#.3g"  # of its numbers there
+    max_cells: int | None = None  # that it uses of each sample
+    bandwidth: Callable[[Context], float] | None = None  # of its kernel; the column of this name
+    # (context, n_true, n_pred) -> standard deviation that an exact prediction has; the column of this name
+    noise: Callable[[Context, int, int], float] | None = None
+
+    def __call__(self, comparison: Comparison) -> float:
+        """Compute the metric; NaN where a value is NaN or infinite, which ranks and choices of features would hide."""
+        return self.of(comparison) if comparison.are_numbers else math.nan
+
+
+#: Name -> metric, in the order of the table of `evaluate`.
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("energy_distance", energy_distance, heading="mean", noise=energy_noise),
+        Metric("mmd", mmd, heading="mmd", bandwidth=lambda context: context.bandwidth),
+        Metric("mean_l2", mean_l2, heading="mean l2"),
+        Metric("r2_mean", r2_mean, best=1.0, heading="r2"),
+        Metric("cosine_delta", cosine_delta, best=1.0, from_control=True),
+        Metric("pearson_delta", pearson_delta, best=1.0, from_control=True, heading="pearson"),
+        Metric("pearson_delta_centroid", pearson_delta_centroid, best=1.0),
+        Metric("coverage_50", coverage(0.5), best=None, heading="in 50 %", form=".3f"),
+        Metric("coverage_90", coverage(0.9), best=None, heading="in 90 %", form=".3f"),
+        Metric("rank", rank, heading="rank", form=".3f"),
+        Metric("mse", mse),
+        Metric("mse_top20", mse_of_top(20)),
+        Metric("mse_top100", mse_of_top(100)),
+        Metric("pearson_delta_top20", pearson_of_top(20), best=1.0, from_control=True),
+        Metric("pearson_delta_top100", pearson_of_top(100), best=1.0, from_control=True),
+        Metric("de_overlap", de_overlap, best=1.0),
+        Metric("de_direction", de_direction, best=1.0),
+        Metric("wasserstein", wasserstein),
+        Metric("correlation_error", correlation_error),
+        Metric("p_value", p_value, best=None, heading="p", form=".3f", max_cells=P_VALUE_CELLS),
+    )
+}

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.evaluation.baselines import BASELINES
+from pdae_jax.evaluation.metrics import METRICS
 from pdae_jax.spelling import markdown_table
 from pdae_jax.types import Table
 
@@ -17,20 +18,14 @@ BY_CHANCE = 2.0
 MIN_CELLS_OF_A_LAW = 20
 #: The baselines that use the label; the best of them is what a model has to beat.
 COMPARED = ("additive", "linear_regression", "latent_additive", "ridge")
+#: Column -> heading: of energy distances, then of the other metrics that have one.
 HEADINGS = {
     "energy_distance": "mean",
     "energy_distance_median": "median",
     "ratio": "ratio",
     "interval": "95 % interval",
     "num_worse": "worse",
-    "mmd": "mmd",
-    "mean_l2": "mean l2",
-    "r2_mean": "r2",
-    "pearson_delta": "pearson",
-    "coverage_50": "in 50 %",
-    "coverage_90": "in 90 %",
-    "rank": "rank",
-    "p_value": "p",
+    **{metric.name: metric.heading for metric in METRICS.values() if metric.heading},
     "out_of_range": "beyond",
 }
 
@@ -241,7 +236,8 @@ def _cell(row: Any, name: str) -> str:
         return f"{100 * value:.2g}%"
     if name == "num_worse":
         return f"{value:.0f}/{row['num_conditions']:.0f}"
-    return f"{value:.3f}" if name in ("ratio", "coverage_50", "coverage_90", "rank", "p_value") else f"{value:#.3g}"
+    form = METRICS[name].form if name in METRICS else ".3f" if name == "ratio" else "#.3g"
+    return f"{value:{form}}"
 
 
 def _notes(summary: Any) -> list[str]:

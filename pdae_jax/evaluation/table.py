@@ -4,6 +4,7 @@ Every number is a row; `summary_table` and `format_table`, and all figures, are 
 """
 
 import contextlib
+import functools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,29 +17,17 @@ from jaxtyping import Array
 
 from pdae_jax.compiled import as_written
 from pdae_jax.data.checks import aligned
-from pdae_jax.data.moments import condition_means
 from pdae_jax.evaluation.baselines import BASELINES
-from pdae_jax.evaluation.cases import Case, cases_of, fewer_in_sample, sources_of_cases, warn_of_seen
+from pdae_jax.evaluation.cases import Case, cases_of, fewer_in_sample, rows_of, sources_of_cases, warn_of_seen
+from pdae_jax.evaluation.context import Alternatives, context_of
 from pdae_jax.evaluation.methods import GivenCells, check_given, further_methods
-from pdae_jax.evaluation.scoring import (
-    CEILING,
-    MEAN_RESPONSE,
-    METRIC_NAMES,
-    P_VALUE_CELLS,
-    UNSCALED,
-    KnownMeans,
-    Result,
-    ceiling_of,
-    known_of,
-    result_of,
-    rows_of,
-    scaled,
-)
-from pdae_jax.evaluation.summary import warnings_of
+from pdae_jax.evaluation.metrics import METRICS, Comparison, Context
+from pdae_jax.evaluation.scoring import Scale, Scores, score, score_ceiling
+from pdae_jax.evaluation.summary import CEILING, warnings_of
 from pdae_jax.labels import count_perturbations
 from pdae_jax.model.ensemble import Ensemble, check_model
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.prediction.samples import predict
+from pdae_jax.prediction.samples import Prediction, predict
 from pdae_jax.prediction.source import resolve_source
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.randomness import check_key, make_random
@@ -48,6 +37,7 @@ from pdae_jax.training.devices import local_devices, on_devices
 from pdae_jax.types import PerturbationData, Table
 
 MODEL = "pdae"
+MEAN_RESPONSE = "pool_all"  # cells of all training conditions: what is predicted without a look at the label
 SPLITS = ("train", "validation", "test")
 #: Columns with numbers of the verdict, NaN where they are not known.
 VERDICT_NUMBERS = (
@@ -62,13 +52,16 @@ VERDICT_NUMBERS = (
 MORE_NUMBERS = ("kept_step", "noise", "out_of_range", "farthest")
 
 
-class Request(NamedTuple):
-    """What is asked for, the same for every condition."""
+class Evaluation(NamedTuple):
+    """All that an evaluation does with every condition."""
 
+    fitted: Fitted | Ensemble
+    key: Array
     num_samples: int
     source: str | Mapping[str, str]
     methods: Mapping[str, Callable]  # baselines and further ones, `GivenCells` among them
     metrics: tuple[str, ...]
+    alternatives: Alternatives
 
 
 @as_written()
@@ -103,7 +96,7 @@ def evaluate(
         source: whose cells the model translates, see `predict`; or a mapping from condition to source, the control
             where it has none. Baselines that move cells move the same ones (control cells for ``"all"``).
         baselines: names of `baselines.BASELINES`; default all.
-        metrics: names of `METRIC_NAMES`; default all.
+        metrics: names of `metrics.METRICS`; default all.
         splits: of ``test``, ``validation`` (the fit's validation conditions, if any) and ``train`` (in-sample).
         most_in_sample: of more training conditions, so many are evaluated, evenly spaced in their order; None: all.
         methods: further methods by name, each a `baselines.Method` or a function called as one; called and tabled as
@@ -144,39 +137,36 @@ def evaluate(
     check_model(fitted, "evaluate(fitted, test)")
     if key is not None:
         check_key(key)
-    request = Request(
-        num_samples=Whole(2, "distances need at least 2 samples").checked("num_samples", num_samples),
-        source=source,
-        methods=_methods(_known_names("baseline", baselines, tuple(BASELINES)), methods or {}, fitted.train),
-        metrics=_known_names("metric", metrics, METRIC_NAMES),
-    )
-    splits = _known_names("split", splits, SPLITS)
+    num_samples = Whole(2, "distances need at least 2 samples").checked("num_samples", num_samples)
+    methods = _methods(_known_names("baseline", baselines, tuple(BASELINES)), methods or {}, fitted.train)
+    metrics, splits = _known_names("metric", metrics, tuple(METRICS)), _known_names("split", splits, SPLITS)
     sharing = [] if devices is None else local_devices(Whole().checked("devices", devices))
-    test = None if test is None else aligned(test, fitted.train, "test")
     if key is None:
         key = jax.random.fold_in(jax.random.key(fitted.seed), zlib.crc32(b"evaluate"))
+    test = None if test is None else aligned(test, fitted.train, "test")
     parts = {"test": test, "validation": fitted.validation, "train": fitted.train}
-    cases = [case for split, data in parts.items() if data and split in splits for case in cases_of(split, data)]
-    if not cases:
-        raise ValueError(f"No condition to evaluate: there are none of {', '.join(splits)}. Pass test data.")
-    if most_in_sample is not None:
-        most_in_sample = Whole(0).checked("most_in_sample", most_in_sample)
-        cases = fewer_in_sample(cases, most_in_sample)
+    every = [case for split, data in parts.items() if data for case in cases_of(split, data)]
+    cases = _chosen([case for case in every if case.split in splits], splits, most_in_sample)
     if not isinstance(source, str):
-        every = [case for split, data in parts.items() if data for case in cases_of(split, data)]
-        request = request._replace(source=sources_of_cases(source, every, fitted.train))
-    check_given(request.methods, {case.condition: case.label for case in cases if case.split == "test"})
-    known = _known_means(parts)
-    warn_of_seen([case for case in cases if case.split == "test"], fitted)
-
-    def rows_of_case(case: Case) -> list[dict[str, Any]]:
-        return _rows(jax.random.fold_in(key, zlib.crc32(case.condition.encode())), fitted, case, known, request)
-
-    found = on_devices(rows_of_case, cases, sharing) if sharing else map(rows_of_case, cases)
+        source = sources_of_cases(source, every, fitted.train)
+    tested = [case for case in cases if case.split == "test"]
+    check_given(methods, {case.condition: case.label for case in tested})
+    warn_of_seen(tested, fitted)
+    evaluation = Evaluation(fitted, key, num_samples, source, methods, metrics, Alternatives.of(every))
+    rows = functools.partial(_rows, evaluation)
+    found = on_devices(rows, cases, sharing) if sharing else map(rows, cases)
     table = pd.DataFrame(_collected(found, len(cases), progress))
     for sentence in warnings_of(table):
         logging.warning("%s", sentence)
     return table
+
+
+def _chosen(cases: list[Case], splits: Sequence[str], most_in_sample: int | None) -> list[Case]:
+    if not cases:
+        raise ValueError(f"No condition to evaluate: there are none of {', '.join(splits)}. Pass test data.")
+    if most_in_sample is None:
+        return cases
+    return fewer_in_sample(cases, Whole(0).checked("most_in_sample", most_in_sample))
 
 
 def _collected(found: Iterator[list[dict[str, Any]]], number: int, progress: bool | Progress | None) -> list[Any]:
@@ -196,45 +186,56 @@ def _collected(found: Iterator[list[dict[str, Any]]], number: int, progress: boo
     return rows
 
 
-def _rows(
-    key: Array, fitted: Fitted | Ensemble, case: Case, known: KnownMeans, request: Request
-) -> list[dict[str, Any]]:
+def _rows(evaluation: Evaluation, case: Case) -> list[dict[str, Any]]:
     """All rows of one condition."""
+    fitted, metrics, most = evaluation.fitted, evaluation.metrics, evaluation.num_samples
+    key = jax.random.fold_in(evaluation.key, zlib.crc32(case.condition.encode()))
     key_true, key_model, key_baselines, key_ceiling, key_test = jax.random.split(key, 5)
-    rows = make_random(key_true).permutation(case.rows)[: 2 * request.num_samples]
-    shuffled = case.data.x[rows]
-    true = shuffled[: request.num_samples]
-    own = known_of(fitted.train, case.label, known, true)
-    context = own.context
-    source = request.source if isinstance(request.source, str) else request.source.get(case.condition, "control")
+    shuffled = case.data.x[make_random(key_true).permutation(case.rows)[: 2 * most]]
+    true = shuffled[:most]
+    context = context_of(fitted.train, case.label, evaluation.alternatives, true)
+    source = evaluation.source
+    source = source if isinstance(source, str) else source.get(case.condition, "control")
     source = resolve_source(fitted, case.label, source).name
     # no cell is moved twice: copies would pass for distinct cells in U forms and permutation tests
-    number = min(request.num_samples, _available(fitted.train, source))
+    number = min(most, _available(fitted.train, source))
     prediction = predict(fitted, case.label, key=key_model, num_samples=number, source=source)
 
-    def samples_of(method: Callable) -> np.ndarray:
-        # one key for all: the methods move the same control cells, which makes the comparison a paired one
-        return method(
-            key_baselines,
-            fitted.train,
-            case.label,
-            min(request.num_samples, _available(fitted.train, _start(method, source))),
-            source=None if source == "all" else source,
-            floor=0.0 if fitted.recipe.nonnegative else None,
-        )
+    def scored(name: str, x: np.ndarray) -> Scores:
+        return score(name, Comparison(x, true, context, key_test), metrics)
 
-    def scored(name: str, x: np.ndarray) -> Result:
-        return result_of(name, key_test, x, true, own, request.metrics)
+    def of_method(name: str, method: Callable) -> Scores:
+        # one key for all: the methods move the same control cells, which makes the comparison a paired one
+        return scored(name, _samples_of(method, evaluation, case, key_baselines, source))
 
     results = {MODEL: scored(MODEL, prediction.samples)}
-    for name, method in request.methods.items():
+    for name, method in evaluation.methods.items():
         if not isinstance(method, GivenCells) or method.has(case.label):
-            results[name] = scored(name, samples_of(method))
-    ceiling = ceiling_of(key_ceiling, shuffled, own, request.metrics)
+            results[name] = of_method(name, method)
+    ceiling, noise = score_ceiling(key_ceiling, shuffled, context, metrics)
     results[CEILING] = ceiling
-    base = results.get(MEAN_RESPONSE) or scored(MEAN_RESPONSE, samples_of(BASELINES[MEAN_RESPONSE]))
-    scale = {n: (base.values[n], ceiling.values[n]) for n in request.metrics if n not in UNSCALED}
-    about = {
+    base = results.get(MEAN_RESPONSE) or of_method(MEAN_RESPONSE, BASELINES[MEAN_RESPONSE])
+    scales = {n: Scale(base.values[n], ceiling.values[n], noise[n]) for n in metrics}
+    about = _about(fitted, case, prediction, source)
+    return [row for scores in results.values() for row in _rows_of_scores(case, scores, about, context, scales)]
+
+
+def _samples_of(method: Callable, evaluation: Evaluation, case: Case, key: Array, source: str) -> np.ndarray:
+    """Predict a condition by a baseline or a further method."""
+    fitted = evaluation.fitted
+    return method(
+        key,
+        fitted.train,
+        case.label,
+        min(evaluation.num_samples, _available(fitted.train, _start(method, source))),
+        source=None if source == "all" else source,
+        floor=0.0 if fitted.recipe.nonnegative else None,
+    )
+
+
+def _about(fitted: Fitted | Ensemble, case: Case, prediction: Prediction, source: str) -> dict[str, Any]:
+    """Columns about a condition and the model's prediction, the same on all its rows."""
+    return {
         "seed": fitted.seed,
         "order": int(count_perturbations(case.label[None], fitted.train.perturbations, fitted.train.strata)[0]),
         "in_training": len(rows_of(fitted.train.labels, case.label)) > 0,
@@ -243,8 +244,6 @@ def _rows(
         "kept_step": _kept_step(fitted),
         **_verdict_columns(prediction.verdict),
     }
-    rows = [row for result in results.values() for row in _result_rows(case, result, about, context.bandwidth)]
-    return [row | scaled(row, scale, ceiling.noise or {}) for row in rows]
 
 
 def _kept_step(fitted: Fitted | Ensemble) -> float:
@@ -268,22 +267,26 @@ def _available(train: PerturbationData, source: str) -> int:
     return int(train.counts[train.index(train.control if source == "control" else source)])
 
 
-def _result_rows(case: Case, result: Result, about: dict[str, Any], bandwidth: float) -> Iterator[dict[str, Any]]:
-    for metric, value in result.values.items():
-        most = P_VALUE_CELLS if metric == "p_value" else max(result.n_true, result.n_pred)
+def _rows_of_scores(
+    case: Case, scores: Scores, about: dict[str, Any], context: Context, scales: Mapping[str, Scale]
+) -> Iterator[dict[str, Any]]:
+    for name, value in scores.values.items():
+        metric = METRICS[name]
+        most = metric.max_cells or max(scores.n_true, scores.n_pred)
         yield {
             "condition": case.condition,
             "split": case.split,
-            "method": result.method,
-            "metric": metric,
+            "method": scores.method,
+            "metric": name,
             "value": value,
-            "n_true": min(result.n_true, most),
-            "n_pred": min(result.n_pred, most),
+            "n_true": min(scores.n_true, most),
+            "n_pred": min(scores.n_pred, most),
             **about,
-            "bandwidth": bandwidth if metric == "mmd" else float("nan"),
-            "noise": result.distance_noise if metric == "energy_distance" else float("nan"),
-            "out_of_range": result.beyond.share,
-            "farthest": result.beyond.farthest,
+            "bandwidth": metric.bandwidth(context) if metric.bandwidth else math.nan,
+            "noise": metric.noise(context, scores.n_true, scores.n_pred) if metric.noise else math.nan,
+            "out_of_range": scores.beyond.share,
+            "farthest": scores.beyond.farthest,
+            **scales[name].scaled(name, value),
         }
 
 
@@ -301,12 +304,6 @@ def _verdict_columns(verdict: Verdict) -> dict[str, Any]:
             name: float("nan") if getattr(verdict, name) is None else getattr(verdict, name) for name in VERDICT_NUMBERS
         },
     }
-
-
-def _known_means(parts: Mapping[str, PerturbationData | None]) -> KnownMeans:
-    cases = [case for split, data in parts.items() if data for case in cases_of(split, data)]
-    means = [condition_means(case.data)[case.data.index(case.condition)] for case in cases]
-    return KnownMeans(np.stack([case.label for case in cases]), np.stack(means))
 
 
 def _methods(baselines: Sequence[str], further: Mapping[str, Any], train: PerturbationData) -> dict[str, Callable]:

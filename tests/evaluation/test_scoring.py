@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pdae_jax.data.load import from_arrays
-from pdae_jax.evaluation.scoring import scaled, spread_within
+from pdae_jax.evaluation.context import spread_within
+from pdae_jax.evaluation.scoring import Scale
 from pdae_jax.prediction.samples import beyond
 from pdae_jax.training.validate import distance_variance, null_variance
 
@@ -36,8 +37,7 @@ def test_one_cell_far_off_is_seen():
     ],
 )
 def test_the_scale_has_a_length_that_is_more_than_noise(metric, base, best, noise, known):
-    row = {"metric": metric, "value": 0.1}
-    found = scaled(row, {metric: (base, best)}, {metric: noise})
+    found = Scale(base, best, noise).scaled(metric, 0.1)
     assert np.isfinite(found["scaled"]) == known
     if known:
         assert found["scaled"] == pytest.approx((0.1 - base) / (best - base))

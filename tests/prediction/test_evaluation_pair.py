@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 import pdae_jax
-from pdae_jax.evaluation.differential import Samples, Summary, differential, mse
-from pdae_jax.evaluation.metrics import Context, pearson_delta
+from pdae_jax.evaluation.differential import Summary, differential
+from pdae_jax.evaluation.metrics import METRICS, Comparison, Context
 from pdae_jax.prediction.samples import Prediction
 
 PAIRS = ["A+B", "A+C"]
@@ -73,9 +73,12 @@ def ours(pair):
     against = Summary.of(control)
     for each in predictions:
         true = test.cells(each.condition)
-        context = Context(control.mean(0, dtype=np.float64), control.mean(0), control[:0], 1.0)
-        samples = Samples(each.samples, true, against, differential(Summary.of(true), against))
-        found[each.condition] = {"mse": mse(samples), "pearson": pearson_delta(each.samples, true, context)}
+        change = differential(Summary.of(true), against)
+        context = Context(
+            against.mean, against.mean, control[:0], 1.0, 1.0, against.mean, against.mean, control, against, change
+        )
+        comparison = Comparison(each.samples, true, context, jax.random.key(0))
+        found[each.condition] = {"mse": METRICS["mse"](comparison), "pearson": METRICS["pearson_delta"](comparison)}
     return pd.DataFrame(found).T
 
 

@@ -13,7 +13,7 @@ from experiments.configs import simulated
 from pdae_jax import build
 from pdae_jax.evaluation import identification
 from pdae_jax.evaluation.baselines import BASELINES
-from pdae_jax.evaluation.table import METRIC_NAMES
+from pdae_jax.evaluation.metrics import METRICS
 from pdae_jax.reporting import results
 from pdae_jax.reporting.report import VERDICTS
 from pdae_jax.runs import folder
@@ -73,7 +73,7 @@ def test_the_evaluation_is_one_long_table(finished):
     table = pd.read_csv(workdir / "evaluation.csv")
     assert list(table.columns[: len(COLUMNS)]) == COLUMNS
     assert set(table["method"]) == {"pdae", "oracle_half", *BASELINES}
-    assert set(table["metric"]) == set(METRIC_NAMES)
+    assert set(table["metric"]) == set(METRICS)
     splits = {split: sorted(set(rows["condition"])) for split, rows in table.groupby("split")}
     assert splits == {"test": ["p0+p2"], "validation": ["p1+p2"], "train": ["p0", "p0+p1", "p1", "p2"]}
     sources = dict(zip(table["condition"], table["source"], strict=True))
