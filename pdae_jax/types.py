@@ -5,7 +5,7 @@ import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -179,10 +179,13 @@ class PerturbationData:
 
     def take(self, cells: Int[np.ndarray, " kept"]) -> "PerturbationData":
         """The same data with these rows of cells only; conditions stay, also those without a cell."""
-        sizes = None if self.size_factors is None else read_only(self.size_factors[cells])
         x = self.x.take(cells) if isinstance(self.x, StoredCells) else read_only(self.x[cells])
         index = read_only(self.condition_index[cells])
-        return dataclasses.replace(self, x=x, condition_index=index, size_factors=sizes)
+        return dataclasses.replace(self, x=x, condition_index=index, size_factors=self.sizes(cells))
+
+    def sizes(self, cells: Int[np.ndarray, "..."]) -> Float[np.ndarray, "..."] | None:
+        """Give the size factors of these rows of cells; None where the data are not known as counts."""
+        return None if self.size_factors is None else self.size_factors[cells]
 
     def label(self, spec: LabelLike) -> Float[np.ndarray, " perturbations"]:
         """A label as a vector; see `parse_label`."""
@@ -222,23 +225,3 @@ def once_for_each(function: Callable[[Owner], T]) -> Callable[[Owner], T]:
         return results[owner]
 
     return remembered
-
-
-class Counted(NamedTuple):
-    """Of cells that are counts, what makes whole numbers of values in the model's units."""
-
-    size: Float[AnyArray, "*batch cells"]  # factor of each cell
-    scale: Float[AnyArray, " features"]  # of the model's units
-    mean: Float[AnyArray, " features"]
-
-
-class Batch(NamedTuple):
-    """Cells of S source conditions to be translated to T target conditions."""
-
-    x_source: Float[Array, "sources m features"]
-    label_source: Float[Array, "sources perturbations"]
-    x_target: Float[Array, "targets n features"]
-    label_target: Float[Array, "targets perturbations"]
-    source: Int[Array, " sources"]  # rows of the source conditions
-    same_source: Float[Array, " sources"] | None = None  # chance that two of the m rows are one cell; None: 1 / m
-    counted: Counted | None = None  # of the source cells, where they are counts

@@ -69,10 +69,10 @@ def make_ours(task: Task, recipe: Recipe) -> Contender:
         return CHUNK
 
     def translate(x, label):
-        x = parts.frame.standardizer.forward(x).astype(np.float32)
-        label = parts.frame.standardizer.label(label)
-        moved = move(parts.frame.unravel(state.average), jax.random.key(0), x, jnp.zeros_like(label), label)
-        return parts.frame.standardizer.backward(np.asarray(moved))
+        view, key = parts.frame.view, jax.random.key(0)
+        label = view.units.label(label)
+        moved = move(parts.frame.unravel(state.average), key, view.into(x), jnp.zeros_like(label), label)
+        return view.back(x, np.asarray(moved), key)
 
     return Contender(advance, translate)
 
@@ -127,9 +127,9 @@ def make_pytorch_recipe(task: Task, recipe: Recipe) -> Contender:
 
     @torch.no_grad()
     def translate(x, label):
-        x = torch.from_numpy(pilot.standardizer.forward(x).astype(np.float32))
-        moved = average.translate(x, torch.from_numpy(pilot.standardizer.label(label)))
-        return pilot.standardizer.backward(moved.numpy())
+        label = torch.from_numpy(pilot.view.units.label(label))
+        moved = average.translate(torch.from_numpy(pilot.view.into(x)), label)
+        return pilot.view.back(x, moved.numpy(), jax.random.key(0))
 
     return Contender(advance, translate)
 

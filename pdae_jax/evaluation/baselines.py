@@ -19,7 +19,7 @@ from pdae_jax.model import linear
 from pdae_jax.randomness import make_random
 from pdae_jax.types import PerturbationData, once_for_each
 from pdae_jax.view.components import spectrum
-from pdae_jax.view.lattice import in_whole_counts
+from pdae_jax.view.lattice import as_measured
 
 # Share of the variance that the principal components of `latent_additive` hold.
 PCA_VARIANCE = 0.95
@@ -241,12 +241,9 @@ def principal_components(
 
 def _moved(key: Array, train: PerturbationData, source: str, shift: np.ndarray, num_samples: int) -> np.ndarray:
     """Cells of the source plus a shift; of counts whole numbers again, as the model's predictions are."""
-    random, rows = make_random(key), train.rows[train.index(source)]
-    rows = rows[_draw(random, len(rows), num_samples)]
-    moved = train.x[rows] + shift
-    if train.size_factors is not None:
-        moved = in_whole_counts(random, moved, train.size_factors[rows])
-    return moved.astype(train.x.dtype)
+    rows = train.rows[train.index(source)]
+    rows = rows[_draw(make_random(key), len(rows), num_samples)]
+    return as_measured(key, train.x[rows] + shift, train.sizes(rows)).astype(train.x.dtype)
 
 
 def _draw(random: np.random.Generator, population: int, size: int) -> Int[np.ndarray, " size"]:

@@ -40,10 +40,9 @@ from pdae_jax.training.prepare import prepare, with_errors
 from pdae_jax.training.step import TrainState
 from pdae_jax.training.validate import make_validator
 from pdae_jax.types import PerturbationData
-from pdae_jax.view.lattice import in_whole_counts
 from pdae_jax.view.sample import make_sampler
 from pdae_jax.view.stream import feed
-from pdae_jax.view.units import Standardizer
+from pdae_jax.view.view import View
 
 LEARNING_RATE = 5e-3  # where the recipe has none
 DISENTANGLE = ("adversarial", "prior", "none")
@@ -55,20 +54,15 @@ class Compositional:
 
     networks: Networks
     params: dict  # averaged over steps; those that were kept where there is a validation set
-    standardizer: Standardizer
+    view: View
     train: PerturbationData  # in the user's units
     recipe: Recipe
     history: list[dict[str, Any]]
 
     def basal(self, x: Float[np.ndarray, "cells features"], label: LabelLike) -> Float[np.ndarray, "cells latent"]:
         """Basal states of cells of one condition, in the user's units."""
-        units = self.standardizer
-        z = self.networks.basal(
-            self.params,
-            jnp.asarray(units.forward(x), jnp.float32),
-            jnp.asarray(units.label(self.train.label(label))),
-        )
-        return np.asarray(z)
+        own = jnp.asarray(self.view.units.label(self.train.label(label)))
+        return np.asarray(self.networks.basal(self.params, jnp.asarray(self.view.into(x)), own))
 
     def samples(
         self,
@@ -94,18 +88,17 @@ class Compositional:
         num_samples = Whole().checked("num_samples", num_samples)
         start = source or train.control
         rows = train.rows[train.index(start)]
-        random = make_random(key)
-        rows = rows[_draw(random, len(rows), num_samples)]
-        x = self.standardizer.forward(train.x[rows]).astype(np.float32)
-        labels = [jnp.asarray(self.standardizer.label(train.label(name))) for name in (start, label)]
-        moved = [
-            _translate(self.networks.model, self.params, jax.random.fold_in(key, i), x[i : i + BATCH], *labels)
-            for i in range(0, num_samples, BATCH)
-        ]
-        samples = self.standardizer.backward(np.concatenate([np.asarray(block) for block in moved]))
-        if train.size_factors is not None:  # a cell has whole numbers of counts
-            samples = in_whole_counts(random, samples, train.size_factors[rows])
-        samples = samples.astype(train.x.dtype)
+        rows = rows[_draw(make_random(key), len(rows), num_samples)]
+        labels = [jnp.asarray(self.view.units.label(train.label(name))) for name in (start, label)]
+
+        def translate(seen: np.ndarray) -> np.ndarray:
+            moved = [
+                _translate(self.networks.model, self.params, jax.random.fold_in(key, i), seen[i : i + BATCH], *labels)
+                for i in range(0, num_samples, BATCH)
+            ]
+            return np.concatenate([np.asarray(block) for block in moved])
+
+        samples = self.view.translated(translate, train.x[rows], key, train.sizes(rows)).astype(train.x.dtype)
         return samples if floor is None else np.maximum(samples, floor)
 
 
@@ -185,7 +178,7 @@ def fit_compositional(
     )
     frame = frame._replace(recipe=frame.recipe.override(patience=recipe.patience or 0), unravel=networks.unravel)
     if validation:
-        validator = make_validator(key_validate, networks.model, frame.standardizer, train, validation)
+        validator = make_validator(key_validate, networks.model, frame.view, train, validation)
         frame = frame._replace(validator=validator)
     names = ("num_sources", "cells_per_source", "num_targets", "cells_per_target")
     sample = make_sampler(train.num_conditions, **dict(zip(names, _sizes(frame.recipe), strict=True)))
@@ -194,11 +187,11 @@ def fit_compositional(
     # copies: a step donates its state
     start = TrainState(jnp.zeros((), jnp.int32), key_steps, params, jnp.copy(params), opponents)
     state = with_errors(parts.state._replace(train=start, kept=jnp.copy(params)), frame.validator)
-    history, data = History(), feed(train, frame.standardizer, _sizes(frame.recipe), step_keys)
+    history, data = History(), feed(train, frame.view, _sizes(frame.recipe), step_keys)
     with contextlib.closing(make_progress(progress, "fit_compositional")) as bar:
         state = run_steps(parts._replace(frame=frame, step=step, data=data), state, None, history, bar)
     params = frame.unravel(state.kept if validation else state.train.average)
-    return Compositional(networks, params, frame.standardizer, train, frame.recipe, history.entries)
+    return Compositional(networks, params, frame.view, train, frame.recipe, history.entries)
 
 
 COMPARATORS = {"compositional": False, "compositional_with_source_label": True}  # name -> `subtract_label`

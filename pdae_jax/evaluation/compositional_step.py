@@ -19,7 +19,6 @@ from pdae_jax.two_sample.kernels import dissimilarity_matrix
 from pdae_jax.two_sample.scores import batch_score
 from pdae_jax.types import PerturbationData
 from pdae_jax.view.sample import DeviceData
-from pdae_jax.view.units import zero_floor
 
 ADVERSARY_STEPS = 2  # per step of the autoencoder, as in CPA
 MIN_STD = 0.03  # of the decoder, in the model's units: where cells lie on a manifold the likelihood has no maximum
@@ -179,7 +178,7 @@ def make_networks(
     init_adversary, classify = make_mlp(
         k, train.num_conditions, hidden=recipe.hidden, activation=recipe.activation, linear_skip=False
     )
-    floor = zero_floor(frame.standardizer) if recipe.nonnegative else None
+    floor = frame.view.floor_of_model
 
     def effect(params, label):
         return pdae.shift(params, jnp.zeros_like(label), label)
@@ -195,7 +194,7 @@ def make_networks(
     def decode(params, key, z):
         mean, std = distribution(params, z)
         x = mean + std * jax.random.normal(key, mean.shape, mean.dtype)
-        return x if floor is None else jnp.maximum(x, floor)
+        return x if floor is None else jnp.maximum(x, jnp.asarray(floor))
 
     def translate(params, key, x, label_from, label_to):
         return decode(params, key, basal(params, x, label_from) + effect(params, label_to))

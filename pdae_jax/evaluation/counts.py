@@ -85,8 +85,8 @@ def count_diagnostics(
 
 def counted(data: PerturbationData, rows: Int[np.ndarray, " cells"]) -> CountedCells:
     """Cells of data with size factors as counts."""
-    assert data.size_factors is not None
-    sizes = data.size_factors[rows]
+    sizes = data.sizes(rows)
+    assert sizes is not None
     return CountedCells(to_counts(np.random.default_rng(0), data.x[rows], sizes), sizes)
 
 

@@ -28,7 +28,7 @@ def residuals(fitted: Fitted, condition: str) -> Float[np.ndarray, "cells featur
             f"noise={fitted.model.noise!r}: cells have no noise of their own. Fit with noise='abducted', the default."
         )
     rows = np.random.default_rng(fitted.seed).permutation(fitted.train.rows[fitted.train.index(condition)])[:_ENCODED]
-    x = jnp.asarray(fitted.in_model_units(fitted.train.x[rows]))
+    x = jnp.asarray(fitted.view.into(fitted.train.x[rows]))
     z = fitted.model.encode(fitted.params, x)
     return np.asarray(fitted.model.abduct(fitted.params, x, z))
 

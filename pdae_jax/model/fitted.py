@@ -13,10 +13,8 @@ from pdae_jax.compiled import as_written
 from pdae_jax.model.model import Model
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
-from pdae_jax.view.components import Components
-from pdae_jax.view.units import Standardizer, zero_floor
+from pdae_jax.view.view import View
 
-_ROUNDING = 1e-5  # in the model's units: a zero that was carried along comes back as one
 _SMALL_BLOCK = 1024
 _BLOCK = 8192  # cells encoded at once: bounds memory, and one compiled shape serves all sample sizes
 
@@ -27,7 +25,7 @@ class Fitted:
 
     model: Model
     params: dict  # averaged over steps; those that `fit` kept where there is a validation set
-    standardizer: Standardizer
+    view: View
     train: PerturbationData  # in the user's units
     validation: PerturbationData | None
     validation_errors: dict[str, dict[str, float]]  # of a condition: "pdae", "start", "control"
@@ -35,7 +33,6 @@ class Fitted:
     history: list[dict[str, Any]]  # the entries of metrics.jsonl
     seed: int  # of evaluations that are given no key; drawn from the key of the fit
     workdir: pathlib.Path | None = None
-    components: Components | None = None  # of the features, that the model works on
     kept_step: int | None = None  # after which `params` are; None: not known
 
     @as_written()
@@ -46,16 +43,11 @@ class Fitted:
                 f"Cells of shape {x.shape}, but the model was fitted on [cells, {self.train.num_features}] "
                 f"({', '.join(self.train.features[:5])}, ...). Pass the same features in the same order."
             )
-        x = self.in_model_units(x)
+        x = np.asarray(self.view.into(x))
         block = min(_BLOCK, 2 ** math.ceil(math.log2(max(len(x), _SMALL_BLOCK))))  # few shapes to compile
         padded = np.pad(x, ((0, -len(x) % block), (0, 0)))
         blocks = [_encode(self.model, self.params, padded[i : i + block]) for i in range(0, len(padded), block)]
         return np.concatenate([np.asarray(b) for b in blocks])[: len(x)]
-
-    def in_model_units(self, x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, "cells _"]:
-        """Cells, or their scores, as the model has them."""
-        x = x if self.components is None else self.components.scores(x)
-        return np.asarray(self.standardizer.forward(x), dtype=np.float32)
 
     @as_written()
     def translate(
@@ -64,25 +56,24 @@ class Fitted:
         x: Float[np.ndarray, "cells features"],
         label_from: Float[np.ndarray, "... perturbations"],
         label_to: Float[np.ndarray, "... perturbations"],
+        size: Float[np.ndarray, " cells"] | None = None,
     ) -> Float[np.ndarray, "cells features"]:
         """Cells as they would be under another label, in the user's units throughout.
 
         Args:
-            key: of drawn noise; carried noise needs none.
+            key: of drawn noise, and of whole counts; noise that is carried along needs none.
             x: cells.
             label_from: their label, one for all or one a cell.
             label_to: the label they are translated to.
+            size: size factors of cells that are counts, which come back as log-normalised whole numbers; None: as they
+                are.
         """
-        units, scores = self.standardizer, self.in_model_units(x)
-        moved = _translate(self.model, self.params, key, scores, *map(units.label, (label_from, label_to)))
-        samples = units.backward(np.asarray(moved))
-        if self.components is not None:
-            samples = np.asarray(self.components.moved(x, units.backward(scores), samples))
-            return np.maximum(samples, 0) if self.recipe.nonnegative else samples
-        if not self.recipe.nonnegative:
-            return samples
-        # the decoder's floor is zero in the user's units, which the way back must not miss by rounding
-        return np.where(moved <= zero_floor(units) + _ROUNDING, np.float32(0), np.maximum(samples, 0))
+        labels = [self.view.units.label(label) for label in (label_from, label_to)]
+
+        def translate(seen: np.ndarray) -> np.ndarray:
+            return np.asarray(_translate(self.model, self.params, key, seen, *labels))
+
+        return self.view.translated(translate, x, key, size)
 
     @as_written()
     def shift(
@@ -91,7 +82,7 @@ class Fitted:
         label_to: Float[np.ndarray, "... perturbations"],
     ) -> Float[np.ndarray, "... latent"]:
         """The displacement of the latents from one label to another."""
-        labels = map(self.standardizer.label, (label_from, label_to))
+        labels = map(self.view.units.label, (label_from, label_to))
         return np.asarray(_shift(self.model, self.params, *labels))
 
     @property

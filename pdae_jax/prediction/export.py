@@ -95,12 +95,12 @@ def evaluation_pair(train: PerturbationData, test: PerturbationData, predictions
     if len(set(names)) < len(names):
         raise ValueError(f"Two predictions of one condition: {first_names(names)}. Pass one for each.")
     control = train.rows[train.index(train.control)]
-    own = None if train.size_factors is None else train.size_factors[control]
-    predicted, measured = [(train.x[control], own)], [(train.x[control], own)]
+    own = train.x[control], train.sizes(control)
+    predicted, measured = [own], [own]
     for each, name in zip(found, names, strict=True):
         rows = test.rows[test.index(name)]
         predicted.append((each.samples, each.size_factors))
-        measured.append((test.x[rows], None if test.size_factors is None else test.size_factors[rows]))
+        measured.append((test.x[rows], test.sizes(rows)))
     conditions = [train.control, *names]
     return _side(conditions, predicted, train.features), _side(conditions, measured, train.features)
 

@@ -22,10 +22,9 @@ from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.randomness import check_key, make_random
 from pdae_jax.settings import Whole
 from pdae_jax.types import PerturbationData
-from pdae_jax.view.lattice import in_whole_counts, to_counts
+from pdae_jax.view.lattice import to_counts
 
 MAX_REACH = 1.5  # above it a prediction is warned about, see `reach_of`
-_COUNTS = 2  # folded into a key that is split into those of 0 and 1
 BATCH = 4096  # cells translated at once: fixes the memory, and one compiled shape serves every number of samples
 
 
@@ -118,7 +117,7 @@ def predict(
         batches = _batches(member, vector, key_member, size, cells._replace(rows=own)) if size else ()
         for moved, rows_moved in batches:
             samples.append(moved)
-            sizes.append(cells.size_factors(rows_moved))
+            sizes.append(cells.data.sizes(rows_moved))
         made_by.append(np.full(size, m))
     prediction = Prediction(
         np.concatenate(samples),
@@ -228,7 +227,6 @@ def _batches(
     """Translated cells of a source, and their rows in it."""
     target, rows = design_of(fitted.train).identified_part(vector), source.rows
     key_rows, key_noise = jax.random.split(key)
-    key_counts = jax.random.fold_in(key, _COUNTS)
     rng = make_random(key_rows)
     queue = rng.permutation(rows)
     for number, first in enumerate(range(0, num_samples, BATCH)):
@@ -237,15 +235,9 @@ def _batches(
         while len(queue) < BATCH:
             queue = np.concatenate([queue, rng.permutation(rows)])
         chosen, queue = queue[:BATCH], queue[size:]
-        moved = fitted.translate(
-            jax.random.fold_in(key_noise, number), source.data.x[chosen], source.labels(chosen), target[None]
-        )
-        moved, chosen = moved[:size], chosen[:size]
-        if source.data.size_factors is not None:  # a cell has whole numbers of counts
-            sizes = source.size_factors(chosen)
-            random = make_random(jax.random.fold_in(key_counts, number))
-            moved = in_whole_counts(random, moved, sizes).astype(moved.dtype)
-        yield moved, chosen
+        cells = source.data.x[chosen], source.labels(chosen), target[None], source.data.sizes(chosen)
+        moved = fitted.translate(jax.random.fold_in(key_noise, number), *cells)
+        yield moved[:size], chosen[:size]
 
 
 def _name(train: PerturbationData, vector: np.ndarray) -> str:

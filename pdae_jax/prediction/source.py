@@ -41,11 +41,6 @@ class Source(NamedTuple):
         conditions = self.data.condition_index[rows]
         return self.data.labels[conditions[:1] if np.all(conditions == conditions[0]) else conditions]
 
-    def size_factors(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, " _n"]:
-        """The size factor of each row of the data, empty where they are not known as counts."""
-        sizes = self.data.size_factors
-        return np.zeros(0, np.float32) if sizes is None else sizes[rows]
-
 
 def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturbations"], source: SourceLike) -> Source:
     """The cells that a source stands for.

@@ -9,10 +9,10 @@ from pdae_jax.design.effects import effective_label
 from pdae_jax.model.model import Model, linear_start, make_model
 from pdae_jax.recipe import Recipe, Resolved
 from pdae_jax.training.density import has_density
-from pdae_jax.training.pilot import Pilot, make_pilot, with_units
+from pdae_jax.training.pilot import Pilot, make_pilot
 from pdae_jax.types import PerturbationData
 from pdae_jax.view.sample import balanced_rows
-from pdae_jax.view.units import Standardizer, zero_floor
+from pdae_jax.view.view import View, with_units
 
 # Of the largest latent shift: a direction shifted less is taken for curvature or noise. In 15 simulated worlds this
 # found the true number of latents 12 times and one too many 3 times; validation conditions settle doubtful cases.
@@ -121,10 +121,10 @@ def effective_rank(pilot: Pilot) -> int:
     return max(1, int(np.sum(singular > RELEVANT_SHIFT * singular[0])))
 
 
-def build_model(recipe: Resolved, train: PerturbationData, standardizer: Standardizer) -> Model:
-    """The model of a recipe."""
+def build_model(recipe: Resolved, train: PerturbationData, view: View) -> Model:
+    """Build the model of a recipe, for cells seen through a view."""
     return make_model(
-        train.num_features,
+        len(view.units.mean),
         train.num_perturbations,
         latent_dim=recipe.latent_dim,
         noise=recipe.noise,
@@ -132,6 +132,5 @@ def build_model(recipe: Resolved, train: PerturbationData, standardizer: Standar
         observed_effects=recipe.observed_effects,
         hidden=recipe.hidden,
         activation=recipe.activation,
-        # scores of components have no floor: it is there for the cells that are made of them
-        floor=tuple(zero_floor(standardizer).tolist()) if recipe.nonnegative and not recipe.components else None,
+        floor=view.floor_of_model,
     )

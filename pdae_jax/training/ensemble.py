@@ -26,7 +26,6 @@ from pdae_jax.runs.track import Progress, stage
 from pdae_jax.settings import Flag, Whole
 from pdae_jax.training.fit import with_stop
 from pdae_jax.training.population import share_of_control
-from pdae_jax.training.prepare import wide_of
 from pdae_jax.training.recovery import identity_of, streams_of_folder
 from pdae_jax.training.reduction import save_components, with_components
 from pdae_jax.training.requests import Request, check_request
@@ -140,8 +139,7 @@ def ensemble_of(key: Array, replicas: Sequence[Fitted], path: pathlib.Path | Non
         # nothing was left out: how well the training conditions themselves are met from the control
         first, train = replicas[0], replicas[0].train
         perturbed = train.select([c for c, a in zip(train.conditions, train.labels, strict=True) if np.any(a)])
-        wide = wide_of(first.components, first.recipe)
-        validator = make_validator(key, first.model, first.standardizer, train, perturbed, wide=wide)
+        validator = make_validator(key, first.model, first.view, train, perturbed)
         control = np.sum(validator.control)
         shares = [max(float(np.sum(validator.errors(replica.params))) / control, 0.0) for replica in replicas]
     return Ensemble(tuple(replicas), find_bad(np.array(shares), pairwise_alignment(tuple(replicas))), path)

@@ -18,9 +18,10 @@ from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.devices import Devices, shared_by
 from pdae_jax.training.last_step import best_step, errors_by_step, fold_of, folds_of
 from pdae_jax.training.loop import fitted_of, run_training
+from pdae_jax.training.pilot import make_pilot
 from pdae_jax.training.prepare import prepare
 from pdae_jax.training.recovery import identity_of, stop_of_folder, streams_of_folder
-from pdae_jax.training.reduction import seen_by_model, with_components
+from pdae_jax.training.reduction import with_components
 from pdae_jax.training.requests import Request, check_request
 from pdae_jax.training.start_from import goes_on_from, started
 from pdae_jax.types import PerturbationData
@@ -151,7 +152,7 @@ def with_stop(
     if not folds:
         return recipe
     # the fits that choose have the schedule of the fit proper
-    recipe, chosen = resolve_recipe(recipe, seen_by_model(request.train, components)), []
+    recipe, chosen = resolve_recipe(recipe, request.train, make_pilot(recipe, request.train, components)), []
     for number, left_out in enumerate(folds):
         # one at a time: each has its own copy of the cells
         fold = fold_of(request._replace(recipe=recipe), left_out, number)

@@ -210,7 +210,7 @@ def fitted_of(
     return Fitted(
         model=frame.model,
         params=frame.unravel(params),
-        standardizer=frame.standardizer,
+        view=frame.view,
         train=train,
         validation=validation,
         validation_errors=errors,
@@ -218,6 +218,5 @@ def fitted_of(
         history=history,
         seed=frame.seed,
         workdir=workdir,
-        components=frame.components,
         kept_step=int(state.kept_step if frame.validator else state.train.step),
     )

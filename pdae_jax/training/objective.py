@@ -20,10 +20,7 @@ from pdae_jax.model.model import Model
 from pdae_jax.recipe import LossWeights
 from pdae_jax.two_sample.kernels import KernelLike, dissimilarity, dissimilarity_matrix
 from pdae_jax.two_sample.scores import batch_score
-from pdae_jax.types import Batch
-from pdae_jax.view.lattice import whole_counts
-
-_COUNTS = 3  # folded into a key that is split into three, which are those of 0, 1 and 2
+from pdae_jax.view.sample import Batch
 
 
 class LossTerms(NamedTuple):
@@ -63,14 +60,13 @@ def pdae_loss(
         The weighted sum, and every term.
     """
     key_translate, key_reconstruct, key_volume = jax.random.split(key, 3)
-    key_counts = jax.random.fold_in(key, _COUNTS)
     x, label_source = batch.x_source, batch.label_source
     latent = model.encode(params, x)  # [S, m, k]
     predicted = model.translate_latent(
         params, key_translate, x, latent, label_source[:, None], batch.label_target[:, None, None]
     )  # [T, S, m, d]
-    if batch.counted is not None:
-        predicted = whole_counts(key_counts, predicted, batch.counted)
+    if batch.view is not None:
+        predicted = batch.view.measurable(key, predicted, batch.size)
     # drawn noise tells two translations of one cell apart
     same = None if model.noise == "drawn" and model.noise_dim else batch.same_source
     if terms is None:

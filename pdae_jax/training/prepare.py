@@ -17,8 +17,7 @@ from pdae_jax.recipe import LossWeights, Recipe, Resolved
 from pdae_jax.training.compiler import RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import build_model, has_few_cells, resolve_recipe
 from pdae_jax.training.devices import Devices
-from pdae_jax.training.pilot import make_pilot, with_units
-from pdae_jax.training.reduction import seen_by_model
+from pdae_jax.training.pilot import make_pilot
 from pdae_jax.training.step import (
     Settings,
     TrainState,
@@ -29,13 +28,13 @@ from pdae_jax.training.step import (
     settings_of,
     start_shapes,
 )
-from pdae_jax.training.validate import Validator, Wide, make_validator
+from pdae_jax.training.validate import Validator, make_validator
 from pdae_jax.two_sample import kernels
 from pdae_jax.types import Params, PerturbationData
 from pdae_jax.view.components import Components
 from pdae_jax.view.sample import DeviceData, balanced_rows, make_sampler
 from pdae_jax.view.stream import Streamed, feed
-from pdae_jax.view.units import Standardizer, make_standardizer
+from pdae_jax.view.view import View, make_view
 
 
 class Errors(NamedTuple):
@@ -61,12 +60,11 @@ class Frame(NamedTuple):
     """What makes a model of a state that was trained."""
 
     recipe: Resolved
-    standardizer: Standardizer
+    view: View
     model: Model
     unravel: Callable[[Array], Params]  # of a vector of parameters
     validator: Validator | None
     seed: int
-    components: Components | None = None  # whose scores were trained on
 
 
 class Parts(NamedTuple):
@@ -105,14 +103,13 @@ def prepare(
     `components` the model is one of their scores. `like` is of another fit of the same training data: what it has on
     the device serves this one too, where it is in the same units. With `devices`, so many share each step.
     """
-    recipe, seen = with_units(recipe, train), seen_by_model(train, components)
-    pilot = make_pilot(recipe, seen)
-    recipe = resolve_recipe(recipe, seen, pilot)
-    model = build_model(recipe, seen, pilot.standardizer)
+    pilot = make_pilot(recipe, train, components)
+    recipe = resolve_recipe(recipe, train, pilot)
+    model = build_model(recipe, train, pilot.view)
     if like is not None and isinstance(like.data, DeviceData) and _same_units(like.frame.recipe, recipe):
         data = like.data
     else:
-        data = feed(seen, pilot.standardizer, sizes_of(recipe))
+        data = feed(pilot.train, pilot.view, sizes_of(recipe))
     random = make_random(key)
     rows = balanced_rows(random, train, int(np.clip(_START_CELLS // train.num_conditions, 8, 256)))
     cells = pilot.cells(rows)
@@ -135,7 +132,7 @@ def prepare(
         if chunk and isinstance(data, DeviceData) and devices is None:
             make_train_steps(step, min(chunk, recipe.num_steps)).lower(start.out_info[0].train, data).compile()
         state, key_validate = compiling.result()(key, additive, settings)
-    frame = _frame(recipe, model, pilot.standardizer, key, key_validate, train, validation, source, components, devices)
+    frame = _frame(recipe, model, pilot.view, key, key_validate, train, validation, source, devices)
     return Parts(
         frame=frame,
         num_steps=steps_to_take(recipe),
@@ -161,11 +158,10 @@ def outline(
 ) -> tuple[Frame, LoopState]:
     """Of a run with a resolved recipe, what its checkpoint is read with: the state has shapes only."""
     recipe = Resolved(**dataclasses.asdict(recipe))
-    seen = seen_by_model(train, components)
-    standardizer = make_standardizer(seen, recipe.standardize)
-    model = build_model(recipe, seen, standardizer)
+    view, _ = make_view(recipe, train, components)
+    model = build_model(recipe, train, view)
     key_validate = jax.random.split(key, 3)[2]
-    frame = _frame(recipe, model, standardizer, key, key_validate, train, validation, source, components)
+    frame = _frame(recipe, model, view, key, key_validate, train, validation, source)
     start = functools.partial(_start, model=model)
     state, _ = jax.eval_shape(start, key, start_shapes(model), settings_of(recipe, kernel_of(recipe, None).parameters))
     return frame, jax.eval_shape(lambda state: with_errors(state, frame.validator), state)
@@ -174,30 +170,20 @@ def outline(
 def _frame(
     recipe: Resolved,
     model: Model,
-    standardizer: Standardizer,
+    view: View,
     key: Array,
     key_validate: Array,
     train: PerturbationData,
     validation: PerturbationData | None,
     source: Mapping[str, str] | None,
-    components: Components | None,
     devices: Devices | None = None,
 ) -> Frame:
     seed = int(make_random(jax.random.fold_in(key, _SEED)).integers(2**31 - 1))
-    frame = Frame(recipe, standardizer, model, jax.jit(make_unravel(model)), None, seed, components)
+    frame = Frame(recipe, view, model, jax.jit(make_unravel(model)), None, seed)
     if validation is None:
         return frame
-    validator = make_validator(
-        key_validate, model, standardizer, train, validation, source, wide=wide_of(components, recipe), devices=devices
-    )
+    validator = make_validator(key_validate, model, view, train, validation, source, devices=devices)
     return frame._replace(validator=validator)
-
-
-def wide_of(components: Components | None, recipe: Recipe) -> Wide | None:
-    """What makes cells of moved scores, for a validator; None where the model is one of features."""
-    if components is None:
-        return None
-    return Wide(components, np.array(0.0 if recipe.nonnegative else -np.inf, np.float32))
 
 
 def with_errors(state: LoopState, validator: Validator | None) -> LoopState:

@@ -80,7 +80,7 @@ def open_run(
     if workdir is not None:
         run = folder.RunFolder(pathlib.Path(workdir), identity, config, train, validation)
         try:
-            save_components(run.path, parts.frame.components)
+            save_components(run.path, parts.frame.view.components)
             if run.checkpoints.latest_step() is not None:
                 state = run.checkpoints.restore(state, repair=True)
                 logging.info("Resuming %s at step %d.", run.path, step_of(state))

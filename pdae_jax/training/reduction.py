@@ -7,9 +7,9 @@ import numpy as np
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
 from pdae_jax.runs.files import digest, read_arrays, write_arrays
-from pdae_jax.training.pilot import with_units
 from pdae_jax.types import PerturbationData
 from pdae_jax.view.components import Components, find_components
+from pdae_jax.view.view import with_units
 
 
 def with_components(
@@ -32,11 +32,6 @@ def with_components(
     if components is None or components.loadings.shape[0] != train.num_features:  # of another run: refused later
         components = find_components(train, number)
     return recipe, components
-
-
-def seen_by_model(data: PerturbationData, components: Components | None) -> PerturbationData:
-    """The cells as the model has them: by their scores, where there are components."""
-    return data if components is None else components.reduced(data)
 
 
 def save_components(path: pathlib.Path, components: Components | None) -> None:

@@ -9,8 +9,8 @@ from jaxtyping import Array
 from pdae_jax.recipe import Recipe, Resolved
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.loop import with_start_errors
+from pdae_jax.training.pilot import make_pilot
 from pdae_jax.training.prepare import Parts, kernel_of, prepare, steps_to_take
-from pdae_jax.training.reduction import seen_by_model
 from pdae_jax.training.requests import Request
 from pdae_jax.training.step import settings_of
 from pdae_jax.training.values import VALUES, neutral_of
@@ -56,7 +56,9 @@ class Starts:
         neutral = neutral_of(request.recipe)
         which = (id(request.train), neutral)
         if which not in self._resolved:
-            self._resolved[which] = resolve_recipe(neutral, seen_by_model(request.train, components))
+            self._resolved[which] = resolve_recipe(
+                neutral, request.train, make_pilot(neutral, request.train, components)
+            )
         return _valued(self._resolved[which], request.recipe)
 
 

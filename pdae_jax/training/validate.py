@@ -17,10 +17,8 @@ from pdae_jax.spelling import first_names
 from pdae_jax.training.devices import AXIS, Devices
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.statistics import two_sample_statistic
-from pdae_jax.types import AnyArray, Counted, PerturbationData
-from pdae_jax.view.components import Components
-from pdae_jax.view.lattice import whole_counts
-from pdae_jax.view.units import Standardizer
+from pdae_jax.types import AnyArray, PerturbationData
+from pdae_jax.view.view import View
 
 _MANY_CELLS = 200  # for an estimate of a standard deviation
 MAX_CELLS = 1000  # of a sample; a fixed random choice, so that evaluations of one run are comparable
@@ -30,27 +28,13 @@ class Cases(NamedTuple):
     """What is fixed of each validation condition; every field has one row a condition."""
 
     noise_key: Array
-    x_source: Float[Array, "conditions m features"]  # in the model's units
+    x_source: Float[Array, "conditions m features"]  # cells as they are everywhere here, in the user's units
     weight_source: Float[Array, "conditions m"]
     label_source: Float[Array, "conditions perturbations"]
     label: Float[Array, "conditions perturbations"]
-    x: Float[Array, "conditions n features"]  # in the user's units
+    x: Float[Array, "conditions n features"]
     weight: Float[Array, "conditions n"]
     size_source: Float[Array, "conditions m"] | None = None  # of counts, the size factors of the source cells
-    features_source: Float[Array, "conditions m features"] | None = None  # of a model of scores, in the user's units
-
-
-class Wide(NamedTuple):
-    """Of a model of scores, what makes cells of features again: errors are those of predictions, in features."""
-
-    components: Components
-    floor: Float[AnyArray, ""]  # of all features
-
-    def cells(
-        self, x: Float[Array, "m features"], scores: Float[Array, "m _"], moved: Float[Array, "m _"]
-    ) -> Float[Array, "m features"]:
-        """Source cells, their scores having moved; in the user's units."""
-        return jnp.maximum(self.components.moved(x, scores, moved), self.floor)
 
 
 class Validator(NamedTuple):
@@ -91,19 +75,18 @@ def check_errors(errors: Float[np.ndarray, " conditions"], conditions: Sequence[
 def make_validator(
     key: Array,
     model: Model,
-    standardizer: Standardizer,
+    view: View,
     train: PerturbationData,
     validation: PerturbationData,
     source: Mapping[str, str] | None = None,
     *,
-    wide: Wide | None = None,
     devices: Devices | None = None,
 ) -> Validator:
     """Fix the cells and the decoder noise; what remains is a compiled function of the parameters.
 
     `source` maps a validation condition to the training condition whose cells are translated to it; those it leaves
-    out, to the control. Data have the features, also where the model is one of scores, as `wide` says. With `devices`
-    each evaluates some of the conditions, and the parameters are those that all of them have.
+    out, to the control. Errors are those of predictions, in the user's units and features. With `devices` each evaluates
+    some of the conditions, and the parameters are those that all of them have.
     """
     key_source, key_noise, key_cells = jax.random.split(key, 3)
     sources = [(source or {}).get(name, train.control) for name in validation.conditions]
@@ -111,40 +94,36 @@ def make_validator(
     keys = jax.random.split(key_cells, validation.num_conditions)
     cells = [_choose(k, validation, c) for k, c in zip(keys, validation.conditions, strict=True)]
     size = max(len(c) for c in cells)
-    x_source = np.stack([train.x[rows[name]] for name in sources])
-    seen = x_source if wide is None else np.stack([wide.components.scores(x) for x in x_source])
+    chosen = [rows[name] for name in sources]
     counts = train.counts[[train.index(name) for name in sources]]
     cases = Cases(
         noise_key=jax.random.split(key_noise, len(cells)),
-        x_source=jnp.asarray(standardizer.forward(seen).astype(np.float32)),
+        x_source=jnp.asarray(np.stack([train.x[each] for each in chosen])),
         # a cell that stands twice in a sample would count as a pair of distinct ones
         weight_source=jnp.asarray(np.arange(MAX_CELLS) < counts[:, None], dtype=jnp.float32),
-        label_source=jnp.asarray(standardizer.label(train.labels[[train.index(name) for name in sources]])),
-        label=jnp.asarray(standardizer.label(validation.labels)),
+        label_source=jnp.asarray(view.units.label(train.labels[[train.index(name) for name in sources]])),
+        label=jnp.asarray(view.units.label(validation.labels)),
         x=jnp.asarray(np.stack([np.pad(c, ((0, size - len(c)), (0, 0))) for c in cells])),
         # padded rows weigh nothing: one compiled shape for all conditions
         weight=jnp.asarray(np.stack([np.arange(size) < len(c) for c in cells]), dtype=jnp.float32),
-        size_source=None
-        if train.size_factors is None
-        else jnp.asarray(np.stack([train.size_factors[rows[name]] for name in sources])),
-        features_source=None if wide is None else jnp.asarray(x_source),
+        size_source=jax.device_put(train.sizes(np.stack(chosen))),
     )
-    units = jnp.asarray(standardizer.scale), jnp.asarray(standardizer.mean)
+    view = jax.tree.map(jnp.asarray, view)
 
     noise = exact_noise(cells, [min(int(n), MAX_CELLS) for n in counts], sources)
     control_cells = jnp.asarray(_choose(key_source, train, train.control))
     control = _distances(control_cells, cases.x, cases.weight)
     if devices is None:
         return Validator(
-            lambda params: _errors(model, params, cases, units, wide), np.asarray(control), validation.conditions, noise
+            lambda params: _errors(model, params, cases, view), np.asarray(control), validation.conditions, noise
         )
     number = len(cells)
     rows = np.minimum(np.arange(-(-number // devices.number) * devices.number), number - 1)  # an equal number for each
     spread = devices.spread(jax.tree.map(lambda field: field[rows], cases))
-    fixed = devices.everywhere((units, wide))
+    view = devices.everywhere(view)
 
     def errors(params: dict) -> Array:
-        return _shared_errors(model, devices, number, params, spread, *fixed)
+        return _shared_errors(model, devices, number, params, spread, view)
 
     return Validator(errors, np.asarray(control), validation.conditions, noise)
 
@@ -161,17 +140,12 @@ def _distances(predicted: Array, x: Array, weight: Array) -> Array:
 
 # of the model and not of the data, so that fits of one shape, as in a sweep, compile it once
 @functools.partial(jax.jit, static_argnums=0)
-def _errors(model: Model, params: dict, cases: Cases, units: tuple[Array, Array], wide: Wide | None) -> Array:
-    scale, mean = units
-
+def _errors(model: Model, params: dict, cases: Cases, view: View) -> Array:
     def one(case: Cases) -> Array:
-        moved = model.translate(params, case.noise_key, case.x_source, case.label_source, case.label)
-        if wide is not None and case.features_source is not None:
-            moved = wide.cells(case.features_source, case.x_source * scale + mean, moved * scale + mean)
-        if case.size_source is not None:  # as predictions are
-            counted = Counted(case.size_source, *((scale, mean) if wide is None else (jnp.ones(()), jnp.zeros(()))))
-            moved = whole_counts(case.noise_key, moved, counted)
-        predicted = moved if wide is not None else moved * scale + mean
+        def translate(seen: Array) -> Array:
+            return model.translate(params, case.noise_key, seen, case.label_source, case.label)
+
+        predicted = view.translated(translate, case.x_source, case.noise_key, case.size_source)
         return _distance(predicted, case.weight_source, case.x, case.weight)
 
     return jax.lax.map(one, cases)
@@ -184,19 +158,18 @@ def _shared_errors(
     number: int,
     params: dict,
     cases: Cases,
-    units: tuple[Array, Array],
-    wide: Wide | None,
+    view: View,
 ) -> Array:
     """The errors of the first `number` cases, which are spread over the devices."""
     everywhere, spread = PartitionSpec(), PartitionSpec(AXIS)
     each = jax.shard_map(
         lambda *arguments: _errors(model, *arguments),
         mesh=devices.mesh,
-        in_specs=(everywhere, spread, everywhere, everywhere),
+        in_specs=(everywhere, spread, everywhere),
         out_specs=spread,
         check_vma=False,
     )
-    return devices.joined(each(params, cases, units, wide)[:number])
+    return devices.joined(each(params, cases, view)[:number])
 
 
 def exact_noise(cells: Sequence[Float[np.ndarray, "_ features"]], used: Sequence[int], sources: Sequence[str]) -> float:

@@ -1,13 +1,13 @@
 """Principal components: a model of wide data works on scores, and what they leave of a cell is carried along."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.data.moments import condition_means
-from pdae_jax.types import AnyArray, PerturbationData, once_for_each
+from pdae_jax.types import PerturbationData, once_for_each
 
 _MOST_CELLS = 2000  # of a condition: more change no component
 
@@ -22,16 +22,16 @@ class Components(NamedTuple):
     mean: Float[np.ndarray, " features"]
     loadings: Float[np.ndarray, "features components"]
 
-    def scores(self, x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, "cells components"]:
-        """Scores of cells."""
+    def scores(self, x: Float[Any, "cells features"]) -> Float[Any, "cells components"]:
+        """Give scores of cells; of NumPy and of JAX arrays."""
         return ((x - self.mean) @ self.loadings).astype(np.float32)
 
     def moved(
         self,
-        x: Float[AnyArray, "cells features"],
-        scores: Float[AnyArray, "cells components"],
-        moved: Float[AnyArray, "cells components"],
-    ) -> Float[AnyArray, "cells features"]:
+        x: Float[Any, "cells features"],
+        scores: Float[Any, "cells components"],
+        moved: Float[Any, "cells components"],
+    ) -> Float[Any, "cells features"]:
         """Cells with these scores, once the scores have moved; of NumPy and of JAX arrays."""
         return (x + (moved - scores) @ self.loadings.T).astype(np.float32)
 

@@ -1,44 +1,52 @@
-r"""What a translation ends with, where cells are counts: whole numbers, on the scale of the data.
+r"""Whole numbers of counts: what a translation ends with where cells are counts, on the scale of the data.
 
 A cell has whole numbers of counts `c`, and :math:`\log(1 + c / s)` with its size factor `s` lies on a lattice of its
 own. A zero that is moved up a little is no small number in every cell but a one in few of them. So a moved value
-becomes one of its two neighbours on the lattice, with probabilities that keep its mean:
+becomes one of its two neighbours on the lattice, with probabilities that keep its mean: effects add up on that scale,
+and a rule that kept the mean of the counts would lose those of rare features, of which one count is a large step.
 
 .. math::
     y \to \log(1 + (k + b) / s), \quad k = \lfloor s (e^y - 1) \rfloor, \quad
     P(b = 1) = \frac{y - \log(1 + k / s)}{\log(1 + (k + 1) / s) - \log(1 + k / s)}
 
-In the backward pass this step counts as the identity, which is the derivative of that mean (a straight-through
-estimate). `to_counts` is the same for arrays of NumPy.
+A value as near to the lattice as single precision tells apart is on it: what came from counts and was not moved gives
+back these counts, where the floor of a number just below `c` would be :math:`c - 1`. Near is meant on the scale of `y`;
+a share of a count would be a large effect in a small cell, and less than single precision has in a large one.
 """
 
+from typing import Any
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.types import Counted
+from pdae_jax.randomness import make_random
 
+_ROUNDING = 1e-5  # of a value; float32 leaves a tenth of it of values below 16 on their way through a model
 _BLOCK = 4096  # cells at a time
+_COUNTS = 3  # folded into a key of which other draws may be made, or that is split into three
 
 
 def whole_counts(
-    key: Array, y: Float[Array, "*batch cells features"], counted: Counted
-) -> Float[Array, "*batch cells features"]:
-    """Moved cells as log-normalised whole numbers; the same draws for every target that a cell is moved to.
+    values: Float[Any, "*batch cells features"],
+    size: Float[Any, "*cells"],
+    draws: Float[Any, "*cells features"],
+) -> Float[Any, "*batch cells features"]:
+    r"""Round values to whole numbers `c` for which :math:`\log(1 + c / s)` has them as its mean.
 
     Args:
-        key: of the draws.
-        y: in the model's units.
-        counted: the size factor of each cell, and how the model's units are the user's.
+        values: logarithms; below zero is zero.
+        size: factor of each cell.
+        draws: uniform on [0, 1), which of the two neighbours a value becomes.
     """
-    size = counted.size[..., None]
-    values = jnp.maximum(y * counted.scale + counted.mean, 0.0)
-    below = jnp.floor(jnp.expm1(values) * size)
-    low, high = jnp.log1p(below / size), jnp.log1p((below + 1.0) / size)
-    draws = jax.random.uniform(key, (*counted.size.shape, y.shape[-1]), y.dtype)
-    whole = jnp.where(draws < (values - low) / (high - low), high, low)
-    return y + jax.lax.stop_gradient((whole - counted.mean) / counted.scale - y)
+    xp = values.__array_namespace__()
+    values, size = xp.maximum(values, 0), size[..., None]
+    counts = xp.expm1(values) * size
+    nearest, below = xp.round(counts), xp.floor(counts)
+    low, high = xp.log1p(below / size), xp.log1p((below + 1) / size)
+    on_lattice = xp.abs(values - xp.log1p(nearest / size)) < _ROUNDING
+    # draws * step < rest, and not draws < rest / step: of huge counts single precision has no step
+    return xp.where(on_lattice, nearest, below + (draws * (high - low) < values - low))
 
 
 def to_counts(
@@ -46,34 +54,37 @@ def to_counts(
     x: Float[np.ndarray, "cells features"],
     sizes: Float[np.ndarray, " cells"],
 ) -> Int[np.ndarray, "cells features"]:
-    r"""Whole numbers `c` for which :math:`\log(1 + c / s)` has the mean `x`.
-
-    A value between those of `c` and `c + 1` counts becomes the larger with the probability that keeps its mean: effects
-    add up on that scale, and a rule that kept the mean of the counts would lose those of rare features, of which one
-    count is a large step. Values that came from counts and were not moved give back these counts.
-    """
+    """Round values to whole numbers of counts, `whole_counts`, a few thousand cells at a time."""
     counts = np.empty(x.shape, np.int64)
     for start in range(0, len(x), _BLOCK):
         block = slice(start, start + _BLOCK)
-        values, size = np.maximum(x[block], 0).astype(np.float64), np.asarray(sizes, np.float64)[block, None]
-        rates = np.expm1(values) * size
-        nearest, below = np.round(rates), np.floor(rates)
-        came_from_counts = np.abs(rates - nearest) < 1e-3 + 1e-5 * rates  # but for single precision
-        low, high = np.log1p(below / size), np.log1p((below + 1) / size)
-        rounded = below + (random.random(rates.shape) < (values - low) / (high - low))
-        counts[block] = np.where(came_from_counts, nearest, rounded)
+        values, size = x[block].astype(np.float64), np.asarray(sizes[block], np.float64)
+        counts[block] = whole_counts(values, size, random.random(values.shape))
     return counts
 
 
 def log_normalised(
-    counts: Int[np.ndarray, "cells features"], sizes: Float[np.ndarray, " cells"]
-) -> Float[np.ndarray, "cells features"]:
-    r""":math:`\log(1 + c / s)`."""
-    return np.log1p(counts / np.asarray(sizes, np.float64)[:, None]).astype(np.float32)
+    counts: Float[Any, "*batch cells features"] | Int[np.ndarray, "cells features"],
+    size: Float[Any, "*cells"],
+) -> Float[Any, "*batch cells features"]:
+    r"""Compute :math:`\log(1 + c / s)`, float32."""
+    return counts.__array_namespace__().log1p(counts / size[..., None]).astype(np.float32)
 
 
-def in_whole_counts(
-    random: np.random.Generator, x: Float[np.ndarray, "cells features"], sizes: Float[np.ndarray, " cells"]
-) -> Float[np.ndarray, "cells features"]:
-    """Values as a measured cell can have them: logarithms of whole numbers, `to_counts`."""
-    return log_normalised(to_counts(random, x, sizes), sizes)
+def as_measured(
+    key: Array, values: Float[Any, "*batch cells features"], size: Float[Any, "*cells"] | None
+) -> Float[Any, "*batch cells features"]:
+    """Round values to what a measured cell can have: logarithms of whole numbers, where it has a size factor.
+
+    Args:
+        key: of the translation.
+        values: log-normalised; in JAX, draws are the same for all batches of the same cells.
+        size: factor of each cell; None: the values are no counts, and stay.
+    """
+    if size is None:
+        return values
+    key = jax.random.fold_in(key, _COUNTS)
+    if not isinstance(values, jax.Array):
+        return log_normalised(to_counts(make_random(key), values, size), size)
+    draws = jax.random.uniform(key, (*size.shape, values.shape[-1]), values.dtype)
+    return log_normalised(whole_counts(values, size, draws), size)

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
-from pdae_jax.types import Batch, Counted, PerturbationData
-from pdae_jax.view.units import Standardizer
+from pdae_jax.types import PerturbationData
+from pdae_jax.view.view import View
 
 
 class DeviceData(NamedTuple):
@@ -27,36 +27,49 @@ class DeviceData(NamedTuple):
     count: Int[Array, " conditions"]  # rows of each condition
     labels: Float[Array, "conditions perturbations"]
     rows: Int[Array, " cells"] | None = None  # rows of x to draw instead of all: a bootstrap sample of each condition
-    counted: Counted | None = None  # of counts
+    size: Float[Array, " cells"] | None = None  # factor of each cell, where the model sees counts
+    view: View | None = None  # that the cells went through, where they have sizes
+
+
+class Batch(NamedTuple):
+    """Cells of S source conditions to be translated to T target conditions."""
+
+    x_source: Float[Array, "sources m features"]
+    label_source: Float[Array, "sources perturbations"]
+    x_target: Float[Array, "targets n features"]
+    label_target: Float[Array, "targets perturbations"]
+    source: Int[Array, " sources"]  # rows of the source conditions
+    same_source: Float[Array, " sources"] | None = None  # chance that two of the m rows are one cell; None: 1 / m
+    size: Float[Array, "sources m"] | None = None  # of the source cells, and their view: as in `DeviceData`
+    view: View | None = None
 
 
 def to_device(
-    data: PerturbationData, standardizer: Standardizer | None = None, *, order: Int[np.ndarray, " cells"] | None = None
+    data: PerturbationData, view: View | None = None, *, order: Int[np.ndarray, " cells"] | None = None
 ) -> DeviceData:
     """Data for the sampler.
 
     Args:
-        data: cells in the user's units.
-        standardizer: of the model's units; None: cells and labels stay as they are.
+        data: cells as `make_view` gives them.
+        view: whose units are the model's; None: cells and labels stay as they are.
         order: rows of the data, sorted by condition, whose cells stay where they are; None: all cells are put on the
             device, in random order within conditions.
     """
-    counts = data.counts
+    counts, units = data.counts, None if view is None else view.units
     put = jax.device_put  # at once, where jnp.asarray compiles a conversion for each dtype
     x = None
     if order is None:
         order = sampling_order(data)
         cells = data.x[order]
-        x = put(cells if standardizer is None else standardizer.forward(cells).astype(np.float32))
-    counted = None
-    if data.size_factors is not None and standardizer is not None:
-        counted = Counted(put(data.size_factors[order]), put(standardizer.scale), put(standardizer.mean))
+        x = put(cells if units is None else units.forward(cells).astype(np.float32))
+    size = None if units is None else data.sizes(order)
     return DeviceData(
         x=x,
         start=put((np.cumsum(counts) - counts).astype(np.int32)),
         count=put(counts.astype(np.int32)),
-        labels=put(data.labels if standardizer is None else standardizer.label(data.labels)),
-        counted=counted,
+        labels=put(data.labels if units is None else units.label(data.labels)),
+        size=put(size),
+        view=None if size is None else put(view),
     )
 
 
@@ -66,10 +79,8 @@ def padded_to(data: DeviceData, rows: int) -> DeviceData:
     more = rows - len(data.x)
     if not more:
         return data
-    counted = data.counted
-    if counted is not None:
-        counted = counted._replace(size=jnp.pad(jnp.asarray(counted.size), (0, more), constant_values=1))
-    return data._replace(x=jnp.pad(data.x, ((0, more), (0, 0))), counted=counted)
+    size = data.size if data.size is None else jnp.pad(jnp.asarray(data.size), (0, more), constant_values=1)
+    return data._replace(x=jnp.pad(data.x, ((0, more), (0, 0))), size=size)
 
 
 def sampling_order(data: PerturbationData) -> Int[np.ndarray, " cells"]:
@@ -177,7 +188,8 @@ def make_sampler(num_conditions: int, **sizes: int) -> Callable[[Array, DeviceDa
             label_target=data.labels[drawn.target],
             source=drawn.source,
             same_source=chance_of_one_cell(data.count[drawn.source], rows.shape[1]),
-            counted=None if data.counted is None else data.counted._replace(size=data.counted.size[rows]),
+            size=None if data.size is None else data.size[rows],
+            view=data.view,
         )
 
     return sample

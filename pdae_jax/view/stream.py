@@ -18,7 +18,7 @@ from jaxtyping import Array, Int
 from pdae_jax.cells import StoredCells
 from pdae_jax.types import PerturbationData
 from pdae_jax.view.sample import DeviceData, Drawn, make_draw, sampling_order, to_device
-from pdae_jax.view.units import Standardizer
+from pdae_jax.view.view import View
 
 MAX_BYTES = 128 * 2**20  # of cells at once; as many are read ahead
 
@@ -27,7 +27,7 @@ class Streamed(NamedTuple):
     """What a loop trains on where cells stay in files; `DeviceData` where they do not."""
 
     data: PerturbationData
-    standardizer: Standardizer
+    view: View
     order: Int[np.ndarray, " cells"]  # rows of the data as the sampler numbers them
     index: DeviceData  # without cells
     draw: Callable[[Array, DeviceData], Drawn]
@@ -43,23 +43,23 @@ class Piece(NamedTuple):
 
 def feed(
     data: PerturbationData,
-    standardizer: Standardizer,
+    view: View,
     sizes: tuple[int, int, int, int],
     keys: Callable[[Array, Array], Array] | None = None,
 ) -> DeviceData | Streamed:
     """Training cells for a loop: all of them on the device, or, where they stay in files, those of a few steps.
 
     Args:
-        data: training data.
-        standardizer: of the model's units.
+        data: training data as `make_view` gives them.
+        view: whose units are the model's.
         sizes: sources, cells of each, targets and cells of each in a step.
         keys: of the draws of a step, as the step makes them of the key of the run; None: `step_keys`.
     """
     if not isinstance(data.x, StoredCells):
-        return to_device(data, standardizer)
+        return to_device(data, view)
     order = sampling_order(data)
-    index = to_device(data, standardizer, order=order)
-    return Streamed(data, standardizer, order, index, _draw(data.num_conditions, sizes), keys or step_keys)
+    index = to_device(data, view, order=order)
+    return Streamed(data, view, order, index, _draw(data.num_conditions, sizes), keys or step_keys)
 
 
 def step_keys(key: Array, step: Array) -> Array:
@@ -105,19 +105,17 @@ def _piece(streamed: Streamed, rows: Int[np.ndarray, "..."], num_steps: int) -> 
     data, order = streamed.data, streamed.order[different]
     x = np.zeros((rows.size + 1, data.num_features), np.float32)
     x[-1] = np.nan
-    x[: len(different)] = streamed.standardizer.forward(data.x[order])
+    x[: len(different)] = streamed.view.units.forward(data.x[order])
     place = np.full(data.num_cells, rows.size, np.int32)
     place[different] = np.arange(len(different), dtype=np.int32)
     index = streamed.index
     if index.rows is not None:  # a bootstrap sample
         place = place[np.asarray(index.rows)]
-    counted = index.counted
-    if counted is not None:
-        assert data.size_factors is not None
+    if data.size_factors is not None:
         size = np.ones(rows.size + 1, np.float32)
         size[: len(different)] = data.size_factors[order]
-        counted = counted._replace(size=jax.device_put(size))
-    return Piece(index._replace(x=jax.device_put(x), rows=jax.device_put(place), counted=counted), num_steps)
+        index = index._replace(size=jax.device_put(size))
+    return Piece(index._replace(x=jax.device_put(x), rows=jax.device_put(place)), num_steps)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 5))

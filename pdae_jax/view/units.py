@@ -42,8 +42,3 @@ def make_standardizer(data: PerturbationData, kind: str) -> Standardizer:
     # a feature that is constant in this subset stays where it is
     scale = np.where(scale > 1e-12, scale, 1.0)
     return Standardizer(mean.astype(np.float32), scale.astype(np.float32), dose)
-
-
-def zero_floor(standardizer: Standardizer) -> Float[np.ndarray, " features"]:
-    """Where the user's zero lies in the model's units."""
-    return standardizer.forward(np.zeros_like(standardizer.mean))

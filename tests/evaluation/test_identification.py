@@ -25,6 +25,7 @@ from pdae_jax.model.model import make_model
 from pdae_jax.recipe import Recipe
 from pdae_jax.reporting.identification import format_identification
 from pdae_jax.view.units import make_standardizer
+from pdae_jax.view.view import View
 
 N = 5000
 FIT_ON = np.arange(2 * N) < N
@@ -261,7 +262,7 @@ def untrained(model, params, standardizer, train):
     return Fitted(
         model=model,
         params=params,
-        standardizer=standardizer,
+        view=View(standardizer),
         train=train,
         validation=None,
         validation_errors={},

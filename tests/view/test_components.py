@@ -51,9 +51,9 @@ def test_a_fit_on_scores_predicts_features_and_is_read_back(wide, tmp_path):
     x, zero, label = train.cells("control"), np.zeros(3, np.float32), train.label("p0+p1")
     moved = fitted.translate(jax.random.key(2), x, zero, label)
     assert moved.min() == 0.0
-    uncut = dataclasses.replace(fitted, recipe=fitted.recipe.override(nonnegative=False))
+    uncut = dataclasses.replace(fitted, view=fitted.view._replace(floor=None))
     moved = uncut.translate(jax.random.key(2), x, zero, label)
-    left = np.eye(30) - fitted.components.loadings @ fitted.components.loadings.T
+    left = np.eye(30) - fitted.view.components.loadings @ fitted.view.components.loadings.T
     np.testing.assert_allclose(moved @ left, x @ left, atol=1e-4)  # what the scores leave is the cell's own
     assert np.abs(moved - x).max() > 0.5
     prediction = pdae_jax.predict(fitted, "p0+p1", key=jax.random.key(3))

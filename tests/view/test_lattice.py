@@ -1,4 +1,4 @@
-"""Whole counts on the device against NumPy, and what the backward pass makes of them."""
+"""Whole numbers of counts: the law of the rounding, in NumPy and in JAX, and what the backward pass makes of it."""
 
 import jax
 import jax.numpy as jnp
@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 
 import pdae_jax
-from pdae_jax.types import Counted
-from pdae_jax.view.lattice import whole_counts
+from pdae_jax.view.lattice import as_measured, to_counts, whole_counts
 from pdae_jax.view.sample import make_sampler, to_device
 from pdae_jax.view.units import make_standardizer
+from pdae_jax.view.view import View, make_view
+
+KEY = jax.random.key(0)
+BOTH = pytest.mark.parametrize("xp", [np, jnp], ids=["numpy", "jax"])
 
 
 @pytest.fixture(scope="module")
@@ -20,42 +23,99 @@ def data():
     return pdae_jax.from_arrays(x, names, normalize=True)
 
 
+def counts_of(y, size):
+    """Counts of log-normalised values, exactly in double precision."""
+    return np.expm1(np.asarray(y, np.float64)) * np.asarray(size, np.float64)[..., None]
+
+
+@BOTH
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+@pytest.mark.parametrize("largest", [10.0, 1e3, 1e5])
+def test_values_that_were_not_moved_give_back_their_counts(xp, scale, largest):
+    """All of them: where the floor of a number just below `c` is `c - 1`, a share of values would lose a count."""
+    random = np.random.default_rng(0)
+    size = (scale * random.lognormal(0, 0.5, 500)).astype(np.float32)
+    counts = np.floor(np.exp(random.uniform(0, np.log(largest), (500, 200)))) * (random.random((500, 200)) < 0.8)
+    x = np.log1p(counts / size[:, None].astype(np.float64)).astype(np.float32)
+    back = as_measured(KEY, xp.asarray(x), xp.asarray(size))
+    assert isinstance(back, jax.Array) == (xp is jnp)
+    np.testing.assert_array_equal(np.round(counts_of(back, size)), counts)
+    np.testing.assert_array_equal(to_counts(random, x, size), counts)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("scale", "rates"),
+    [
+        (0.01, [1e-4, 5e-4, 0.3, 2.5]),  # a small cell: a share of a count that is lost would be a large effect
+        (1.0, [5e-4, 0.2, 1.3, 9.7]),
+        (30.0, [1e-3, 0.5, 900.5, 1.9e4]),
+        (1.0, [1e3, 3.3e4, 7.2e4, 1.1e5]),  # single precision tells the last ones hardly apart
+    ],
+)
+def test_moved_values_keep_their_mean_and_become_neighbours(xp, scale, rates):
+    number, rates = 40_000, np.asarray(rates)
+    value, size = np.log1p(rates / scale).astype(np.float32), np.full(number, scale, np.float32)
+    moved = np.asarray(as_measured(KEY, xp.asarray(np.broadcast_to(value, (number, 4))), xp.asarray(size)))
+    counts = counts_of(moved, size)
+    # as far as float32 has them: half a unit of the last place of a value, in counts
+    np.testing.assert_allclose(counts, np.round(counts), atol=1e-3 + 1e-6 * rates.max())
+    assert np.all(np.abs(np.round(counts) - rates) < 1)
+    below = np.floor(rates)
+    step = np.log1p((below + 1) / scale) - np.log1p(below / scale)
+    share = (value - np.log1p(below / scale)) / step
+    deviation = step * np.sqrt(share * (1 - share) / number)
+    assert np.all(np.abs(moved.mean(0, dtype=np.float64) - value) < 5 * deviation + 1e-5)
+
+
+@BOTH
+def test_huge_values_stay_numbers(xp):
+    size = xp.asarray(np.ones(2, np.float32))
+    x = xp.asarray(np.array([[-1.0, 0.0, 20.0], [1e-30, 14.0, 40.0]], np.float32))
+    found = np.asarray(as_measured(KEY, x, size))
+    np.testing.assert_allclose(found, np.maximum(np.asarray(x), 0), atol=2e-5)
+
+
+def test_numpy_and_jax_have_one_body():
+    random = np.random.default_rng(0)
+    values = random.uniform(-0.1, 6, (300, 20)).astype(np.float32)
+    size, draws = random.lognormal(size=300).astype(np.float32), random.random((300, 20)).astype(np.float32)
+    one, other = whole_counts(values, size, draws), whole_counts(*map(jnp.asarray, (values, size, draws)))
+    assert np.mean(one != np.asarray(other)) < 1e-3 and np.abs(one - np.asarray(other)).max() <= 1
+
+
 @pytest.mark.parametrize("kind", ["none", "global", "feature"])
 def test_cells_that_are_not_moved_stay(data, kind):
-    units = make_standardizer(data, kind)
-    counted = Counted(data.size_factors, units.scale, units.mean)
-    y = jnp.asarray(units.forward(data.x))
-    np.testing.assert_allclose(whole_counts(jax.random.key(0), y, counted), y, atol=2e-4)
+    view = View(make_standardizer(data, kind))
+    y = jnp.asarray(view.into(data.x))
+    np.testing.assert_allclose(view.measurable(KEY, y, data.size_factors), y, atol=2e-6)
 
 
-def test_moved_cells_are_whole_numbers_with_the_right_mean(data):
-    units = make_standardizer(data, "global")
-    counted = Counted(np.full(20_000, 0.7, np.float32), units.scale, units.mean)
-    level = np.log1p(np.array([0.2, 1.3, 9.0, 0, 0, 0, 0, 0], np.float32))
-    y = jnp.asarray(np.broadcast_to(units.forward(level), (3, 20_000, 8)), jnp.float32)
-    moved = units.backward(np.asarray(whole_counts(jax.random.key(0), y, counted), np.float64))
-    counts = np.expm1(moved) * 0.7
-    np.testing.assert_allclose(counts, np.round(counts), atol=2e-3)
-    np.testing.assert_allclose(moved[0].mean(0), level, rtol=0.03, atol=1e-3)
-    np.testing.assert_array_equal(moved[0], moved[1])  # one draw for all targets
+def test_one_draw_is_for_all_targets(data):
+    view = View(make_standardizer(data, "global"))
+    y = jnp.asarray(np.broadcast_to(view.into(data.x) + 0.3, (3, *data.x.shape)))
+    moved = view.measurable(KEY, y, data.size_factors)
+    np.testing.assert_array_equal(moved[0], moved[1])
+    counts = counts_of(view.units.backward(np.asarray(moved[0], np.float64)), data.size_factors)
+    np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
 
 
 def test_the_backward_pass_takes_it_for_the_identity(data):
-    units = make_standardizer(data, "global")
-    counted = Counted(data.size_factors, units.scale, units.mean)
-    y = jnp.asarray(units.forward(data.x) + 0.3)
-    gradient = jax.grad(lambda y: jnp.sum(jnp.sin(whole_counts(jax.random.key(0), y, counted))))(y)
-    np.testing.assert_allclose(gradient, jnp.cos(whole_counts(jax.random.key(0), y, counted)), rtol=1e-5)
+    view = View(make_standardizer(data, "global"))
+    y = jnp.asarray(view.into(data.x) + 0.3)
+    gradient = jax.grad(lambda y: jnp.sum(jnp.sin(view.measurable(KEY, y, data.size_factors))))(y)
+    np.testing.assert_allclose(gradient, jnp.cos(view.measurable(KEY, y, data.size_factors)), rtol=1e-5)
 
 
 def test_sizes_come_with_their_cells(data):
-    units = make_standardizer(data, "none")
+    view, seen = make_view(pdae_jax.Recipe(standardize="none"), data)
+    assert seen is data
     sample = make_sampler(3, num_sources=3, cells_per_source=9, num_targets=2, cells_per_target=5)
-    batch = sample(jax.random.key(0), to_device(data, units))
+    batch = sample(jax.random.key(0), to_device(data, view))
     size_of = {tuple(x): size for x, size in zip(data.x, data.size_factors, strict=True)}
-    for x, size in zip(batch.x_source.reshape(-1, 8), batch.counted.size.ravel(), strict=True):
+    for x, size in zip(batch.x_source.reshape(-1, 8), batch.size.ravel(), strict=True):
         assert size_of[tuple(np.asarray(x))] == size
-    assert sample(jax.random.key(0), to_device(data)).counted is None
+    assert sample(jax.random.key(0), to_device(data)).size is None
 
 
 @pytest.mark.slow
