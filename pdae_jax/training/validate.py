@@ -85,8 +85,8 @@ def make_validator(
     """Fix the cells and the decoder noise; what remains is a compiled function of the parameters.
 
     `source` maps a validation condition to the training condition whose cells are translated to it; those it leaves
-    out, to the control. Errors are those of predictions, in the user's units and features. With `devices` each evaluates
-    some of the conditions, and the parameters are those that all of them have.
+    out, to the control. Errors are those of predictions, in the user's units. With `devices` each evaluates some of the
+    conditions, and the parameters are those that all of them have.
     """
     key_source, key_noise, key_cells = jax.random.split(key, 3)
     sources = [(source or {}).get(name, train.control) for name in validation.conditions]

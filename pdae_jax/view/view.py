@@ -73,7 +73,7 @@ class View(NamedTuple):
         return self.back(x, translate(self.into(x)), key, size)
 
     def measurable(
-        self, key: Array, moved: Float[Array, "*batch cells seen"], size: Float[Array, "*cells"] | None
+        self, key: Array, moved: Float[Array, "*batch cells seen"], size: Float[Any, "*cells"] | None
     ) -> Float[Array, "*batch cells seen"]:
         """Round what the model made of cells to whole numbers of counts, in the model's units.
 

@@ -63,7 +63,7 @@ def test_moved_values_keep_their_mean_and_become_neighbours(xp, scale, rates):
     assert np.all(np.abs(np.round(counts) - rates) < 1)
     below = np.floor(rates)
     step = np.log1p((below + 1) / scale) - np.log1p(below / scale)
-    share = (value - np.log1p(below / scale)) / step
+    share = np.clip((value - np.log1p(below / scale)) / step, 0, 1)
     deviation = step * np.sqrt(share * (1 - share) / number)
     assert np.all(np.abs(moved.mean(0, dtype=np.float64) - value) < 5 * deviation + 1e-5)
 
