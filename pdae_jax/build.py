@@ -108,7 +108,7 @@ def _warnings_heard() -> Iterator[list[str]]:
 
 
 def experiment(config: Any) -> Experiment:
-    """Everything a config defines; nothing is trained yet.
+    """Build everything a config defines; nothing is trained yet.
 
     Raises:
         KeyError: a section, option, data set or condition that is not known; names it and the nearest one.
@@ -174,7 +174,7 @@ def _split(
 
 
 def _of_protocol(section: Any, data: PerturbationData) -> HeldOut | None:
-    """What a protocol of the field holds out; None where the section names none."""
+    """Return the conditions that a protocol of the field holds out; None where the section names none."""
     if not section.get("protocol"):
         return None
     given = [part for part in ("test", "validation") if section.get(part)]
@@ -225,7 +225,7 @@ def _sources(
 
 
 def load_data(key: Array, section: Any, **more: Any) -> tuple[PerturbationData, Truth | None]:
-    """The data set of a config section: simulated with a key, and its truth, or one of the named ones.
+    """Load the data set of a config section: simulated with a key, and its truth, or one of the named ones.
 
     Args:
         key: of a simulated world.
@@ -244,12 +244,12 @@ def load_data(key: Array, section: Any, **more: Any) -> tuple[PerturbationData, 
 
 
 def recipe(section: Any) -> Recipe:
-    """The recipe of a config section; misspelt fields are refused."""
+    """Return the recipe of a config section; misspelt fields are refused."""
     return Recipe().override(**section.to_dict())
 
 
 def recipe_config(**changes: Any) -> ConfigDict:
-    """The default recipe as a config section, with changes: the start of every config's ``fit``."""
+    """Return the default recipe as a config section, with changes: the start of every config's ``fit``."""
     section = ConfigDict()
     for name, value in dataclasses.asdict(Recipe().override(**changes)).items():
         if value is None:  # a field that may be set later, with its type

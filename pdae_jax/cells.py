@@ -71,11 +71,11 @@ class StoredCells:
         )
 
     def take(self, rows: Int[np.ndarray, " kept"] | slice) -> "StoredCells":
-        """These rows only; nothing is read."""
+        """Return these rows only; nothing is read."""
         return StoredCells(self.folder, rows=self.rows[rows], columns=self.kept_columns, parts=self._parts)
 
     def with_columns(self, columns: Int[np.ndarray, " kept"]) -> "StoredCells":
-        """These columns only; nothing is read."""
+        """Return these columns only; nothing is read."""
         columns = columns if self.kept_columns is None else self.kept_columns[columns]
         return StoredCells(self.folder, rows=self.rows, columns=columns, parts=self._parts)
 
@@ -89,7 +89,7 @@ class StoredCells:
 def blocks(
     x: Float[np.ndarray, "cells features"] | StoredCells, rows: Int[np.ndarray, " n"] | None = None
 ) -> Iterator[Float[np.ndarray, "_ features"]]:
-    """A matrix, or some of its rows, in dense blocks of few rows."""
+    """Yield a matrix, or some of its rows, in dense blocks of few rows."""
     number = len(x) if rows is None else len(rows)
     for start in range(0, number, BLOCK_ROWS):
         part = slice(start, start + BLOCK_ROWS)
@@ -97,12 +97,12 @@ def blocks(
 
 
 def evenly_spaced(number: int, most: int) -> Int[np.ndarray, " chosen"]:
-    """Positions of at most `most` of `number` rows, from the first to the last."""
+    """Return the positions of at most `most` of `number` rows, from the first to the last."""
     return np.linspace(0, number - 1, min(number, most)).astype(int)
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """What a store says of itself; ``FileNotFoundError`` if there is none."""
+    """Read what a store says of itself; ``FileNotFoundError`` if there is none."""
     path = folder / MANIFEST_FILE
     if not path.exists():
         raise FileNotFoundError(
@@ -116,7 +116,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def open_part(folder: pathlib.Path, number: int, manifest: dict[str, Any]) -> Any:
-    """One part of a store: dense, or sparse with three mapped arrays."""
+    """Open one part of a store: dense, or sparse with three mapped arrays."""
 
     def mapped(kind: str) -> np.ndarray:
         with reading(part_file(folder, number, kind)):
@@ -134,5 +134,5 @@ def open_part(folder: pathlib.Path, number: int, manifest: dict[str, Any]) -> An
 
 
 def part_file(folder: pathlib.Path, number: int, kind: str) -> pathlib.Path:
-    """The file of one array of a part."""
+    """Return the path of one array of a part."""
     return folder / f"{number:05d}.{kind}.npy"

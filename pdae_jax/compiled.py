@@ -64,7 +64,8 @@ def as_written() -> Iterator[None]:
         yield
 
 
-_FORKED: list[int] = []  # the parent of a process whose JAX does not work; JAX itself only warns
+# The parent of a process whose JAX does not work; JAX itself only warns. State, since a fork tells its child nothing else.
+_FORKED: list[int] = []
 
 
 def _remember_fork() -> None:

@@ -41,7 +41,7 @@ def reading_rows(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def unreadable(path: str | os.PathLike[str], error: Exception) -> ValueError:
-    """What to say of such a file."""
+    """Return the error for such a file."""
     said = " ".join(str(error).split())[:200]
     return ValueError(
         f"{os.fspath(path)} cannot be read ({type(error).__name__}: {said}). It is damaged, cut short, or no file of "

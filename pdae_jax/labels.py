@@ -27,7 +27,7 @@ _HELD = 1e-6  # relative error of a dose in float32 from which on it is another 
 def parse_label(
     spec: LabelLike, perturbations: Sequence[str], *, control: str = "control", separator: str = "+"
 ) -> Float[np.ndarray, " perturbations"]:
-    """Label vector of a combination, in the order of `perturbations`.
+    """Return the label vector of a combination, in the order of `perturbations`.
 
     Args:
         spec: ``"A+B"`` (dose 1 each), ``"A:0.5+B"`` (with doses), in any order and with spaces around names;
@@ -58,7 +58,7 @@ def parse_label(
 
 
 def dose_fault(dose: float) -> str | None:
-    """Why a dose cannot be part of a label, with the fix; None for one that can. Labels are float32."""
+    """Say why a dose cannot be part of a label, with the fix; None for one that can. Labels are float32."""
     if not np.isfinite(dose):
         return f"is {dose}, not finite. Doses are real numbers, 0 for absent."
     with np.errstate(over="ignore", under="ignore"):
@@ -69,7 +69,7 @@ def dose_fault(dose: float) -> str | None:
 
 
 def as_name(value: object, known: Iterable[str]) -> str:
-    """A name as text. A number is the known name that reads as it, ``"1.50"`` of 1.5, else as Python writes it.
+    """Return a name as text. A number is the known name that reads as it, ``"1.50"`` of 1.5, else as Python writes it.
 
     Letters with accents are one character each, as in names that were read, unless known ones are otherwise.
     """
@@ -89,7 +89,7 @@ def format_label(
     control: str = "control",
     separator: str = "+",
 ) -> str:
-    """The name of a label, ``"A+B:0.5"``; `parse_label` reads it back."""
+    """Return the name of a label, ``"A+B:0.5"``; `parse_label` reads it back."""
     parts = [
         name if dose == 1 else f"{name}:{dose:g}" for name, dose in zip(perturbations, label, strict=True) if dose != 0
     ]
@@ -99,19 +99,19 @@ def format_label(
 def count_perturbations(
     labels: Float[np.ndarray, "conditions perturbations"], perturbations: Sequence[str], strata: Collection[str]
 ) -> Int[np.ndarray, " conditions"]:
-    """Number of perturbations of each label; strata are none."""
+    """Return the number of perturbations of each label; strata are none."""
     return np.count_nonzero(without_strata(labels, perturbations, strata), axis=1)
 
 
 def without_strata(
     labels: Float[np.ndarray, "*batch perturbations"], perturbations: Sequence[str], strata: Collection[str]
 ) -> Float[np.ndarray, "*batch perturbations"]:
-    """Labels with the doses of perturbations only, 0 in the columns of strata."""
+    """Return labels with the doses of perturbations only, 0 in the columns of strata."""
     return np.where([name in strata for name in perturbations], np.float32(0), labels)
 
 
 def split_name(name: str, separator: str, known: Collection[str] = ()) -> list[str]:
-    """The parts of a combination without spaces around them; known names are found whole, the longest first.
+    """Return the parts of a combination without spaces around them; known names are found whole, the longest first.
 
     Where ``_`` joins, a name written twice, ``"A_B__A_B"``, is read once: so are pairs of guides in GSE133344.
     """
@@ -129,12 +129,12 @@ def split_name(name: str, separator: str, known: Collection[str] = ()) -> list[s
 
 
 def split_sum(text: str, separator: str) -> list[str]:
-    """A text in pieces; the plus of a number, as in ``"A:1e+05"``, joins nothing."""
+    """Cut a text into pieces; the plus of a number, as in ``"A:1e+05"``, joins nothing."""
     return (_PLUS.sub(r"\1", text) if separator == "+" else text).split(separator)
 
 
 def check_uncut(text: object, parts: Sequence[str], separator: str) -> None:
-    """Raises ``ValueError`` where the separator has cut a number after a colon: ``"A:0.5"`` by a point."""
+    """Raise ``ValueError`` where the separator has cut a number after a colon: ``"A:0.5"`` by a point."""
     numbers = [found.group(1).rstrip(".") for found in _AFTER_COLON.finditer(str(text))]
     for number in [] if separator == "+" else numbers:  # whose plus joins nothing, see `split_sum`
         cut = separator in number and not any(number in part for part in parts)
@@ -148,7 +148,9 @@ def check_uncut(text: object, parts: Sequence[str], separator: str) -> None:
 
 
 def split_dose(part: str, known: Collection[str]) -> tuple[str, float]:
-    """A part's name and dose: the number after the last colon of a known name, unless that is in the name, else 1."""
+    """Return a part's name and dose: the number after the last colon of a known name, unless that is in the name,
+    else 1.
+    """
     part = part.strip()
     head, _, tail = (text.strip() for text in part.rpartition(":"))
     if part in known or head not in known or not NUMBER.fullmatch(tail):
@@ -157,7 +159,7 @@ def split_dose(part: str, known: Collection[str]) -> tuple[str, float]:
 
 
 def said_twice(spec: object, name: str) -> str:
-    """For error messages: what to do about a perturbation that a condition or label names twice."""
+    """Say what to do about a perturbation that a condition or label names twice."""
     return f"{spec!r} names {name!r} twice. Write it once; '{name}:2' would be twice its dose."
 
 

@@ -15,7 +15,7 @@ _OF_A_FIT = 0x70646165  # further than anybody counts
 
 
 def key_of_fit(key: Array, streams: int = STREAMS) -> Array:
-    """What a fit with this key splits for all that it draws.
+    """Return what a fit with this key splits for all that it draws.
 
     In this JAX ``split(key, n)[i]`` is ``fold_in(key, i)``, and replica `r` of a population has ``fold_in(key, r)``. So
     a fit that split its own key, as they did until November 2026 (`streams` is 1), had the key of replica 1 for its
@@ -25,13 +25,13 @@ def key_of_fit(key: Array, streams: int = STREAMS) -> Array:
 
 
 def key_record(key: Array) -> dict[str, Any]:
-    """A key as plain values, for JSON; of JAX's usual kind of keys without its name."""
+    """Return a key as plain values, for JSON; of JAX's usual kind of keys without its name."""
     kind, data = str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()
     return {"key": data} if kind == _USUAL else {"key": data, "key_kind": kind}
 
 
 def recorded_key(record: Mapping[str, Any]) -> Array:
-    """The key of a `key_record`."""
+    """Return the key of a `key_record`."""
     data = jnp.asarray(record["key"], dtype=jnp.uint32)
     return jax.random.wrap_key_data(data, impl=record.get("key_kind", _USUAL))
 
@@ -58,13 +58,13 @@ def check_key(key: Any, name: str = "key") -> None:
 
 
 def make_random(key: Array) -> np.random.Generator:
-    """NumPy's generator, seeded by a typed PRNG key."""
+    """Make NumPy's generator, seeded by a typed PRNG key."""
     check_key(key)
     return np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
 
 
 def is_exact_side_by_side(key: Array) -> bool:
-    """Whether a draw in `jax.vmap` over keys of this kind is that of each key by itself.
+    """Tell whether a draw in `jax.vmap` over keys of this kind is that of each key by itself.
 
     Of ``rbg`` and ``unsafe_rbg`` keys it is not: the first key alone decides what all of them draw.
     """
@@ -72,5 +72,5 @@ def is_exact_side_by_side(key: Array) -> bool:
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether an array, or its shape, is of typed PRNG keys."""
+    """Tell whether an array, or its shape, is of typed PRNG keys."""
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

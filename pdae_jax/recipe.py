@@ -78,7 +78,7 @@ class Recipe:
                 )
 
     def override(self, **changes: Any) -> "Recipe":
-        """A copy with other values; a misspelt name raises ``TypeError`` with the nearest one."""
+        """Return a copy with other values; a misspelt name raises ``TypeError`` with the nearest one."""
         known = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name in REMOVED:
@@ -90,12 +90,12 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, lists for tuples: what JSON gives back."""
+        """Return plain values, lists for tuples: what JSON gives back."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """The recipe that `to_dict` wrote: a `Resolved` one where nothing is open that the data decide."""
+        """Read the recipe that `to_dict` wrote: a `Resolved` one where nothing is open that the data decide."""
         values = as_written_now(values)
         recipe = cls().override(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
         if any(getattr(recipe, name) is None for name in Resolved.__annotations__):
@@ -128,7 +128,7 @@ class Resolved(Recipe):
                 raise ValueError(f"{name} is open. Pass the recipe to resolve_recipe, which finds it from the data.")
 
     def override(self, **changes: Any) -> "Resolved":
-        """As `Recipe.override`; nothing can be left open again."""
+        """Do as `Recipe.override`; nothing can be left open again."""
         return cast(Resolved, super().override(**changes))
 
     @property
@@ -138,7 +138,9 @@ class Resolved(Recipe):
 
 
 def as_written_now(values: dict[str, Any]) -> dict[str, Any]:
-    """The values of a saved recipe; before December 2026 one of certain data had None where `patience` is 0 now."""
+    """Return the values of a saved recipe; before December 2026 one of certain data had None where `patience` is 0
+    now.
+    """
     decided = (values.get(name) is not None for name in Resolved.__annotations__ if name != "patience")
     return {**values, "patience": 0} if "patience" in values and values["patience"] is None and all(decided) else values
 

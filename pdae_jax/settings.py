@@ -12,7 +12,9 @@ class Kind(Protocol):
     """What a setting may be."""
 
     def checked(self, name: str, value: Any) -> Any:
-        """The value as a plain one; ``TypeError`` or ``ValueError`` with the name, what was found and the fix."""
+        """Return the value as a plain one; ``TypeError`` or ``ValueError`` with the name, what was found and the
+        fix.
+        """
         ...
 
 
@@ -97,7 +99,7 @@ class Several(NamedTuple):
 
 
 def plain_number(value: Any) -> Any:
-    """A number of NumPy as one of Python."""
+    """Return a number of NumPy as one of Python."""
     return value.item() if isinstance(value, np.generic) else value
 
 

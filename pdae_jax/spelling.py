@@ -14,14 +14,14 @@ _ACTIVE = re.compile(r"[\\`*\[\]<>&|~$#@!]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.",
 
 
 def nearest_names(name: str, known: Sequence[str]) -> str:
-    """For error messages: the known names nearest to a misspelt one, else the first known ones."""
+    """Say which known names are nearest to a misspelt one, else the first known ones."""
     alike = [each for each in known if each.casefold() == name.casefold()]
     close = [*alike, *(each for each in difflib.get_close_matches(name, known, n=3) if each not in alike)][:3]
     return f"nearest are {', '.join(map(repr, close))}" if close else f"known are {first_names(known)}"
 
 
 def first_names(names: Sequence[object], count: int = 8) -> str:
-    """For error messages: the first names of a list that may be long, quoted."""
+    """List the first names of a list that may be long, quoted."""
     shown = ", ".join(map(repr, names[:count]))
     return f"{shown}, ... ({len(names)} in all)" if len(names) > count else shown
 
@@ -86,17 +86,19 @@ def _is_unseen(letter: str) -> bool:
 
 
 def is_pattern(name: str) -> bool:
-    """Whether a text stands for several names, as ``"NegCtrl*"`` does; ``?`` is one letter, brackets are themselves."""
+    """Tell whether a text stands for several names, as ``"NegCtrl*"`` does; ``?`` is one letter, brackets are
+    themselves.
+    """
     return "*" in name or "?" in name
 
 
 def matching_names(pattern: str, names: Iterable[str]) -> list[str]:
-    """The names that a pattern matches, in their order."""
+    """Find the names that a pattern matches, in their order."""
     return [name for name in names if fnmatch.fnmatchcase(name, pattern.replace("[", "[[]"))]
 
 
 def unquoted(name: str, is_known: Callable[[str], bool]) -> str:
-    """For error messages: how several names are written, where one that is unknown is several joined by commas."""
+    """Say how several names are written, where one that is unknown is several joined by commas."""
     pieces = [piece.strip(" ()[]'\"") for piece in name.split(",")]
     if len(pieces) < 2 or not all(map(is_known, pieces)):
         return ""

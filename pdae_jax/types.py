@@ -109,7 +109,7 @@ class PerturbationData:
         return read_only(count_perturbations(self.labels, self.perturbations, self.strata))
 
     def index(self, condition: LabelLike) -> int:
-        """Row of a condition, given by its name, by another way to write it (``"B+A"``), or by its label.
+        """Return the row of a condition, given by its name, by another way to write it (``"B+A"``), or by its label.
 
         Raises:
             KeyError: there is none; the message has the nearest names.
@@ -141,7 +141,7 @@ class PerturbationData:
         return as_name(condition, self.conditions) if isinstance(condition, Real | str) else condition
 
     def has(self, condition: LabelLike) -> bool:
-        """Whether there is such a condition, however it is written."""
+        """Tell whether there is such a condition, however it is written."""
         try:
             # not by `index`: of thousands of conditions, the nearest names of each that is missing would take minutes
             return self._row_of(condition) is not None
@@ -149,7 +149,7 @@ class PerturbationData:
             return False
 
     def name(self, label: Float[np.ndarray, " perturbations"]) -> str:
-        """A label as a string, ``"A+B:0.5"``."""
+        """Return a label as a string, ``"A+B:0.5"``."""
         return format_label(label, self.perturbations, control=self.control, separator=self.separator)
 
     def _no_condition(self, name: str) -> str:
@@ -157,15 +157,15 @@ class PerturbationData:
         return f"No condition {name!r} in this data; {near}. Pass one of data.conditions."
 
     def cells(self, condition: LabelLike) -> Float[np.ndarray, "n features"]:
-        """The observations of one condition."""
+        """Return the observations of one condition."""
         return self.x[self.rows[self.index(condition)]]
 
     def blocks(self, rows: Int[np.ndarray, " n"] | None = None) -> Iterator[Float[np.ndarray, "_ features"]]:
-        """The observations of all cells, or of some rows, a few thousand at a time."""
+        """Yield the observations of all cells, or of some rows, a few thousand at a time."""
         return blocks(self.x, rows)
 
     def select(self, conditions: Sequence[LabelLike]) -> "PerturbationData":
-        """The same data with these conditions only, in this order; label columns stay."""
+        """Keep the same data with these conditions only, in this order; label columns stay."""
         rows = np.array(list(dict.fromkeys(self.index(name) for name in conditions)), dtype=np.int64)
         position = np.full(self.num_conditions, -1, dtype=np.int32)
         position[rows] = np.arange(len(rows), dtype=np.int32)
@@ -188,7 +188,7 @@ class PerturbationData:
         return None if self.size_factors is None else self.size_factors[cells]
 
     def label(self, spec: LabelLike) -> Float[np.ndarray, " perturbations"]:
-        """A label as a vector; see `parse_label`."""
+        """Return a label as a vector; see `parse_label`."""
         spec = self._as_written(spec)
         if isinstance(spec, str) and spec.strip() in self.conditions:
             return self.labels[self.conditions.index(spec.strip())]
@@ -202,7 +202,7 @@ class PerturbationData:
 
 
 def read_only(array: np.ndarray) -> np.ndarray:
-    """An array that was just made and that nobody else holds, closed to writing."""
+    """Close an array to writing that was just made and that nobody else holds."""
     array.setflags(write=False)
     return array
 
@@ -212,7 +212,7 @@ T = TypeVar("T")
 
 
 def once_for_each(function: Callable[[Owner], T]) -> Callable[[Owner], T]:
-    """A function of a data set or a model, computed once for each as long as that lives.
+    """Compute a function of a data set or a model once for each as long as that lives.
 
     It goes by identity: both are read-only. The result must not hold them, or they would never be freed.
     """

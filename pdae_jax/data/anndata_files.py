@@ -33,7 +33,7 @@ X = Place()
 
 @contextlib.contextmanager
 def open_anndata(source: Any, columns: Sequence[str], place: Place = X) -> Iterator[Table]:
-    """Columns of obs, the feature names and the matrix of an AnnData, an .h5ad file or a .zarr folder.
+    """Open columns of obs, the feature names and the matrix of an AnnData, an .h5ad file or a .zarr folder.
 
     Raises:
         KeyError: a column, the layer or the key of obsm is missing.
@@ -81,7 +81,7 @@ def open_anndata(source: Any, columns: Sequence[str], place: Place = X) -> Itera
 
 
 def in_old_layout(path: str | Path) -> bool:
-    """Whether an .h5ad file was written before anndata 0.8, so that only `anndata.read_h5ad` reads it."""
+    """Tell whether an .h5ad file was written before anndata 0.8, so that only `anndata.read_h5ad` reads it."""
     import h5py
 
     with reading(path):

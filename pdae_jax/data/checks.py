@@ -1,4 +1,4 @@
-"""What a fit needs of its data."""
+"""Data that a fit needs, checked; other data put into the columns of those that trained."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from pdae_jax.types import PerturbationData, read_only
 
 
 def check_training_data(train: PerturbationData, validation: PerturbationData | None) -> None:
-    """What a fit needs of its data; ``ValueError`` that names what is missing."""
+    """Raise ``ValueError`` where data lack what a fit needs; it names what is missing."""
     if not isinstance(train, PerturbationData):
         raise TypeError(
             f"train is a {type(train).__name__}, not PerturbationData. Build it with pdae_jax.from_arrays, "
@@ -38,7 +38,7 @@ def check_training_data(train: PerturbationData, validation: PerturbationData | 
 
 
 def aligned(data: PerturbationData, train: PerturbationData, name: str) -> PerturbationData:
-    """The same cells in the columns of the training data: features and perturbations by name, in its order.
+    """Put the cells in the columns of the training data: features and perturbations by name, in its order.
 
     Further features are left out. Perturbations that no condition of `data` has need not be known.
 
@@ -79,7 +79,7 @@ def aligned(data: PerturbationData, train: PerturbationData, name: str) -> Pertu
 
 
 def check_same_columns(data: PerturbationData, train: PerturbationData, name: str) -> None:
-    """Data that meets a model must have its features and perturbations, in order."""
+    """Raise ``ValueError`` for data without the features and perturbations of the training data, in order."""
     for kind in ("features", "perturbations"):
         here, there = getattr(data, kind), getattr(train, kind)
         if here != there:

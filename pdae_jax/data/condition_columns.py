@@ -19,7 +19,7 @@ from pdae_jax.spelling import first_names
 
 
 def read_conditions(columns: Any, dosed: Sequence[str | None], notation: Notation) -> Conditions:
-    """Conditions from a frame: first columns with names, then those of `dosed` that are not None.
+    """Read conditions from a frame: first columns with names, then those of `dosed` that are not None.
 
     Args:
         columns: the data frame.
@@ -80,7 +80,7 @@ def read_columns(
     notation: Notation,
     strata: Sequence[bool] = (),
 ) -> Conditions:
-    """Conditions given by columns of names and of doses; they are named by `format_label`.
+    """Read conditions given by columns of names and of doses; they are named by `format_label`.
 
     Args:
         names: one column of combinations; or several, the control standing for none, in which a name is a combination
@@ -182,7 +182,7 @@ def _parts_of_columns(
 
 
 def _standing_alone(columns: Sequence[Sequence[str]], fixed: Sequence[bool], notation: Notation) -> list[set[str]]:
-    """Of which names a combination in each column may be: of those that stand alone in a column of perturbations, or
+    """Find what a combination in each column may be made of: names that stand alone in a column of perturbations, or
     beside the control only; of listed perturbations; and of controls, but in columns without the first one. Those have
     cell types perhaps, and "CD16+ Mono" is no combination with the "Mono" of the control.
     """

@@ -39,7 +39,7 @@ class Written(NamedTuple):
 
 
 def merge_written(index: Int[np.ndarray, " cells"], written: Sequence[Written], notation: Notation) -> Conditions:
-    """One condition per label, however it is written: ``"A+B"`` and ``"B+A"``, ``"A"`` and ``"A+ctrl"``.
+    """Make one condition per label, however it is written: ``"A+B"`` and ``"B+A"``, ``"A"`` and ``"A+ctrl"``.
 
     Args:
         index: position in `written`, per cell.
@@ -78,7 +78,7 @@ def merge_written(index: Int[np.ndarray, " cells"], written: Sequence[Written], 
 
 
 def check_joined(names: Sequence[str], perturbations: Sequence[str], separator: str) -> None:
-    """Raises ``ValueError`` where names with doses cannot be read again, because the separator is part of a number."""
+    """Raise ``ValueError`` where names with doses cannot be read again, because the separator is part of a number."""
     for name in names if separator != "+" else ():
         check_uncut(name, split_name(name, separator, perturbations), separator)
 
@@ -91,7 +91,7 @@ def make_conditions(
     names: Sequence[str],
     notation: Notation,
 ) -> Conditions:
-    """Checks that names and labels agree one to one and puts the control first.
+    """Check that names and labels agree one to one, and put the control first.
 
     Args:
         index: row of `labels`, per cell.
@@ -127,7 +127,7 @@ def make_conditions(
 def drop_small(
     table: Conditions, min_cells: int | None, control: str
 ) -> tuple[Conditions, Int[np.ndarray, " kept"] | slice]:
-    """The table without conditions of fewer than `min_cells` cells, and which rows of the data are kept.
+    """Drop conditions of fewer than `min_cells` cells; also returns which rows of the data are kept.
 
     Raises:
         ValueError: `min_cells` is below 2; the control is too small; without `min_cells`, a condition of one cell.
@@ -160,7 +160,7 @@ def drop_small(
 
 
 def drop_unused(table: Conditions) -> Conditions:
-    """The table without perturbations that no cell has: all doses zero, or their conditions dropped."""
+    """Drop perturbations that no cell has: all doses zero, or their conditions dropped."""
     used = np.asarray(table.labels.any(axis=0))
     if used.all():
         return table

@@ -37,7 +37,7 @@ def read_counts(
     known: bool = False,
     target_sum: float = TARGET_SUM,
 ) -> Sized:
-    """Log-normalised values with their size factors, where the values are counts; others as they are.
+    """Return log-normalised values with their size factors, where the values are counts; others as they are.
 
     Args:
         x: values; raw counts are changed in place.
@@ -66,7 +66,7 @@ def read_counts(
 
 
 def log_sizes(sizes: Float[np.ndarray, " cells"] | None, normalize: bool) -> None:
-    """Says what values were taken for."""
+    """Log what values were taken for."""
     if normalize:
         kept = "the size of each cell is kept" if sizes is not None else "predictions will be no whole numbers"
         logging.info("Counts were normalised to log(1 + counts per %g); %s.", TARGET_SUM, kept)
@@ -75,7 +75,7 @@ def log_sizes(sizes: Float[np.ndarray, " cells"] | None, normalize: bool) -> Non
 
 
 def check_counts(x: Float[np.ndarray, "cells features"], normalize: bool, known: bool = False) -> bool:
-    """Whether these are raw counts, whole numbers; a warning where they are not normalised.
+    """Tell whether these are raw counts, whole numbers; a warning where they are not normalised.
 
     Args:
         x: values.
@@ -127,7 +127,10 @@ def normalised_in_place(
     target_sum: float = TARGET_SUM,
     first: int = 0,
 ) -> Float[np.ndarray, " cells"]:
-    """Raw counts become ``log1p(counts / totals * target_sum)``; returns the size factors. `first`: number of row 0."""
+    """Turn raw counts into ``log1p(counts / totals * target_sum)``; return the size factors.
+
+    Row 0 of `x` is number `first` of the data.
+    """
     unknown = np.flatnonzero(~np.isfinite(totals))
     if len(unknown):
         raise ValueError(
@@ -145,7 +148,7 @@ def normalised_in_place(
 
 
 def is_counts(x: Float[np.ndarray, "cells features"]) -> bool:
-    """Whether values are raw counts: whole numbers from 0 up, with zeros and more than 1 among them."""
+    """Tell whether values are raw counts: whole numbers from 0 up, with zeros and more than 1 among them."""
     some = _some(x)
     if not np.all(some == np.round(some)) or some.max() <= 1 or np.mean(some == 0) < MIN_ZEROS:
         return False
@@ -153,7 +156,9 @@ def is_counts(x: Float[np.ndarray, "cells features"]) -> bool:
 
 
 def size_factors(x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, " cells"] | None:
-    """Size factors that log-normalised counts show, or None where values are something else; see `ShownSizes`."""
+    """Return the size factors that log-normalised counts show, or None where values are something else; see
+    `ShownSizes`.
+    """
     shown = ShownSizes(_some(x))
     for block in _blocks(x):
         shown.add(block)
@@ -178,7 +183,7 @@ class ShownSizes:
         self._found: list[np.ndarray] | None = [] if plausible and np.all(_lattice(some) >= 0) else None
 
     def add(self, block: Float[np.ndarray, "cells features"]) -> None:
-        """The next cells."""
+        """Take in the next cells."""
         if self._found is None:
             return
         if block.min() < 0 or block.max() > LARGEST_LOG:
@@ -189,7 +194,7 @@ class ShownSizes:
             self._found = None
 
     def result(self) -> Float[np.ndarray, " cells"] | None:
-        """Of all cells, or None where one shows none."""
+        """Return the size factors of all cells, or None where one shows none."""
         if self._found is None:
             return None
         sizes = np.concatenate(self._found)

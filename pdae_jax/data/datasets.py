@@ -35,7 +35,7 @@ _REFERENCE_CELL_TYPE = "cd4+"
 def bodenmiller(
     *, features: str = "functional", cell_types: Sequence[str] | None = None, min_cells: int = 2
 ) -> PerturbationData:
-    """Mass cytometry of human blood cells under three stimulations (Bodenmiller et al. 2012), arcsinh scale.
+    """Load mass cytometry of human blood cells under three stimulations (Bodenmiller et al. 2012), arcsinh scale.
 
     Stimulation and cell type are both perturbations of the unstimulated cd4+ cell, which is the control
     (``"unstimulated"``). A name leaves out what it shares with the control: ``"nk"`` are unstimulated nk cells,
@@ -109,7 +109,7 @@ def mapk_rnai(
     double_dose: bool = True,
     genes: int | None = None,
 ) -> PerturbationData:
-    """Pairwise RNAi of 93 signalling genes in Drosophila cells (Horn et al. 2011); one observation is one well.
+    """Load pairwise RNAi of 93 signalling genes in Drosophila cells (Horn et al. 2011); one observation is one well.
 
     Conditions are unordered pairs of genes (``"Gap1+drk"``, 16 wells), single genes (with the inert dsRNA
     ``Ctrl_Fluc``, 8 wells), one gene targeted twice (dose 2, ``"drk:2"``, 8 wells), and the control ``Ctrl_Fluc``
@@ -192,7 +192,8 @@ def _read_mapk() -> tuple[Any, dict[str, str]]:
 
 
 def norman_devel(*, features: str | None = None) -> PerturbationData:
-    """A small part of CRISPRa Perturb-seq in K562 cells (Norman et al. 2019): 3,375 cells, log1p counts per 10,000.
+    """Load a small part of CRISPRa Perturb-seq in K562 cells (Norman et al. 2019): 3,375 cells, log1p counts per
+    10,000.
 
     34 conditions of about 100 cells: control, 18 single genes, 15 pairs. A test of the pipeline on sparse data: too
     small to rank methods.

@@ -22,7 +22,8 @@ _AGAIN = (
 
 
 def doses_of(text: str, parts: Sequence[str], dose: Any, notation: Notation) -> list[tuple[str, float]]:
-    """Names and doses of the perturbations that have one dose, or a text with one for each; the control left out.
+    """Return names and doses of the perturbations that have one dose, or a text with one for each; the control left
+    out.
 
     Raises:
         ValueError: a dose is no finite number, or there are not as many as parts.
@@ -42,7 +43,7 @@ def doses_of(text: str, parts: Sequence[str], dose: Any, notation: Notation) -> 
 
 
 def check_control_dose(name: str, dose: Any) -> None:
-    """Raises ``ValueError`` for an infinite dose of control cells; other values than numbers are usual there."""
+    """Raise ``ValueError`` for an infinite dose of control cells; other values than numbers are usual there."""
     if math.isinf(number(dose)):
         raise ValueError(
             f"The control {name!r} has the dose {dose!r}. The logarithm of 0 is that. Pass doses as they are, in one "
@@ -51,7 +52,7 @@ def check_control_dose(name: str, dose: Any) -> None:
 
 
 def check_doses(index: Int[np.ndarray, " cells"], written: Sequence[Written], notation: Notation) -> None:
-    """Raises ``ValueError`` for doses that make an absent or an opposite perturbation, unless they are asked for.
+    """Raise ``ValueError`` for doses that make an absent or an opposite perturbation, unless they are asked for.
 
     Args:
         index: position in `written`, per cell.
@@ -77,7 +78,7 @@ def check_doses(index: Int[np.ndarray, " cells"], written: Sequence[Written], no
 
 
 def warn_of_logarithms(columns: Iterable[str | None]) -> None:
-    """Warns of columns of doses that are logarithms by their names, but for those of 1 + dose."""
+    """Warn of columns of doses that are logarithms by their names, but for those of 1 + dose."""
     for name in columns:
         if name is not None and _LOGARITHM.search(str(name)) and not re.search(r"\+ *1|1 *\+", str(name)):
             logging.warning(
@@ -88,7 +89,7 @@ def warn_of_logarithms(columns: Iterable[str | None]) -> None:
 
 
 def number(dose: Any) -> float:
-    """A dose as a number; NaN for what is none."""
+    """Read a dose as a number; NaN for what is none."""
     if isinstance(dose, str) and not NUMBER.fullmatch(dose.strip()):
         return math.nan
     try:
@@ -98,7 +99,7 @@ def number(dose: Any) -> float:
 
 
 def unit_of(text: str) -> str | None:
-    """What follows the number in ``"10 uM"``; None for anything else."""
+    """Return what follows the number in ``"10 uM"``; None for anything else."""
     found = NUMBER.match(text.strip())
     rest = text.strip()[found.end() :].strip() if found else ""
     return rest or None

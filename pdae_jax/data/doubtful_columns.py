@@ -1,4 +1,4 @@
-"""What speaks against a column of a table being a measurement: its name, or its values."""
+"""Columns of a table that may be no measurements, by their names or values, and what speaks against them."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -52,7 +52,7 @@ _OFTEN = 5  # cells, at least, that have each value of a column of settings, and
 
 
 def are_of_cytometry(names: Iterable[str]) -> bool:
-    """Whether a table with these columns is one of cytometry."""
+    """Tell whether a table with these columns is one of cytometry."""
     return any(map(_OF_CYTOMETRY.fullmatch, names))
 
 
@@ -70,17 +70,17 @@ def warn_of_names(names: Sequence[str]) -> None:
 
 
 def is_named_design(name: str) -> bool:
-    """Whether the name of a column has a word that says where, when or how much."""
+    """Tell whether the name of a column has a word that says where, when or how much."""
     return any(map(_DESIGN.fullmatch, _words(name)))
 
 
 def is_named_dose(name: str) -> bool:
-    """Whether a column is one of doses by its name."""
+    """Tell whether a column is one of doses by its name."""
     return any(map(_DOSE.fullmatch, _words(name)))
 
 
 def no_measurement(name: str, x: Shaped[np.ndarray, " rows"] | None, cytometry: bool) -> str:
-    """Why a column is certainly none; empty where it may be one. `x` is None where it is not numeric."""
+    """Say why a column is certainly none; empty where it may be one. `x` is None where it is not numeric."""
     if _UNNAMED.fullmatch(name.strip()):
         return "a column without a name, as tables have for the names of rows"
     if x is None:
@@ -101,7 +101,7 @@ def no_measurement(name: str, x: Shaped[np.ndarray, " rows"] | None, cytometry: 
 
 
 def _as_counter(x: Shaped[np.ndarray, " rows"]) -> str:
-    """What a column counts, in constant steps or in another order; empty where it is no counter."""
+    """Say what a column counts, in constant steps or in another order; empty where it is no counter."""
     if len(x) < 5 or not np.all(np.isfinite(x)):
         return ""
     steps = np.diff(x)
@@ -120,7 +120,7 @@ def _as_counter(x: Shaped[np.ndarray, " rows"]) -> str:
 def doubtful_columns(
     columns: dict[str, Shaped[np.ndarray, " rows"]], conditions: Int[np.ndarray, " rows"]
 ) -> dict[str, str]:
-    """Columns that may be no measurements, with what speaks against them: their names, then their values."""
+    """Find columns that may be no measurements, with what speaks against them: their names, then their values."""
     found = {name: reason for name, x in columns.items() if (reason := _named_otherwise(name, x))}
     found |= _of_places([name for name in columns if name not in found])
     rest = {name: x for name, x in columns.items() if name not in found}
@@ -138,7 +138,7 @@ def doubtful_columns(
 
 
 def _named_otherwise(name: str, x: Shaped[np.ndarray, " rows"]) -> str:
-    """What the name of a column says it is, where its values do not speak against that."""
+    """Say what the name of a column says it is, where its values do not speak against that."""
     if _SUMS.fullmatch(name):
         return "its name says that it sums up or describes a cell"
     said = is_named_design(name)
@@ -152,7 +152,7 @@ def _named_otherwise(name: str, x: Shaped[np.ndarray, " rows"]) -> str:
 
 
 def _rises(x: Shaped[np.ndarray, " rows"]) -> bool:
-    """Whether a column rises from row to row, perhaps from the start again in each of several files."""
+    """Tell whether a column rises from row to row, perhaps from the start again in each of several files."""
     return len(x) >= _FEW and bool(np.mean(np.diff(x) >= 0) > 0.9)
 
 
@@ -194,7 +194,7 @@ def _words(name: str) -> list[str]:
 
 
 def _is_label(x: Shaped[np.ndarray, " rows"], groups: Int[np.ndarray, " rows"]) -> bool:
-    """Whether all rows of a condition have one value, which is not that of all conditions."""
+    """Tell whether all rows of a condition have one value, which is not that of all conditions."""
     first = np.zeros(groups.max() + 1, x.dtype)
     first[groups] = x  # of one of its rows
     return bool(np.array_equal(x, first[groups]) and np.ptp(first[groups]) > 0 and np.count_nonzero(x) >= 5)

@@ -18,7 +18,7 @@ from pdae_jax.spelling import first_names
 
 
 def read_names(names: Sequence[Any], notation: Notation) -> Conditions:
-    """Conditions given as one name per cell: ``"A+B"``, ``"A:0.5+B"`` or the name of the control.
+    """Read conditions given as one name per cell: ``"A+B"``, ``"A:0.5+B"`` or the name of the control.
 
     Raises:
         ValueError: a name is missing or is none, or has one part twice; see also `make_conditions`.
@@ -39,7 +39,7 @@ def read_names(names: Sequence[Any], notation: Notation) -> Conditions:
 
 
 def read_dicts(dicts: Sequence[Any], notation: Notation) -> Conditions:
-    """Conditions given as one dict of doses per cell, ``{}`` for the control; named by `format_label`.
+    """Read conditions given as one dict of doses per cell, ``{}`` for the control; named by `format_label`.
 
     Raises:
         TypeError: an entry is not a dict, or a dose is not a number.
@@ -67,7 +67,8 @@ def read_dicts(dicts: Sequence[Any], notation: Notation) -> Conditions:
 
 
 def read_matrix(labels: Any, names: Sequence[Any] | None, notation: Notation) -> Conditions:
-    """Conditions given as a matrix of doses ``[cells, perturbations]``, named by `names` or else by `format_label`.
+    """Read conditions given as a matrix of doses ``[cells, perturbations]``, named by `names` or else by
+    `format_label`.
 
     Args:
         labels: the matrix; `notation.perturbations` has the names of its columns.

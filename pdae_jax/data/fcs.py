@@ -21,7 +21,7 @@ _SPILLOVER = ("spillover", "spill", "comp")  # keywords of FCS 3.1 and of instru
 
 
 def read_events(file: Path, used: Sequence[str], compensate: bool = False) -> Any:
-    """Events of one .fcs file, with a column for each used name that is a keyword of the file, or `FILE`.
+    """Read events of one .fcs file, with a column for each used name that is a keyword of the file, or `FILE`.
 
     Channels have the name of their marker (``$PnS``), where there is one and no other channel has it, else their own
     (``$PnN``). Values are on the linear scale of the instrument, as FlowIO has them: logarithmic amplification
@@ -79,7 +79,7 @@ def read_events(file: Path, used: Sequence[str], compensate: bool = False) -> An
 
 
 def warn_of_events(frame: Any, data: PerturbationData) -> None:
-    """Warns of raw intensities, and of features without a marker where others have one.
+    """Warn of raw intensities, and of features without a marker where others have one.
 
     Args:
         frame: of `read_events`.
@@ -105,7 +105,7 @@ def warn_of_events(frame: Any, data: PerturbationData) -> None:
 def spillover_of(
     text: Mapping[str, str], channels: Sequence[str], name: str
 ) -> Float[np.ndarray, "channels channels"] | None:
-    r"""The spillover :math:`S` of a file, with measured = true times :math:`S`; None where there is none.
+    r"""Return the spillover :math:`S` of a file, with measured = true times :math:`S`; None where there is none.
 
     There is none without the keyword, where it is the identity, or where its channels were replaced by compensated
     ones (``Comp-FITC-A``).

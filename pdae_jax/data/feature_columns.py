@@ -64,7 +64,8 @@ def _several(names: str | Iterable[str]) -> list[str]:
 
 
 def matching(patterns: str | Iterable[str], known: Sequence[str], where: str) -> list[str]:
-    """Names that are asked for, in the order of asking: a name itself, or all that a pattern such as ``"CD*"`` matches.
+    """Find the names that are asked for, in the order of asking: a name itself, or all that a pattern such as ``"CD*"``
+    matches.
 
     Raises:
         KeyError: nothing has this name, or matches; the message has the nearest names.
@@ -104,7 +105,7 @@ def asked_for(selection: Selection, known: Sequence[str], where: str) -> list[st
 def measured_columns(
     frame: Any, conditions: Int[np.ndarray, " rows"], selection: Selection, *, counts: bool = False
 ) -> Measured:
-    """Features of a table.
+    """Find the features of a table.
 
     Where none are asked for, columns that cannot be measurements are left out, which is logged: row counters and other
     columns of constant steps, columns without a name, those that are the same in all rows, and of cytometry time,
@@ -147,7 +148,9 @@ def measured_columns(
 
 
 def columns_of_origin(frame: Any, features: Sequence[str]) -> dict[str, Any]:
-    """Columns beside the features that may say where cells come from: those of text, and numbers that are named so."""
+    """Find the columns beside the features that may say where cells come from: those of text, and numbers that are
+    named so.
+    """
     from pandas.api.types import is_numeric_dtype
 
     others = {str(name): column for name, column in frame.items() if str(name) not in set(features)}
@@ -155,7 +158,8 @@ def columns_of_origin(frame: Any, features: Sequence[str]) -> dict[str, Any]:
 
 
 def columns_of(frame: Any, found: Measured) -> tuple[np.ndarray, list[int] | None]:
-    """Values of the columns that count and of the features, and where the features are among them; None: they are all.
+    """Return the values of the columns that count and of the features, and where the features are among them; None:
+    they are all.
 
     Raises:
         TypeError: a feature is not numeric.
@@ -168,7 +172,7 @@ def columns_of(frame: Any, found: Measured) -> tuple[np.ndarray, list[int] | Non
 
 
 def varying_names(names: Sequence[str], varying: Bool[np.ndarray, " features"]) -> list[str]:
-    """The features that vary; the others are named in the log. If none does, all: the reader then says so."""
+    """Keep the features that vary; the others are named in the log. If none does, all: the reader then says so."""
     if not varying.any():
         return list(names)
     if not varying.all():

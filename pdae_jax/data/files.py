@@ -78,7 +78,7 @@ FILES = {
 
 
 def find_file(name: str) -> Path:
-    """The path of a file of a named data set, downloaded if it is nowhere on this machine.
+    """Find the path of a file of a named data set, downloaded if it is nowhere on this machine.
 
     Looked for in ``$PDAE_DATA_DIR``, ``../shared/data`` (from the working directory and from the repository), and
     the user's cache, into which it is downloaded from the public repository at a pinned commit.

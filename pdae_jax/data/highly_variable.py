@@ -17,7 +17,7 @@ MOST_CELLS = 30_000  # that are looked at
 
 
 def highly_variable(table: Table, features: list[str], conditions: Conditions, number: int) -> list[str]:
-    """Names of the features that vary most, in the order of the file.
+    """Choose the features that vary most, in the order of the file.
 
     Only cells of the control and of single perturbations are looked at: combinations, which are held out, choose
     nothing. It is `scanpy.pp.highly_variable_genes` with its default, dispersions within bins of the mean, of

@@ -68,7 +68,7 @@ def check_joins(
 
 
 def check_counts_join(x: np.ndarray, reading: Reading, like: PerturbationData | None) -> None:
-    """Raw counts join raw counts, and logarithms join logarithms."""
+    """Raise ``ValueError`` where raw counts would join logarithms, or the other way round."""
     if like is None:
         return
     if _is_log_counts(like) and not reading.normalize and is_counts(x):
@@ -89,7 +89,7 @@ def check_counts_join(x: np.ndarray, reading: Reading, like: PerturbationData | 
 def check_not_transformed(
     before: np.ndarray, after: np.ndarray, features: Sequence[str], like: PerturbationData
 ) -> None:
-    """``ValueError`` where values were on the scale of the data that they join before they were transformed."""
+    """Raise ``ValueError`` where values were on the scale of the data that they join before they were transformed."""
     here, there = _shared(features, like)
     as_is, moved = (_distance(each[:, here], like, there) for each in (before, after))
     if _CLEARLY * as_is < moved:

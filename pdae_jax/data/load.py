@@ -36,7 +36,7 @@ def from_arrays(
     arcsinh: float | None = None,
     like: PerturbationData | None = None,
 ) -> PerturbationData:
-    """Data from a matrix of observations and the condition of each cell.
+    """Read data from a matrix of observations and the condition of each cell.
 
     Conditions are put in order of first appearance, the control first; so are label columns. Names that mean the same
     are one condition: ``"A+B"`` and ``"B+A"``, ``"A"`` and ``"A+control"``. It is named as it is first written, without
@@ -128,7 +128,7 @@ def from_frame(
     arcsinh: float | None = None,
     like: PerturbationData | None = None,
 ) -> PerturbationData:
-    """Data from a pandas data frame with one row per cell.
+    """Read data from a pandas data frame with one row per cell.
 
     Args:
         frame: the data frame.
@@ -197,7 +197,7 @@ def from_anndata(
     store: str | Path | None = None,
     like: PerturbationData | None = None,
 ) -> PerturbationData:
-    """Data from an AnnData, or from an .h5ad or .zarr file of which only the needed parts are read.
+    """Read data from an AnnData, or from an .h5ad or .zarr file of which only the needed parts are read.
 
     Args:
         adata: AnnData or path.

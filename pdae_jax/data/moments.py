@@ -22,7 +22,7 @@ class Moments(NamedTuple):
 
 @once_for_each
 def moments(data: PerturbationData) -> Moments:
-    """Mean, spread, extremes and zeros of all cells, in float64."""
+    """Return the mean, spread, extremes and zeros of all cells, in float64."""
     number, zeros = data.num_cells, 0
     total, square = np.zeros(data.num_features), np.zeros(data.num_features)
     lowest, highest = np.full(data.num_features, np.inf), np.full(data.num_features, -np.inf)
@@ -39,7 +39,7 @@ def moments(data: PerturbationData) -> Moments:
 
 @once_for_each
 def condition_means(train: PerturbationData) -> Float[np.ndarray, "conditions features"]:
-    """Mean of each condition, in float64."""
+    """Return the mean of each condition, in float64."""
     sums = [
         sum(block.sum(axis=0, dtype=np.float64) for block in train.blocks(rows)) / max(len(rows), 1)
         for rows in train.rows
@@ -48,6 +48,8 @@ def condition_means(train: PerturbationData) -> Float[np.ndarray, "conditions fe
 
 
 def has_zero_floor(data: PerturbationData) -> bool:
-    """Whether nothing is below zero and at least `MIN_ZEROS` of all values are zero: counts, or their logarithms."""
+    """Tell whether nothing is below zero and at least `MIN_ZEROS` of all values are zero: counts, or their
+    logarithms.
+    """
     found = moments(data)
     return bool(found.lowest.min() == 0 and found.zeros >= MIN_ZEROS)

@@ -23,7 +23,7 @@ _BRACKETS = {")": "(", "]": "[", "}": "{"}
 
 
 def distinct_names(names: Sequence[Any], known: Collection[str]) -> tuple[Int[np.ndarray, " cells"], list[str]]:
-    """`distinct`, for condition names: without spaces around them, integers and booleans as text, none missing.
+    """Apply `distinct` to condition names: without spaces around them, integers and booleans as text, none missing.
 
     Args:
         names: one per cell.
@@ -49,12 +49,14 @@ def distinct_names(names: Sequence[Any], known: Collection[str]) -> tuple[Int[np
 
 
 def is_missing(name: str, known: Collection[str]) -> bool:
-    """Whether a text says that there is no value, and is not asked for as a name."""
+    """Tell whether a text says that there is no value, and is not asked for as a name."""
     return name not in known and (name in _MISSING or name.casefold() in _MISSING_ANY_CASE)
 
 
 def parts_of(name: str, notation: Notation) -> list[str]:
-    """The parts of a condition name, with doses and parts that are the control; ``ValueError`` if one is no name."""
+    """Return the parts of a condition name, with doses and parts that are the control; ``ValueError`` if one is no
+    name.
+    """
     if name in notation.controls:
         return [name]
     parts = split_name(name, notation.separator, notation.whole)
@@ -65,7 +67,7 @@ def parts_of(name: str, notation: Notation) -> list[str]:
 
 
 def check_parts(condition: object, parts: Sequence[str], notation: Notation) -> None:
-    """Raises ``ValueError`` for a part that is no name, and for a perturbation named twice."""
+    """Raise ``ValueError`` for a part that is no name, and for a perturbation named twice."""
     for part in parts:
         if split_dose(part, notation.known)[0] not in notation.known:
             _check_part(condition, part, notation)
@@ -96,7 +98,7 @@ def read_doses(parts: Iterable[str], notation: Notation) -> dict[str, tuple[str,
 
 
 def check_numbers(parts: Iterable[Sequence[str]], notation: Notation) -> None:
-    """Raises ``ValueError`` for a number that stands beside names only: ``"A_10.0"`` cut by ``_`` is a dose of A."""
+    """Raise ``ValueError`` for a number that stands beside names only: ``"A_10.0"`` cut by ``_`` is a dose of A."""
     ways = [tuple(each) for each in dict.fromkeys(map(tuple, parts))]
     alone = {each[0] for each in ways if len(each) == 1}
     for each in ways:
@@ -112,7 +114,7 @@ def check_numbers(parts: Iterable[Sequence[str]], notation: Notation) -> None:
 
 
 def check_control_parts(parts: Iterable[str], notation: Notation) -> None:
-    """Raises ``ValueError`` where the control is a combination and has a part that other conditions have too."""
+    """Raise ``ValueError`` where the control is a combination and has a part that other conditions have too."""
     others = set(parts)
     for control in notation.controls:
         own = split_name(control, notation.separator, notation.perturbations or ())

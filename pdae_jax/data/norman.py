@@ -34,7 +34,8 @@ def norman(
     min_cells: int = 50,
     store: str | Path | None = None,
 ) -> PerturbationData:
-    """Cells of the control, 105 single genes and 131 pairs (CRISPRa, K562; Science 365:786), log1p counts per 10,000.
+    """Load cells of the control, 105 single genes and 131 pairs (CRISPRa, K562; Science 365:786), log1p counts per
+    10,000.
 
     Args:
         path: an .h5ad file in one of `LAYOUTS`, which its columns tell. It is published as GSE133344, whose

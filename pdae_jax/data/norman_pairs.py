@@ -47,7 +47,7 @@ class Law:
         return tuple(self.log_rates)
 
     def sample(self, condition: str, number: int, seed: int) -> Float[np.ndarray, "number genes"]:
-        """Cells of a condition, log1p counts per 10,000."""
+        """Draw cells of a condition, log1p counts per 10,000."""
         random = np.random.default_rng(seed)
         base, target = self.log_rates[CONTROL], self.log_rates[condition]
         took = random.beta(8, 2, (number, 1)) / 0.8
@@ -61,7 +61,7 @@ class Law:
     def data(
         self, conditions: tuple[str, ...], cells: int, *, control_cells: int = 0, first_seed: int
     ) -> PerturbationData:
-        """Cells of several conditions; the labels have a column for every perturbation of the screen.
+        """Draw cells of several conditions; the labels have a column for every perturbation of the screen.
 
         Args:
             conditions: names.
@@ -84,7 +84,7 @@ class Law:
         )
 
     def true_cells(self, train: PerturbationData, conditions: list[str], cells: int = 1000) -> PerturbationData:
-        """Fresh cells of held-out conditions, with the columns of `train`."""
+        """Draw fresh cells of held-out conditions, with the columns of `train`."""
         first = _FIRST_TRUE_SEED
         x = [self.sample(name, cells, first + self.conditions.index(name)) for name in conditions]
         return PerturbationData(
@@ -102,7 +102,8 @@ class Law:
 def norman_pairs(
     *, genes: int = 300, cells_per_condition: int = 100, control_cells: int = 500, seed: int = 0
 ) -> PerturbationData:
-    """Cells of the control, 104 singles and 126 pairs, about 60 % zeros: real interactions at the size of the field.
+    """Draw cells of the control, 104 singles and 126 pairs, about 60 % zeros: real interactions at the size of the
+    field.
 
     Args:
         genes: the most variable ones, at most 2,000.
@@ -118,13 +119,13 @@ def norman_pairs(
 
 
 def split_pairs(seed: int = 1, *, test: int = 30, validation: int = 15) -> tuple[list[str], list[str]]:
-    """Pairs to hold out, and pairs for validation, drawn by a seed."""
+    """Choose pairs to hold out, and pairs for validation, drawn by a seed."""
     pairs = [name for name in _log_rates(300)[0] if "+" in name]
     np.random.default_rng(seed).shuffle(pairs)
     return pairs[:test], pairs[test : test + validation]
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=4)  # every law and split of one process asks for the same table of a file
 def _log_rates(genes: int) -> tuple[dict[str, np.ndarray], list[str]]:
     """Log rate per 10,000 counts of the most variable genes, by condition, and their names."""
     table = np.load(find_file(FILE), allow_pickle=False)

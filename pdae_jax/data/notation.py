@@ -95,7 +95,7 @@ def _listed(control: Any) -> list[Any]:
 
 
 def with_found_controls(notation: Notation, conditions: Iterable[Any]) -> Notation:
-    """The notation with the names that are in the data where a control is a pattern, such as ``"NegCtrl*"``.
+    """Return the notation with the names that are in the data where a control is a pattern, such as ``"NegCtrl*"``.
 
     A pattern matches single perturbations, ``"NegCtrl0"`` and not ``"NegCtrl0_KLF1"``, unless it has the separator.
     Where the names are joined by another one, so that it would match the latter, this is refused.
@@ -128,7 +128,7 @@ def with_found_controls(notation: Notation, conditions: Iterable[Any]) -> Notati
 
 
 def joined_otherwise(names: Sequence[str], separator: str) -> tuple[str, dict[str, list[str]]]:
-    """Another separator than the one that is passed, and the names that are combinations by it, with their parts.
+    """Find another separator than the one that is passed, and the names that are combinations by it, with their parts.
 
     A part is a perturbation, and no number of a guide, where another name begins with it: none does so with ``"g1"`` of
     ``"A_g1"``.
@@ -149,7 +149,7 @@ def joined_otherwise(names: Sequence[str], separator: str) -> tuple[str, dict[st
 
 
 def warn_of_other_separator(names: Sequence[str], separator: str) -> None:
-    """Says that no name is a combination, and would be with another separator."""
+    """Say that no name is a combination, and would be with another separator."""
     other, joined = joined_otherwise(names, separator)
     if joined:
         logging.warning(
@@ -176,5 +176,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def as_text(name: Any) -> str:
-    """A name as text, without spaces around it; letters with accents as one character, however they are typed."""
+    """Return a name as text, without spaces around it; letters with accents as one character, however they are
+    typed.
+    """
     return unicodedata.normalize("NFC", name.decode() if isinstance(name, bytes) else str(name)).strip()

@@ -17,7 +17,7 @@ SOME_ROWS = 200  # that are looked at, for the scale of values
 
 
 def read_observations(x: Any, columns: Any = None) -> Float[np.ndarray, "cells features"]:
-    """The selected columns as a new float32 array, filled in blocks of rows.
+    """Read the selected columns as a new float32 array, filled in blocks of rows.
 
     Args:
         x: ``[cells, features]``: a data frame, a SciPy sparse matrix, anything that NumPy makes an array of, or a dense
@@ -59,7 +59,7 @@ def read_observations(x: Any, columns: Any = None) -> Float[np.ndarray, "cells f
 
 
 def unmasked(name: str, values: Any) -> np.ndarray:
-    """An array of what NumPy makes one of; ``ValueError`` where a part of it is masked, that is, missing."""
+    """Make an array of what NumPy makes one of; ``ValueError`` where a part of it is masked, that is, missing."""
     rows = isinstance(values, list | tuple) and any(isinstance(row, np.ma.MaskedArray) for row in values)
     values = np.ma.array(values) if rows else values
     if np.ma.is_masked(values):
@@ -72,7 +72,9 @@ def unmasked(name: str, values: Any) -> np.ndarray:
 
 
 def check_indices(x: Any) -> None:
-    """``ValueError`` for a sparse matrix with values in columns or rows that it has not: they would lie elsewhere."""
+    """Raise ``ValueError`` for a sparse matrix with values in columns or rows that it has not: they would lie
+    elsewhere.
+    """
     if getattr(x, "format", None) not in ("csr", "csc") or not isinstance(getattr(x, "indices", None), np.ndarray):
         return
     width, indices = x.shape[1 if x.format == "csr" else 0], x.indices
@@ -84,7 +86,7 @@ def check_indices(x: Any) -> None:
 
 
 def row_blocks(x: Any, rows: Int[np.ndarray, " n"]) -> Iterator[Any]:
-    """Some rows, in rising order, of what `read_observations` takes, a block of its rows at a time.
+    """Yield some rows, in rising order, of what `read_observations` takes, a block of its rows at a time.
 
     Whole blocks are read: control cells lie scattered in a file, and single rows of a compressed one are slow.
     """
@@ -95,12 +97,14 @@ def row_blocks(x: Any, rows: Int[np.ndarray, " n"]) -> Iterator[Any]:
 
 
 def on_disk(x: Any) -> bool:
-    """Whether rows are read when they are asked for: a matrix of h5py, of zarr, or a sparse one of AnnData."""
+    """Tell whether rows are read when they are asked for: a matrix of h5py, of zarr, or a sparse one of AnnData."""
     return hasattr(x, "file") or hasattr(x, "to_memory") or (hasattr(x, "store") and hasattr(x, "chunks"))
 
 
 def row_totals(x: Any, columns: Any = None) -> Float[np.ndarray, " cells"]:
-    """Sum of each row of what `read_observations` takes, over some columns or all, a block of rows at a time."""
+    """Return the sum of each row of what `read_observations` takes, over some columns or all, a block of rows at a
+    time.
+    """
     x = x if on_disk(x) or scipy.sparse.issparse(x) else np.asarray(x)
     blocks = (x[start : start + BLOCK_ROWS] for start in range(0, x.shape[0], BLOCK_ROWS))
     chosen = (block if columns is None else block[:, columns] for block in blocks)
@@ -108,7 +112,7 @@ def row_totals(x: Any, columns: Any = None) -> Float[np.ndarray, " cells"]:
 
 
 def constant_columns(x: Any) -> Bool[np.ndarray, " features"]:
-    """Which columns of what `read_observations` takes are the same in all rows, found a block of rows at a time."""
+    """Find which columns of what `read_observations` takes are the same in all rows, a block of rows at a time."""
     low, high = np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
     for start in range(0, x.shape[0], BLOCK_ROWS):
         block = x[start : start + BLOCK_ROWS]
@@ -119,7 +123,7 @@ def constant_columns(x: Any) -> Bool[np.ndarray, " features"]:
 
 
 def read_features(features: Iterable[str] | None, width: int) -> tuple[str, ...]:
-    """Names of the columns, unique and one per column; ``x0, x1, ...`` when None."""
+    """Return the names of the columns, unique and one per column; ``x0, x1, ...`` when None."""
     if features is None:
         return tuple(f"x{column}" for column in range(width))
     names = tuple(str(name) for name in features)
@@ -141,7 +145,7 @@ def read_features(features: Iterable[str] | None, width: int) -> tuple[str, ...]
 def check_values(
     x: Float[np.ndarray, "cells features"], features: Sequence[str], *, may_be_constant: bool = False, first: int = 0
 ) -> None:
-    """Raises ``ValueError`` for features with values that are not finite, and for constant ones.
+    """Raise ``ValueError`` for features with values that are not finite, and for constant ones.
 
     Args:
         x: values, perhaps a block of rows of a larger matrix.
@@ -165,7 +169,7 @@ def check_values(
 def check_varying(
     low: Float[np.ndarray, " features"], high: Float[np.ndarray, " features"], features: Sequence[str], cells: int
 ) -> None:
-    """Raises ``ValueError`` for features whose smallest value in as many cells is their largest."""
+    """Raise ``ValueError`` for features whose smallest value in as many cells is their largest."""
     constant = np.flatnonzero(low == high).tolist()
     if constant:
         raise ValueError(
@@ -176,7 +180,7 @@ def check_varying(
 
 
 def check_frame(frame: Any) -> None:
-    """``TypeError`` with the fix for data frames of other packages than pandas, and for what is none."""
+    """Raise ``TypeError`` with the fix for data frames of other packages than pandas, and for what is none."""
     import pandas as pd
 
     if isinstance(frame, pd.DataFrame):
@@ -188,7 +192,7 @@ def check_frame(frame: Any) -> None:
 
 
 def frame_values(frame: Any) -> np.ndarray:
-    """Values of a data frame whose columns are all numeric; missing ones are NaN."""
+    """Return the values of a data frame whose columns are all numeric; missing ones are NaN."""
     from pandas.api.types import is_numeric_dtype
 
     check_frame(frame)
@@ -204,7 +208,7 @@ def frame_values(frame: Any) -> np.ndarray:
 
 
 def some_rows(x: Any) -> Any:
-    """A few rows from all over a matrix in memory, the first ones of one on disk."""
+    """Return a few rows from all over a matrix in memory, the first ones of one on disk."""
     if on_disk(x) or not hasattr(x, "shape"):
         return x[:SOME_ROWS]
     return x[evenly_spaced(x.shape[0], SOME_ROWS)]

@@ -53,7 +53,7 @@ def own_data(
     split: str | None = None,
     like: PerturbationData | None = None,
 ) -> PerturbationData:
-    """Data from a file, the columns by their names.
+    """Read data from a file, the columns by their names.
 
     Args:
         path: an .h5ad, .zarr, .csv, .tsv, .parquet or .fcs file, or a folder of tables or .fcs files with the same
@@ -140,7 +140,9 @@ def own_data(
 
 
 def several(names: str | Sequence[str] | None) -> list[Any]:
-    """Names as a list: one, several, none, or several in one text, ``"('A', 'B')"``, as a command line has them."""
+    """Return names as a list: one, several, none, or several in one text, ``"('A', 'B')"``, as a command line has
+    them.
+    """
     if isinstance(names, str) and names.lstrip()[:1] in ("(", "["):
         with contextlib.suppress(SyntaxError, ValueError):
             read = ast.literal_eval(names)
@@ -149,7 +151,7 @@ def several(names: str | Sequence[str] | None) -> list[Any]:
 
 
 def choose_held_out(data: PerturbationData, fraction: float, seed: int) -> tuple[str, ...]:
-    """Combinations to hold out: a random fraction of those whose perturbations were all measured alone.
+    """Choose combinations to hold out: a random fraction of those whose perturbations were all measured alone.
 
     What is left always has every perturbation by itself, so each held-out combination stays identified. A combination
     is one of perturbations, and is held out of all strata.
@@ -174,7 +176,7 @@ def choose_held_out(data: PerturbationData, fraction: float, seed: int) -> tuple
 
 
 def combinations_of_singles(data: PerturbationData) -> list[str]:
-    """Conditions of at least two perturbations, each of which was also measured alone, at any dose."""
+    """List the conditions of at least two perturbations, each of which was also measured alone, at any dose."""
     known = ~np.any((data.labels != 0) & ~design_of(data).measured_alone, axis=1)
     return [
         name

@@ -1,4 +1,4 @@
-"""Whether control cells that become one condition are one: a warning that names the column over which they differ."""
+"""Control cells that become one condition, and differ: a warning that names the column over which they do."""
 
 import re
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def warn_of_pooled_control(
     columns: Mapping[str, Any],
     control: str,
 ) -> None:
-    """Warns where control cells differ between the values of a column, as between times, plates or lines.
+    """Warn where control cells differ between the values of a column, as between times, plates or lines.
 
     A test of ranks (Kruskal and Wallis 1952), feature by feature: it asks for no law and no unit. Warned of are columns
     that explain at least `MIN_SHARE` of the variance of some feature's ranks, beyond chance.

@@ -1,4 +1,4 @@
-"""On which scale values are, as far as a few cells show it."""
+"""The scale of values, as far as a few cells show it."""
 
 from typing import NamedTuple
 

@@ -32,7 +32,7 @@ def read_sheet(
     controls: Sequence[str] = (),
     folder: Path | None = None,
 ) -> Sheet:
-    """The files of a sheet, .csv or .tsv, which are all there.
+    """Read the files of a sheet, .csv or .tsv, which are all there.
 
     Args:
         path: of the sheet. It has a column `FILE`, with paths from the folder of the sheet.
@@ -150,7 +150,7 @@ def _where_it_may_be(file: Path, sheet: Path) -> str:
 
 
 def _is_control(names: Sequence[str], controls: Sequence[str]) -> bool:
-    """Whether all names of a line are those of controls."""
+    """Tell whether all names of a line are those of controls."""
     return all(any(matching_names(c, [name]) if is_pattern(c) else c == name for c in controls) for name in names)
 
 

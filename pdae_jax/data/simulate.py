@@ -46,7 +46,7 @@ class World:
         return parse_label(spec, self.perturbations)
 
     def sample_latent(self, key: Array, label: LabelLike, n: int) -> Float[Array, "n latent"]:
-        """Perturbed latents `z + W a` under a label, interactions added."""
+        """Draw perturbed latents `z + W a` under a label, interactions added."""
         key_base, key_mode = jax.random.split(key)
         z = jax.random.normal(key_base, (n, self.latent_dim))
         if self.base == "mixture":
@@ -56,14 +56,14 @@ class World:
         return z @ self.base_scale.T + self.shift(label)
 
     def shift(self, label: LabelLike) -> Float[np.ndarray, " latent"]:
-        """Latent shift of a label: `W a`, and the interactions of its pairs."""
+        """Return the latent shift of a label: `W a`, and the interactions of its pairs."""
         a = self.label(label)
         if self.interactions is None:
             return a @ self.shift_matrix
         return a @ self.shift_matrix + np.einsum("i,j,ijk->k", a, a, self.interactions)
 
     def observe(self, key: Array, latent: Float[Array, "n latent"]) -> Float[Array, "n features"]:
-        """Observations of given latents: mixing, then observation noise."""
+        """Draw observations of given latents: mixing, then observation noise."""
         x = self.mixing(latent)
         if self.noise == "gaussian":
             x = x + self.noise_scale * jax.random.normal(key, x.shape)
@@ -79,7 +79,7 @@ class World:
         return x
 
     def sample(self, key: Array, label: LabelLike, n: int) -> Float[Array, "n features"]:
-        """Observations under any label, seen or unseen: fresh draws of the truth."""
+        """Draw observations under any label, seen or unseen: fresh draws of the truth."""
         key_latent, key_observe = jax.random.split(key)
         return self.observe(key_observe, self.sample_latent(key_latent, label, n))
 
@@ -175,7 +175,8 @@ def simulate(
 def design(
     perturbations: Sequence[str], *, singles: float = 1.0, doubles: float = 0.0, doses: Sequence[float] = ()
 ) -> list[dict[str, float]]:
-    """Label design without the control: all singles and doubles at given doses, and singles at further doses.
+    """Return the label design without the control: all singles and doubles at given doses, and singles at further
+    doses.
 
     Args:
         perturbations: names.

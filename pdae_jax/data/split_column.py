@@ -1,4 +1,4 @@
-"""Which conditions train, validate and test, where a column of the cells says so."""
+"""A column of the cells that says which conditions train, validate and test."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ WORDS = {
 
 
 def parts_of_conditions(values: Sequence[Any], table: Conditions, column: str) -> dict[str, str]:
-    """Which part each condition is, from a column with one of `WORDS` for each cell.
+    """Find which part each condition is, from a column with one of `WORDS` for each cell.
 
     Args:
         values: of the column.
@@ -63,7 +63,7 @@ def parts_of_conditions(values: Sequence[Any], table: Conditions, column: str) -
 
 
 def new_conditions(found: PerturbationData, train: PerturbationData, path: str) -> PerturbationData:
-    """The conditions of a test file that are not in the training data.
+    """Keep the conditions of a test file that are not in the training data.
 
     Raises:
         ValueError: there are none.

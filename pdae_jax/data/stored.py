@@ -39,7 +39,7 @@ class Content(NamedTuple):
     layer: str | None
 
     def mark(self) -> list[Any]:
-        """Sizes and times of the files, and their places on the disk: no content changes without one of them.
+        """Return sizes and times of the files, and their places on the disk: no content changes without one of them.
 
         Times of change (``ctime``) cannot be set, as those of modification can.
         """
@@ -47,7 +47,7 @@ class Content(NamedTuple):
         return [[name, s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_dev, s.st_ino] for name, s in found.items()]
 
     def digest(self) -> str:
-        """SHA-256 of all that the files hold, and the layer."""
+        """Return the SHA-256 of all that the files hold, and the layer."""
         digest = hashlib.sha256()
         for file in self._files():
             with file.open("rb") as opened:
@@ -56,7 +56,7 @@ class Content(NamedTuple):
         return f"sha256 {digest.hexdigest()}, layer {self.layer}"
 
     def of_older_versions(self) -> str:
-        """What folders of older versions say of the file: its path, size and time."""
+        """Return what folders of older versions say of the file: its path, size and time."""
         found = [each.stat() for each in (self.path.rglob("*") if self.path.is_dir() else [self.path])]
         size, latest = sum(each.st_size for each in found), max(each.st_mtime_ns for each in found)
         return f"{self.path}, {size} bytes, {latest} ns, layer {self.layer}"
@@ -77,7 +77,7 @@ def store_cells(
     are_counts: bool = False,
     may_be_constant: bool = False,
 ) -> Sized:
-    """The cells of a matrix in a folder; what lies there is used again if it was made of the same.
+    """Write the cells of a matrix into a folder; what lies there is used again if it was made of the same.
 
     Args:
         folder: made if it is not there. Of a folder that holds other cells nothing is changed.
@@ -113,17 +113,17 @@ def store_cells(
 
 
 def varying_columns(x: StoredCells) -> Bool[np.ndarray, " features"]:
-    """Which features are not the same in all cells of the store."""
+    """Find which features are not the same in all cells of the store."""
     return np.load(x.folder / _VARYING_FILE)
 
 
 def content_of(path: str | pathlib.Path, layer: str | None) -> Content:
-    """The content of a layer of a file, or of X."""
+    """Return the content of a layer of a file, or of X."""
     return Content(pathlib.Path(path).absolute(), layer)
 
 
 def _is_made(path: pathlib.Path, identity: dict[str, Any], source: Content) -> bool:
-    """Whether the folder holds these cells; ``ValueError`` if it holds others."""
+    """Tell whether the folder holds these cells; ``ValueError`` if it holds others."""
     if not path.exists() or not any(path.iterdir()):
         return False
     if not (path / MANIFEST_FILE).exists():
@@ -211,7 +211,7 @@ def _write(
 
 
 def _write_manifest(folder: pathlib.Path, found: dict[str, Any], identity: dict[str, Any], source: Content) -> None:
-    """What the store holds, and of what it was made; last, after the file was read."""
+    """Write what the store holds, and of what it was made; last, after the file was read."""
     manifest = found | {
         "identity": {"source": source.digest()} | identity,
         "mark": [source.layer, *source.mark()],

@@ -19,12 +19,12 @@ _MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")  # of a value
 
 
 def ending_of(file: Path) -> str:
-    """Which of `ENDINGS` a name has, in whatever case; ``""`` for none."""
+    """Find which of `ENDINGS` a name has, in whatever case; ``""`` for none."""
     return next((ending for ending in sorted(ENDINGS, key=len)[::-1] if file.name.lower().endswith(ending)), "")
 
 
 def find_file(path: str | Path | None) -> Path:
-    """The file or folder of a path, which must be there and of a known kind."""
+    """Find the file or folder of a path, which must be there and of a known kind."""
     if not path:
         raise ValueError(f"No file. Pass config.data.path=<a file that ends in one of {', '.join(ENDINGS)}>.")
     file = Path(path).expanduser()
@@ -38,7 +38,7 @@ def find_file(path: str | Path | None) -> Path:
 
 
 def table_files(folder: Path) -> list[Path]:
-    """The tables in a folder, by name: those of one kind, or the .fcs files, beside which others are left out.
+    """List the tables in a folder, by name: those of one kind, or the .fcs files, beside which others are left out.
 
     Raises:
         ValueError: there are none, or of several kinds.
@@ -59,7 +59,7 @@ def table_files(folder: Path) -> list[Path]:
 
 
 def read_tables(files: Sequence[Path], used: Sequence[str], added: Any = None, compensate: bool | None = None) -> Any:
-    """One data frame of the rows of all files, one after the other.
+    """Read one data frame of the rows of all files, one after the other.
 
     Args:
         files: with the same columns.

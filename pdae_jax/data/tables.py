@@ -18,7 +18,7 @@ class Table(NamedTuple):
 
 
 def find_columns(names: Sequence[str], known: Sequence[str], where: str) -> list[int]:
-    """Positions of named columns, each of which must be there once."""
+    """Find the positions of named columns, each of which must be there once."""
     counts, position = Counter(known), {name: column for column, name in enumerate(known)}
     missing = [name for name in names if name not in counts]
     if missing:

@@ -90,7 +90,7 @@ def read_values(
     columns: Sequence[int] | None,
     treatment: Treatment,
 ) -> tuple[Sized, Reading]:
-    """Values of some columns, as they are asked for. Cells are normalised by the sums of all columns.
+    """Read the values of some columns, as they are asked for. Cells are normalised by the sums of all columns.
 
     Args:
         source: a matrix, see `read_observations`; no data frame where `columns` are given.
@@ -121,7 +121,9 @@ def read_values(
 
 
 def first_look(matrix: Any, features: Sequence[str], columns: Sequence[int] | None, treatment: Treatment) -> Reading:
-    """What `read_values` finds in the first rows of a matrix; those that join other data are checked against them."""
+    """Find what `read_values` finds in the first rows of a matrix; those that join other data are checked against
+    them.
+    """
     start = matrix[:BLOCK_ROWS]
     if treatment.like is None:
         some = read_observations(start[:SOME_ROWS])
@@ -134,7 +136,7 @@ def first_look(matrix: Any, features: Sequence[str], columns: Sequence[int] | No
 
 
 def arcsinh_in_place(x: Float[np.ndarray, "cells features"], cofactor: float) -> Float[np.ndarray, "cells features"]:
-    """Values become ``arcsinh(x / cofactor)``."""
+    """Turn values into ``arcsinh(x / cofactor)``."""
     return np.arcsinh(np.divide(x, np.float32(cofactor), out=x), out=x)
 
 

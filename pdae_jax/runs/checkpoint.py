@@ -73,7 +73,8 @@ class Checkpoints:
             ) from error
 
     def restore(self, like: Any, *, repair: bool = False) -> Any:
-        """The newest checkpoint that can be read, in the structure, shapes and types of `like`, arrays or their shapes.
+        """Read the newest checkpoint that can be read, in the structure, shapes and types of `like`, arrays or their
+        shapes.
 
         A damaged one is passed over with a warning. `repair` moves it to ``damaged`` beside the checkpoints, so that a
         run that goes on can write it again.
@@ -147,7 +148,7 @@ def _abstract(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 
 def _like(leaf: jax.Array | jax.ShapeDtypeStruct, kept: jax.Array) -> jax.Array:
-    """What was kept, as a key where `leaf` is one."""
+    """Return what was kept, as a key where `leaf` is one."""
     if not is_key(leaf):
         return kept
     kinds = []

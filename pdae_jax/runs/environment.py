@@ -11,7 +11,7 @@ _PACKAGES = ("pdae_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 
 
 def environment() -> dict[str, Any]:
-    """Versions and device: what a number depends on besides its config."""
+    """Record versions and device: what a number depends on besides its config."""
     versions = {}
     for package in _PACKAGES:
         try:

@@ -21,7 +21,8 @@ _OF_A_PARTIAL = re.compile(r"\.(.+?\.(?:csv|json|jsonl|md|npz|png|pdf|svg|h5ad))
 
 @contextlib.contextmanager
 def written(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A file that appears whole, in place of what was there, or not at all: neither a crash nor a full disk halves it.
+    """Open a file that appears whole, in place of what was there, or not at all: neither a crash nor a full disk halves
+    it.
 
     What it is written to is a new file, and a link in its place is replaced: whatever lies in a folder that somebody
     else has made, nothing outside it is written to.
@@ -37,7 +38,7 @@ def written(path: pathlib.Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def written_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Its path, for what writes files itself: a name that no file has."""
+    """Yield its path, for what writes files itself: a name that no file has."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield temporary
@@ -57,7 +58,7 @@ def remove_partial(folder: pathlib.Path) -> None:
 
 
 def is_partial(name: str, of: Sequence[str] = ()) -> bool:
-    """Whether it is a name of `written_path`, for one of these files or for any."""
+    """Tell whether it is a name of `written_path`, for one of these files or for any."""
     found = _OF_A_PARTIAL.fullmatch(name)
     return found is not None and (not of or found[1] in of)
 
@@ -86,7 +87,7 @@ def append_line(path: pathlib.Path, line: str) -> None:
 
 
 def unwritten(path: pathlib.Path, error: OSError) -> OSError:
-    """What to say of a file that cannot be written."""
+    """Return the error for a file that cannot be written."""
     if error.errno == errno.ELOOP:
         return type(error)(error.errno, f"{path} is a link, which is not followed. Put a file in its place")
     return type(error)(
@@ -97,7 +98,7 @@ def unwritten(path: pathlib.Path, error: OSError) -> OSError:
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """All arrays of an ``.npz``; ``ValueError`` that names the file where it is damaged."""
+    """Read all arrays of an ``.npz``; ``ValueError`` that names the file where it is damaged."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             return dict(file)
@@ -108,7 +109,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of arrays and their names."""
+    """Return the SHA-256 of arrays and their names."""
     found = hashlib.sha256()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -118,7 +119,7 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """A JSON file; ``ValueError`` that names the file where it is damaged."""
+    """Read a JSON file; ``ValueError`` that names the file where it is damaged."""
     try:
         return json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -126,7 +127,7 @@ def read_json(path: pathlib.Path) -> Any:
 
 
 def damaged(path: pathlib.Path, error: Exception) -> ValueError:
-    """What to say of a file that cannot be read."""
+    """Return the error for a file that cannot be read."""
     return ValueError(
         f"{path} is damaged ({type(error).__name__}: {error}). Put a copy in its place, or repeat the run with another "
         f"workdir."

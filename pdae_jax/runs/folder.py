@@ -96,7 +96,7 @@ class RunFolder:
         return record["hash"]
 
     def close(self) -> None:
-        """All is written, and other processes may work in the folder; a second time it does nothing."""
+        """Free the folder for other processes, once all is written; a second time it does nothing."""
         try:
             if "checkpoints" in vars(self):
                 self.checkpoints.close()
@@ -115,12 +115,12 @@ class RunFolder:
 
 
 def config_hash(identity: dict[str, Any]) -> str:
-    """SHA-256 of what decides a run: recipe, key, sources and the checksums of its data."""
+    """Return the SHA-256 of what decides a run: recipe, key, sources and the checksums of its data."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """``config.json`` of a run; ``ValueError`` where another version of the package wrote it in another format."""
+    """Read ``config.json`` of a run; ``ValueError`` where another version of the package wrote it in another format."""
     record = read_json(path / CONFIG_FILE)
     if not isinstance(record, dict):
         raise damaged(path / CONFIG_FILE, TypeError(f"it holds a {type(record).__name__}"))
@@ -161,14 +161,14 @@ def keep_part(path: pathlib.Path, file: str, found: str) -> None:
 
 
 def check_part(path: pathlib.Path, file: str, found: str) -> None:
-    """``ValueError`` for a file with another checksum than the run's own; those of earlier versions have none."""
+    """Raise ``ValueError`` for a file with another checksum than the run's own; those of earlier versions have none."""
     parts = read_config(path).get("parts", {}) if (path / CONFIG_FILE).exists() else {}
     if parts.get(file, found) != found:
         raise ValueError(not_of_run(path / file))
 
 
 def not_of_run(path: pathlib.Path) -> str:
-    """What to say of a part of another run."""
+    """Say in words that a part is another run's, and the fix."""
     return (
         f"{path} does not belong to the run in its folder: its checksum is another one than {CONFIG_FILE} has. Put the "
         f"run's own file back, or repeat the run with another workdir."
@@ -176,7 +176,7 @@ def not_of_run(path: pathlib.Path) -> str:
 
 
 def check_free(path: str | pathlib.Path) -> None:
-    """``ValueError`` for a folder of something else, ``NotADirectoryError`` for a file."""
+    """Raise ``ValueError`` for a folder of something else, ``NotADirectoryError`` for a file."""
     path = pathlib.Path(path)
     if path.is_file():
         raise NotADirectoryError(errno.ENOTDIR, f"The workdir {str(path)!r} is a file. Pass the name of a folder.")
@@ -211,7 +211,7 @@ def begin(path: str | pathlib.Path) -> None:
 
 
 def _before_config(path: pathlib.Path) -> bool:
-    """Whether a process that was killed may have left this before there was a config."""
+    """Tell whether a process that was killed may have left this before there was a config."""
     if path.name == ENVIRONMENT_FILE:
         try:
             found = read_json(path)
@@ -224,7 +224,7 @@ def _before_config(path: pathlib.Path) -> bool:
 
 
 def _is_choice(path: pathlib.Path) -> bool:
-    """Whether it is the folder of a fit that chooses, begun or to be begun."""
+    """Tell whether it is the folder of a fit that chooses, begun or to be begun."""
     begun = path.name.isdigit() and path.is_dir() and not path.is_symlink()
     return begun and ((path / CONFIG_FILE).exists() or all(_before_config(each) for each in path.iterdir()))
 
@@ -290,7 +290,7 @@ class Lock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Others may work in the folder; a second time it does nothing."""
+        """Let others work in the folder; a second time it does nothing."""
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = None

@@ -23,7 +23,8 @@ _STRINGS = ("control", "separator")
 _READING = "reading"  # JSON; not in runs of older versions, and no part of the identity
 
 
-# files of data sets that this process has written, and how to know them again: runs of one data set share one
+# Files of data sets that this process has written, and how to know them again. State, because runs that know nothing of
+# each other share one file of one data set; weak, so that it holds no data.
 _written: weakref.WeakKeyDictionary[PerturbationData, tuple[pathlib.Path, tuple[int, ...]]] = (
     weakref.WeakKeyDictionary()
 )
@@ -53,7 +54,7 @@ def _linked(file: pathlib.Path, mark: tuple[int, ...], path: pathlib.Path) -> bo
 
 
 def holds(path: pathlib.Path, data: PerturbationData) -> bool:
-    """Whether a file has a data set."""
+    """Tell whether a file has a data set."""
     if data in _written and _written[data][1] == _mark(path):
         return True
     there = load_data(path, store=data.x.folder if isinstance(data.x, StoredCells) else None)
@@ -69,7 +70,7 @@ def _mark(file: pathlib.Path) -> tuple[int, ...]:
 
 
 def data_arrays(data: PerturbationData) -> dict[str, np.ndarray]:
-    """The fields of a data set as plain arrays, by name; those that are None are left out.
+    """Return the fields of a data set as plain arrays, by name; those that are None are left out.
 
     Cells that stay in files are named by their folder, and by their rows and columns in it.
     """
@@ -134,7 +135,7 @@ def load_data(path: pathlib.Path, store: str | pathlib.Path | None = None) -> Pe
 
 
 def fingerprint(data: PerturbationData | None) -> str | None:
-    """SHA-256 of the cells, labels and names; None for no data."""
+    """Return the SHA-256 of the cells, labels and names; None for no data."""
     return None if data is None else _fingerprint(data)
 
 

@@ -22,11 +22,11 @@ class Progress(Protocol):
     """
 
     def update(self, step: int, num_steps: int, loss: float) -> None:
-        """At the start and after every chunk; `loss` is NaN where there is none."""
+        """Show where the loop is, at the start and after every chunk; `loss` is NaN where there is none."""
         ...
 
     def close(self) -> None:
-        """The loop is done."""
+        """End the progress of the loop."""
         ...
 
 
@@ -103,7 +103,7 @@ class BarProgress(_Shown):
 
     @contextlib.contextmanager
     def stage(self, words: str) -> Iterator[None]:
-        """What is done before or after, with its time; it leaves the terminal as it was."""
+        """Show what is done before or after, with its time; it leaves the terminal as it was."""
         shown = BarProgress(words, stream=self._stream)
         shown._show(lambda: shown._open(total=None, leave=False, bar_format="{desc}: {elapsed}"))
         with contextlib.closing(shown):
@@ -146,7 +146,7 @@ class LineProgress(_Shown):
 
     @contextlib.contextmanager
     def stage(self, words: str) -> Iterator[None]:
-        """What is done before or after: a line, and one every half minute."""
+        """Show what is done before or after: a line, and one every half minute."""
         shown = LineProgress(words, stream=self._stream)
         shown._show(shown.tick)
         shown._start()
@@ -164,7 +164,7 @@ class LineProgress(_Shown):
 
 
 def make_progress(show: bool | Progress | None, name: str = "fit", unit: str = "step") -> Progress:
-    """A bar on a terminal or in a notebook, and lines in a log, if `show`; a `Progress` as it is.
+    """Make a bar on a terminal or in a notebook, and lines in a log, if `show`; a `Progress` as it is.
 
     None: only where stderr is a terminal. Nothing is shown where there is no stderr, as in a daemon.
     """
@@ -203,7 +203,9 @@ class History:
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The entries of a ``metrics.jsonl``; a last line cut short by a crash is left out, and no file is no entry."""
+    """Read the entries of a ``metrics.jsonl``; a last line cut short by a crash is left out, and no file is no
+    entry.
+    """
     if not path.exists():  # of a run that takes no step
         return []
     lines = path.read_text(errors="replace").splitlines()

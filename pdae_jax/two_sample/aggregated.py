@@ -82,7 +82,7 @@ def aggregated_test(
     max_cells: int | None = None,
     pad_to: int | None = None,
 ) -> AggregatedTest:
-    r"""MMDAgg test of equal laws; equations and reference in the docstring of the module.
+    r"""Run the MMDAgg test of equal laws; equations and reference in the docstring of the module.
 
     The bandwidths of a family are a geometric sequence from half the 5 % to twice the 95 % quantile of the positive
     distances in the pooled sample (among at most 500 random cells; the authors' code has absolute bounds instead, and
@@ -159,7 +159,7 @@ def aggregate(
     level: float,
     num_quantile: int,
 ) -> tuple[float, float, Float[np.ndarray, " kernels"]]:
-    """p-value, corrected level of a single test, and thresholds, of statistics under shared relabellings.
+    """Return the p-value, corrected level of a single test, and thresholds, of statistics under shared relabellings.
 
     Args:
         statistics: the observed one, then `num_quantile` for the quantiles, then the ones for the level correction.

@@ -18,7 +18,7 @@ FEATURES_PER_PASS = 8
 def squared_distances(
     x: Float[AnyArray, "*batch n d"], y: Float[AnyArray, "*batch m d"] | None = None
 ) -> Float[Array, "*batch n m"]:
-    r"""Squared Euclidean distances, never negative; within `x`, zero on the diagonal, when there is no `y`.
+    r"""Return the squared Euclidean distances, never negative; within `x`, zero on the diagonal, when there is no `y`.
 
     .. math:: \|x\|^2 + \|y\|^2 - 2 \langle x, y \rangle
 
@@ -69,7 +69,9 @@ def gram_distances(
     square_x: Float[Array, "*batch n"] | None = None,
     square_y: Float[Array, "*batch m"] | None = None,
 ) -> Float[Array, "*batch n m"]:
-    """Squared distances by one matrix product, of samples that are already centred; squared norms if at hand."""
+    """Return the squared distances by one matrix product, of samples that are already centred; squared norms if at
+    hand.
+    """
     # HIGHEST: accelerators would otherwise round the products to 10 or fewer bits
     product = jnp.einsum("...id,...jd->...ij", x, y, precision=jax.lax.Precision.HIGHEST)
     square_x = jnp.sum(x**2, -1) if square_x is None else square_x
@@ -83,14 +85,14 @@ def gram_distances(
 def manhattan_distances(
     x: Float[AnyArray, "*batch n d"], y: Float[AnyArray, "*batch m d"]
 ) -> Float[Array, "*batch n m"]:
-    r"""Manhattan distances, :math:`\sum_k |x_k - y_k|`."""
+    r"""Return the Manhattan distances, :math:`\sum_k |x_k - y_k|`."""
     return summed_over_features(jnp.asarray(x), jnp.asarray(y), jnp.abs)
 
 
 def summed_over_features(
     x: Float[Array, "*batch n d"], y: Float[Array, "*batch m d"], term: Callable[[Array], Array]
 ) -> Float[Array, "*batch n m"]:
-    r""":math:`\sum_k t(x_k - y_k)`, a few features at a time: no array ``[n, m, d]`` is ever formed."""
+    r"""Return :math:`\sum_k t(x_k - y_k)`, a few features at a time: no array ``[n, m, d]`` is ever formed."""
 
     def few(x: Array, y: Array) -> Array:  # features first, so that a feature is contiguous
         x, y = x[..., :, None], y[..., None, :]

@@ -36,7 +36,8 @@ def incomplete_statistic(
     kernel: KernelLike | None = None,
     pairs_per_cell: int = 16,
 ) -> Estimate:
-    r"""Incomplete U-statistic of the energy distance or MMD, in time and memory linear in the number of cells.
+    r"""Estimate the incomplete U-statistic of the energy distance or MMD, in time and memory linear in the number of
+    cells.
 
     Paired at random, :math:`z_i = (x_i, y_i)`, and with the R shifts :math:`j = i + 1, \ldots, i + R` (cyclic)
 
@@ -106,7 +107,7 @@ def sliced_energy_distance(
     num_projections: int = 128,
     unbiased: bool = True,
 ) -> Estimate:
-    r"""Energy distance (exponent 1) from one-dimensional projections, in O(n log n) each.
+    r"""Return the energy distance (exponent 1) from one-dimensional projections, in O(n log n) each.
 
     For a direction `u` uniform on the sphere, :math:`E |\langle u, v \rangle| = c_d \|v\|` with
     :math:`c_d = \Gamma(d/2) / (\sqrt\pi\, \Gamma((d+1)/2))`, so that

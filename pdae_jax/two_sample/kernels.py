@@ -63,12 +63,12 @@ KernelLike = Kernel | Callable[[Array], Array]
 
 
 def as_kernel(kernel: KernelLike) -> Kernel:
-    """A plain function of squared Euclidean distances as a `Kernel`; a `Kernel` as it is."""
+    """Return a plain function of squared Euclidean distances as a `Kernel`; a `Kernel` as it is."""
     return kernel if isinstance(kernel, Kernel) else Kernel(_Plain(kernel), np.ones(1, np.float32))
 
 
 def energy(beta: float = 1.0) -> Kernel:
-    r"""Distance-induced kernel, :math:`h = \|x - y\|^\beta` with `beta` in (0, 2).
+    r"""Make the distance-induced kernel, :math:`h = \|x - y\|^\beta` with `beta` in (0, 2).
 
     Raises:
         ValueError: `beta` outside (0, 2).
@@ -81,7 +81,7 @@ def energy(beta: float = 1.0) -> Kernel:
 
 
 def gaussian(bandwidths: Numbers) -> Kernel:
-    r"""Gaussian kernel, :math:`h = 1 - \exp(-\|x-y\|^2 / 2 s^2)`, averaged over the bandwidths `s`.
+    r"""Make the Gaussian kernel, :math:`h = 1 - \exp(-\|x-y\|^2 / 2 s^2)`, averaged over the bandwidths `s`.
 
     Raises:
         ValueError: a bandwidth that is not positive and finite.
@@ -90,7 +90,7 @@ def gaussian(bandwidths: Numbers) -> Kernel:
 
 
 def laplace(bandwidths: Numbers, *, norm: Literal["l1", "l2"] = "l2") -> Kernel:
-    r"""Laplace kernel, :math:`h = 1 - \exp(-\|x-y\| / s)`, averaged over the bandwidths `s`.
+    r"""Make the Laplace kernel, :math:`h = 1 - \exp(-\|x-y\| / s)`, averaged over the bandwidths `s`.
 
     Args:
         bandwidths: `s`, one or several.
@@ -108,7 +108,7 @@ def laplace(bandwidths: Numbers, *, norm: Literal["l1", "l2"] = "l2") -> Kernel:
 
 
 def inverse_multiquadric(bandwidths: Numbers) -> Kernel:
-    r"""Inverse multiquadric, :math:`h = 1 - (1 + \|x-y\|^2 / s^2)^{-1/2}`, averaged over the bandwidths `s`.
+    r"""Make the inverse multiquadric, :math:`h = 1 - (1 + \|x-y\|^2 / s^2)^{-1/2}`, averaged over the bandwidths `s`.
 
     Raises:
         ValueError: a bandwidth that is not positive and finite.
@@ -117,7 +117,8 @@ def inverse_multiquadric(bandwidths: Numbers) -> Kernel:
 
 
 def matern(nu: float, bandwidths: Numbers) -> Kernel:
-    r"""Matern kernel of smoothness `nu`, averaged over the bandwidths `s`; with :math:`u = \sqrt{2\nu} \|x-y\| / s`,
+    r"""Make the Matern kernel of smoothness `nu`, averaged over the bandwidths `s`; with :math:`u = \sqrt{2\nu} \|x-y\|
+    / s`,
 
     .. math:: h = 1 - e^{-u}, \quad 1 - (1 + u) e^{-u}, \quad 1 - (1 + u + u^2 / 3) e^{-u}
 
@@ -202,7 +203,7 @@ class InUnit(NamedTuple):
 
 
 def in_unit(kernel: Kernel, unit: Float[Array, ""]) -> InUnit:
-    """The same kernel of lengths over a unit of `units`; a function of the user's own keeps the user's units.
+    """Return the same kernel of lengths over a unit of `units`; a function of the user's own keeps the user's units.
 
     A factor is NaN where the unit is.
     """
@@ -218,7 +219,7 @@ def in_unit(kernel: Kernel, unit: Float[Array, ""]) -> InUnit:
 
 
 def in_own_unit(kernel: KernelLike, *samples: Float[Array, "..."]) -> tuple[Kernel, Float[Array, ""], list[Array]]:
-    """Kernel, factor of `h`, and samples, in the unit of the samples (`units.unit_of`)."""
+    """Return the kernel, factor of `h`, and samples, in the unit of the samples (`units.unit_of`)."""
     kernel, length, factor = in_unit(as_kernel(kernel), unit_of(*samples))
     return kernel, factor, [sample / length for sample in samples]
 
@@ -243,7 +244,7 @@ def _bandwidths(bandwidths: Numbers) -> Array | np.ndarray:
 def dissimilarity_matrix(
     kernel: KernelLike, x: Float[AnyArray, "*batch n d"], y: Float[AnyArray, "*batch m d"] | None = None
 ) -> Float[Array, "*batch n m"]:
-    """`h` of all pairs as one matrix; within `x` when there is no `y`, a cell to itself exactly 0."""
+    """Return `h` of all pairs as one matrix; within `x` when there is no `y`, a cell to itself exactly 0."""
     kernel = as_kernel(kernel)
     if kernel.metric == "squared_euclidean":
         return kernel(squared_distances(x, y))
@@ -253,7 +254,7 @@ def dissimilarity_matrix(
 def dissimilarity(
     kernel: KernelLike, x: Float[AnyArray, "*batch d"], y: Float[AnyArray, "*batch d"]
 ) -> Float[Array, "*batch"]:
-    """`h` of each cell of `x` to the same row of `y`."""
+    """Return `h` of each cell of `x` to the same row of `y`."""
     kernel = as_kernel(kernel)
     difference = jnp.asarray(x) - jnp.asarray(y)
     return kernel(jnp.sum(jnp.abs(difference) if kernel.metric == "manhattan" else difference**2, axis=-1))
@@ -265,7 +266,7 @@ def dissimilarity(
 def median_bandwidth(
     key: Array, x: SampleLike, *, max_cells: int = 1000, metric: Metric = "squared_euclidean"
 ) -> Float[Array, ""]:
-    """Median distance between distinct cells: exact up to `max_cells`, that of a random subsample above.
+    """Return the median distance between distinct cells: exact up to `max_cells`, that of a random subsample above.
 
     Args:
         key: of the subsample.
@@ -280,7 +281,7 @@ def median_bandwidth(
 def mean_bandwidth(
     key: Array, x: SampleLike, *, max_cells: int = 1000, metric: Metric = "squared_euclidean"
 ) -> Float[Array, ""]:
-    """Mean distance between distinct cells; arguments and subsample as in `median_bandwidth`.
+    """Return the mean distance between distinct cells; arguments and subsample as in `median_bandwidth`.
 
     Positive unless all cells are identical, which the median is not for sparse counts.
     """

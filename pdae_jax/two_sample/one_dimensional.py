@@ -17,7 +17,8 @@ from pdae_jax.types import AnyArray
 def energy_distance_1d(
     x: Float[AnyArray, " n"], y: Float[AnyArray, " m"], *, unbiased: bool = True
 ) -> Float[Array, ""]:
-    """Energy distance (exponent 1) of two samples of numbers; differentiable, `vmap` it over features or projections.
+    """Return the energy distance (exponent 1) of two samples of numbers; differentiable, `vmap` it over features or
+    projections.
 
     Args:
         x: sample, ``[n]``; no offset costs digits here.
@@ -51,5 +52,5 @@ def energy_distance_1d(
 def energy_distance_by_feature(
     x: Float[AnyArray, "n d"], y: Float[AnyArray, "m d"], *, unbiased: bool = True
 ) -> Float[Array, " d"]:
-    """Energy distance of every feature by itself: the table per gene."""
+    """Return the energy distance of every feature by itself: the table per gene."""
     return jax.vmap(lambda a, b: energy_distance_1d(a, b, unbiased=unbiased), in_axes=1)(jnp.asarray(x), jnp.asarray(y))

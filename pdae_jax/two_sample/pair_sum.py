@@ -50,7 +50,7 @@ def pair_sum(
     offset: Float[Array, ""] | float = 0.0,
     tile: int | None = None,
 ) -> Sum:
-    r""":math:`\sum_{ij} w_i v_j (h(x_i, y_j) - c)` over the pairs of two samples.
+    r"""Return :math:`\sum_{ij} w_i v_j (h(x_i, y_j) - c)` over the pairs of two samples.
 
     Differentiable once, in all arguments, the parameters of the kernel included.
 
@@ -74,7 +74,7 @@ def self_pair_sum(
     offset: Float[Array, ""] | float = 0.0,
     tile: int | None = None,
 ) -> Sum:
-    r""":math:`\sum_{ij} w_i w_j (h(x_i, x_j) - c)` over all pairs of one sample, a cell and itself included."""
+    r"""Return :math:`\sum_{ij} w_i w_j (h(x_i, x_j) - c)` over all pairs of one sample, a cell and itself included."""
     return _pair_sum(x, None, weights, None, kernel, jnp.asarray(offset, x.dtype), tile)
 
 
@@ -86,7 +86,8 @@ def group_pair_sums(
     offset: Float[Array, ""] | float = 0.0,
     tile: int | None = None,
 ) -> Float[Array, "groups groups"]:
-    r""":math:`\sum_{ij} w_{ia} w_{jb} (h(x_i, x_j) - c)` for all groups `a`, `b`, in one pass over half the pairs.
+    r"""Return :math:`\sum_{ij} w_{ia} w_{jb} (h(x_i, x_j) - c)` for all groups `a`, `b`, in one pass over half the
+    pairs.
 
     Args:
         x: cells of all groups, centred near the origin.
@@ -166,7 +167,7 @@ def _forward(x, y, weights_x, weights_y, kernel: Kernel, offset: Array, tile: in
 
 
 def _many_near_pairs(x: Array, y: Array, weights_x: Array, weights_y: Array, within: bool) -> Array:
-    """Whether some of the rows have enough pairs too near for a matrix product."""
+    """Tell whether some of the rows have enough pairs too near for a matrix product."""
     number = min(len(x), NEAR_ROWS, max(NEAR_ROWS // 8, len(x) // 16))  # of small samples, a sixteenth of the work
     rows = np.unique(np.linspace(0, len(x) - 1, number).astype(int))
     limit = NEAR_GRAM if x.shape[1] > DIRECT_DIM else NEAR_DIRECT

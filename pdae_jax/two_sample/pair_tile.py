@@ -60,7 +60,7 @@ class Totals(NamedTuple):
 def one_tile(
     x: Cells, y: Cells, w, v, factor, on_diagonal, *, kernel: Kernel, offset: Array, wanted: Wanted, direct: bool
 ) -> Totals:
-    """The part of one tile in every total; `factor` is 2 for a tile that stands for its mirror image too."""
+    """Return the part of one tile in every total; `factor` is 2 for a tile that stands for its mirror image too."""
     distances = tile_distances(x, y, on_diagonal, kernel, direct)
     if wanted.x or wanted.y:
         h, slope = jax.jvp(lambda r: kernel(r) - offset, (distances,), (jnp.ones_like(distances),))
@@ -88,12 +88,12 @@ def one_tile(
 
 
 def sums_over_features(x: Array, kernel: Kernel, direct: bool) -> bool:
-    """Whether distances are summed over features, not a matrix product."""
+    """Tell whether distances are summed over features, not a matrix product."""
     return direct or kernel.metric == "manhattan" or x.shape[1] <= DIRECT_DIM
 
 
 def tile_distances(x: Cells, y: Cells, on_diagonal: Array | None, kernel: Kernel, direct: bool) -> Array:
-    """Distances ``[R, C]`` as the kernel takes them; exactly zero `on_diagonal`, between a cell and itself."""
+    """Return distances ``[R, C]`` as the kernel takes them; exactly zero `on_diagonal`, between a cell and itself."""
     if kernel.metric == "manhattan":
         distances = summed_over_features(x.rows, y.rows, jnp.abs)
     elif sums_over_features(x.rows, kernel, direct):

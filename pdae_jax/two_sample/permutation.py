@@ -67,7 +67,7 @@ def two_sample_test(
     max_cells: int | None = None,
     pad_to: int | None = None,
 ) -> TwoSampleTest:
-    r"""Permutation test of equal laws, with the energy distance or an MMD as statistic (U form).
+    r"""Run the permutation test of equal laws, with the energy distance or an MMD as statistic (U form).
 
     .. math:: p = (1 + \#\{T_b \ge T\}) / (1 + B)
 
@@ -109,7 +109,7 @@ def two_sample_tests(
     kernel: KernelLike | None = None,
     max_cells: int | None = None,
 ) -> TwoSampleTests:
-    """`two_sample_test` of every condition, as one compiled program, with p-values adjusted for their number.
+    """Run `two_sample_test` of every condition, as one compiled program, with p-values adjusted for their number.
 
     Condition `i` has the statistic of ``two_sample_test(x, y, key=jax.random.fold_in(key, i))`` with the same other
     arguments, and its p-value too where a permutation reached the statistic. The other conditions get more
@@ -157,7 +157,7 @@ def two_sample_tests(
 
 
 def benjamini_hochberg(p_values: Float[np.ndarray, " tests"] | Sequence[float]) -> Float[np.ndarray, " tests"]:
-    r"""Adjusted p-values; those at most `q` are the discoveries at false discovery rate `q`.
+    r"""Adjust p-values; those at most `q` are the discoveries at false discovery rate `q`.
 
     .. math:: \tilde p_{(i)} = \min_{j \ge i} \min(1, p_{(j)} M / j)
 

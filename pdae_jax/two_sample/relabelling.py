@@ -35,7 +35,7 @@ TIE = 1e-6
 
 
 def checked_pair(x: SampleLike, y: SampleLike, max_cells: int | None, pad_to: int | None) -> tuple[AnyArray, AnyArray]:
-    """What users pass as two samples, as finite ones of one dimension that fit into `pad_to` rows.
+    """Check what users pass as two samples, as finite ones of one dimension that fit into `pad_to` rows.
 
     Raises:
         ValueError, TypeError: they are not.
@@ -63,7 +63,8 @@ def checked_pair(x: SampleLike, y: SampleLike, max_cells: int | None, pad_to: in
 def centred_samples(
     random: np.random.Generator, x: Float[AnyArray, "n d"], y: Float[AnyArray, "m d"], max_cells: int | None
 ) -> tuple[Float[np.ndarray, "n_used d"], Float[np.ndarray, "m_used d"], float]:
-    """Both samples, at most `max_cells` random rows of each, less the mean of the pool, over their unit; and that unit.
+    """Return both samples, at most `max_cells` random rows of each, less the mean of the pool, over their unit; and
+    that unit.
 
     In float64, before distances are taken in float32: an offset would cost accuracy, and squares may have no number.
     """
@@ -77,19 +78,19 @@ def centred_samples(
 
 
 def padded_size(num_cells: int, pad_to: int | None) -> int:
-    """Rows that a pooled sample is padded to: `pad_to`, or the next power of two."""
+    """Return rows that a pooled sample is padded to: `pad_to`, or the next power of two."""
     return max(MIN_PADDED, 1 << (num_cells - 1).bit_length()) if pad_to is None else pad_to
 
 
 def padded_rows(cells: Float[np.ndarray, "cells d"], size: int) -> Float[np.ndarray, "size d"]:
-    """Zero rows appended, in float32."""
+    """Append zero rows, in float32."""
     return np.pad(cells.astype(np.float32), ((0, size - len(cells)), (0, 0)))
 
 
 def draw_members(
     random: np.random.Generator, n: int, m: int, num_draws: int, size: int
 ) -> Float[np.ndarray, "labels size"]:
-    """0/1 memberships of the first sample among `n + m` rows: row 0 as observed, then `num_draws` permutations."""
+    """Draw 0/1 memberships of the first sample among `n + m` rows: row 0 as observed, then `num_draws` permutations."""
     member = np.zeros((1 + num_draws, size), dtype=np.float32)
     member[:, :n] = 1.0
     for start in range(1, 1 + num_draws, LABELS_AT_ONCE):
@@ -99,7 +100,7 @@ def draw_members(
 
 
 def draw_signs(random: np.random.Generator, n: int, num_draws: int, size: int) -> Float[np.ndarray, "labels size"]:
-    """Rademacher signs of `n` pairs: row 0 all one, as observed; zeros are padding."""
+    """Draw Rademacher signs of `n` pairs: row 0 all one, as observed; zeros are padding."""
     sign = np.zeros((1 + num_draws, size), dtype=np.float32)
     sign[0, :n] = 1.0
     sign[1:, :n] = 2.0 * random.integers(0, 2, size=(num_draws, n), dtype=np.int8) - 1.0
@@ -115,7 +116,7 @@ def unbiased_statistics(
     n: Float[Array, ""],
     m: Float[Array, ""],
 ) -> tuple[Float[Array, " labels"], Float[Array, ""]]:
-    r"""Statistics of permuted labels, U form, and the difference up to which two of them are ties.
+    r"""Return statistics of permuted labels, U form, and the difference up to which two of them are ties.
 
     .. math:: 2\,\overline{D}_{XY} - \overline{D}_{XX} - \overline{D}_{YY}
 
@@ -139,7 +140,7 @@ def unbiased_statistics(
 def paired_statistics(
     dissimilarity: Float[Array, "size size"], sign: Float[Array, "labels half"], n: Float[Array, ""]
 ) -> tuple[Float[Array, " labels"], Float[Array, ""]]:
-    r"""Statistics of swapped pairs (wild bootstrap), and the difference up to which two of them are ties.
+    r"""Return statistics of swapped pairs (wild bootstrap), and the difference up to which two of them are ties.
 
     .. math:: \frac{1}{n (n-1)} \sum_{i \ne j} \varepsilon_i \varepsilon_j
         \left(D_{x_i y_j} + D_{y_i x_j} - D_{x_i x_j} - D_{y_i y_j}\right)
@@ -157,7 +158,7 @@ def paired_statistics(
 
 
 def quadratic_forms(s: Float[Array, "labels size"], matrix: Float[Array, "size size"]) -> Float[Array, " labels"]:
-    r""":math:`s^\top D s` of every row of `s`, for a symmetric matrix."""
+    r"""Return :math:`s^\top D s` of every row of `s`, for a symmetric matrix."""
     edges = [matrix.shape[0] * block // NUM_BLOCKS for block in range(NUM_BLOCKS + 1)]
     total = jnp.zeros(s.shape[0], s.dtype)
     for start, stop in itertools.pairwise(edges):

@@ -13,7 +13,7 @@ SampleLike = Any
 
 
 def as_sample(x: Any, name: str = "x") -> AnyArray:
-    """A sample as an array of floating-point numbers; such arrays as they are, so that JAX can trace them.
+    """Return a sample as an array of floating-point numbers; such arrays as they are, so that JAX can trace them.
 
     Args:
         x: ``[cells, features]``: an array, a SciPy sparse matrix (made dense), an AnnData (its ``X``), a data frame
@@ -47,7 +47,7 @@ def as_sample(x: Any, name: str = "x") -> AnyArray:
 
 
 def as_samples(x: Any, y: Any, names: tuple[str, str] = ("x", "y")) -> tuple[AnyArray, AnyArray]:
-    """Two samples as arrays; where both name their features, these must agree.
+    """Return two samples as arrays; where both name their features, these must agree.
 
     Raises:
         TypeError, ValueError: see `as_sample`; the features differ, or are in another order.

@@ -21,7 +21,7 @@ from pdae_jax.types import AnyArray
 
 @as_written()
 def energy_score(samples: SampleLike, y: SampleLike, *, beta: float = 1.0) -> Float[Array, ""]:
-    r"""Energy score of a predicted sample against observations, mean over the observations (U form).
+    r"""Compute the energy score of a predicted sample against observations, mean over the observations (U form).
 
     .. math:: E\|X - y\|^\beta - \tfrac12 E\|X - X'\|^\beta
 
@@ -56,7 +56,7 @@ def kernel_score(
     *,
     same: Array | None = None,
 ) -> Float[Array, "*batch"]:
-    """`energy_score` for any kernel, over leading batch axes; whole distance matrices, for training batches.
+    """Compute `energy_score` for any kernel, over leading batch axes; whole distance matrices, for training batches.
 
     Args:
         samples: ``[*batch, m, d]``.
@@ -84,7 +84,9 @@ def kernel_score(
 def batch_score(
     samples: Float[Array, "*batch m d"], y: Float[Array, "... n d"], kernel: KernelLike, same: float | Array
 ) -> Float[Array, "*batch"]:
-    """`kernel_score` in the model's units, as every step of training computes it: nothing is checked or rescaled."""
+    """Compute `kernel_score` in the model's units, as every step of training computes it: nothing is checked or
+    rescaled.
+    """
     cross = jnp.mean(dissimilarity_matrix(kernel, samples, y), axis=(-2, -1))
     within = jnp.mean(dissimilarity_matrix(kernel, samples), axis=(-2, -1))
     return cross - 0.5 * within / (1.0 - same)
@@ -94,7 +96,7 @@ def batch_score(
 def grouped_score(
     decoded: SampleLike, x: SampleLike, group: Int[AnyArray, " cells"] | Sequence[int], kernel: KernelLike
 ) -> Float[Array, ""]:
-    r"""Every cell of a batch as its own target, computed once per distinct label.
+    r"""Score every cell of a batch as its own target, computed once per distinct label.
 
     The ungrouped loss scores cell `i` against the translations of all other cells `j != i` to `i`'s label:
     `B x B` decodes and `B x B x B` distances for a batch of `B`. Cells with one label share those decodes. With

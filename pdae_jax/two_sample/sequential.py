@@ -26,7 +26,7 @@ def resolve(
     *,
     key: Array,
 ) -> Float[np.ndarray, " tests"]:
-    """p-values after more permutations of the tests whose statistic none has reached.
+    """Return the p-values after more permutations of the tests whose statistic none has reached.
 
     Args:
         p_values: of `num_permutations` permutations each.

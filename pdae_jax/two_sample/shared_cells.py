@@ -24,7 +24,7 @@ from pdae_jax.two_sample.units import unit_of
 def shared_cell_distances(
     x: Float[Array, "laws n d"], weight: Float[Array, "laws n"], shared: Bool[Array, "laws laws"]
 ) -> Float[Array, "laws laws"]:
-    """Energy distances (U form) between all pairs of laws.
+    """Return the energy distances (U form) between all pairs of laws.
 
     Args:
         x: a sample of each law; rows `i` of laws that share cells are made of one cell.

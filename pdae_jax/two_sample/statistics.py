@@ -34,7 +34,7 @@ def energy_distance(
     unbiased: bool = True,
     tile: int | None = None,
 ) -> Float[Array, ""]:
-    r"""Energy distance between two samples.
+    r"""Estimate the energy distance between two samples.
 
     .. math:: 2\,E\|X-Y\|^\beta - E\|X-X'\|^\beta - E\|Y-Y'\|^\beta
 
@@ -67,7 +67,8 @@ def mmd2(
     unbiased: bool = True,
     tile: int | None = None,
 ) -> Float[Array, ""]:
-    r"""Squared maximum mean discrepancy, :math:`E k(X,X') + E k(Y,Y') - 2 E k(X,Y)` (Gretton et al., JMLR 2012).
+    r"""Estimate the squared maximum mean discrepancy, :math:`E k(X,X') + E k(Y,Y') - 2 E k(X,Y)` (Gretton et al., JMLR
+    2012).
 
     Args:
         x: sample, ``[n, d]``.
@@ -104,7 +105,7 @@ def two_sample_statistic(
     unbiased: bool = True,
     tile: int | None = None,
 ) -> Float[Array, ""]:
-    r""":math:`2 E h(X,Y) - E h(X,X') - E h(Y,Y')` for any kernel; memory O(tile^2 + (n + m) d).
+    r"""Return :math:`2 E h(X,Y) - E h(X,X') - E h(Y,Y')` for any kernel; memory O(tile^2 + (n + m) d).
 
     Weights need not sum to one; zero weights mask rows, so that one compiled shape serves many sample sizes.
 
@@ -155,7 +156,7 @@ def two_sample_matrix(
     unbiased: bool = True,
     tile: int | None = None,
 ) -> Float[Array, "groups groups"]:
-    """The statistic between all pairs of groups of cells (conditions, say), in one pass over the pairs of cells.
+    """Return the statistic between all pairs of groups of cells (conditions, say), in one pass over the pairs of cells.
 
     Args:
         x: cells of all groups, ``[cells, d]``.
@@ -208,14 +209,14 @@ def _matrix(
 
 
 def typical_dissimilarity(x: Array, y: Array, w_x: Array, w_y: Array, kernel: Kernel) -> Float[Array, ""]:
-    """`h` at the root mean square distance between the samples: near the mean of `h`, from moments alone."""
+    """Return `h` at the root mean square distance between the samples: near the mean of `h`, from moments alone."""
     square = w_x @ x**2 + w_y @ y**2 - 2.0 * (w_x @ x) * (w_y @ y)  # E (X_k - Y_k)^2, per feature
     square = jnp.maximum(square, 0.0)
     return jax.lax.stop_gradient(kernel(jnp.sum(jnp.sqrt(square) if kernel.metric == "manhattan" else square)))
 
 
 def normalised(weights: AnyArray | None, x: Array) -> Float[Array, " n"]:
-    """Weights of the rows of `x` that sum to one."""
+    """Return weights of the rows of `x` that sum to one."""
     if weights is None:
         return jnp.full(len(x), 1.0 / len(x), x.dtype)
     weights = jnp.asarray(weights, x.dtype)
@@ -223,13 +224,17 @@ def normalised(weights: AnyArray | None, x: Array) -> Float[Array, " n"]:
 
 
 def u_excess(weights: Array) -> Array:
-    """The mean over distinct pairs (U) is that over all pairs (V) times one plus this; 1 / (n - 1) if equal."""
+    """Return by how much the mean over distinct pairs (U) is that over all pairs (V) times one plus this; 1 / (n -
+    1) if equal.
+    """
     square = jnp.sum(weights**2)
     return square / (1.0 - square)
 
 
 def centred(x: AnyArray, y: AnyArray) -> tuple[Array, Array]:
-    """Both samples with a common mean subtracted, which costs no digits: float64 ones before they become float32."""
+    """Return both samples with a common mean subtracted, which costs no digits: float64 ones before they become
+    float32.
+    """
     if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and x.dtype == y.dtype == np.float64:
         centre = 0.5 * (x.mean(axis=0, dtype=np.float64) + y.mean(axis=0, dtype=np.float64))
         x, y = x - centre, y - centre
@@ -242,14 +247,14 @@ def centred(x: AnyArray, y: AnyArray) -> tuple[Array, Array]:
 
 
 def checked_samples(x: SampleLike, y: SampleLike, names: tuple[str, str] = ("x", "y")) -> tuple[AnyArray, AnyArray]:
-    """What users pass as two samples, as arrays that are two samples; see `as_samples` and `check_samples`."""
+    """Check what users pass as two samples, as arrays that are two samples; see `as_samples` and `check_samples`."""
     x, y = as_samples(x, y, names)
     check_samples(x, y, names)
     return x, y
 
 
 def check_samples(x: AnyArray, y: AnyArray, names: tuple[str, str] = ("x", "y")) -> None:
-    """Two samples ``[n, d]`` and ``[m, d]`` with n, m >= 2; ``ValueError`` otherwise."""
+    """Check two samples ``[n, d]`` and ``[m, d]`` with n, m >= 2; ``ValueError`` otherwise."""
     for name, sample in zip(names, (x, y), strict=True):
         if sample.ndim != 2 or sample.shape[0] < 2:
             raise ValueError(

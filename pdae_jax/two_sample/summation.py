@@ -18,25 +18,25 @@ class Sum(NamedTuple):
         return Sum(high, self.low + other.low + error)
 
     def times(self, power_of_two: float) -> "Sum":
-        """Exact for plus or minus a power of two."""
+        """Multiply, exactly for plus or minus a power of two."""
         return Sum(power_of_two * self.high, power_of_two * self.low)
 
 
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """``a + b`` rounded, and what rounding took off (Knuth 1969)."""
+    """Return ``a + b`` rounded, and what rounding took off (Knuth 1969)."""
     total = a + b
     of_b = total - a
     return total, (a - (total - of_b)) + (b - of_b)
 
 
 def compensated_sum(a: Float[Array, " n"]) -> Float[Array, ""]:
-    """Sum of a vector to the last digit, whatever its length; the gradient is that of a sum."""
+    """Return the sum of a vector to the last digit, whatever its length; the gradient is that of a sum."""
     high, low = sum_of_parts(a, jnp.zeros_like(a))
     return high + jax.lax.stop_gradient(low)
 
 
 def sum_of_parts(high: Array, low: Array) -> tuple[Array, Array]:
-    """Sum of a vector, its rounding errors kept."""
+    """Return the sum of a vector, its rounding errors kept."""
     while len(high) > 1:
         if len(high) % 2:
             high, low = (jnp.pad(a, (0, 1)) for a in (high, low))

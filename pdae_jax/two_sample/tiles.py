@@ -15,7 +15,7 @@ WIDE = 100  # features above which small tiles, hence nearly half the work, beat
 
 
 def tile_rows(n: int, d: int) -> int:
-    """Rows of a tile; one tile takes all pairs of a sample, two or more nearly half of them.
+    """Return rows of a tile; one tile takes all pairs of a sample, two or more nearly half of them.
 
     Few features are split early: there is no matrix product that would suffer.
     """
@@ -27,7 +27,7 @@ def tile_rows(n: int, d: int) -> int:
 
 
 def tiled(a: Array, side: int) -> Array:
-    """``[n, ...] -> [tiles, rows, ...]``, zeros at the end of tiles; a tile takes every tiles-th row.
+    """Return ``[n, ...] -> [tiles, rows, ...]``, zeros at the end of tiles; a tile takes every tiles-th row.
 
     So every tile has rows of all devices, where rows are spread over several, and each has the same work.
     """
@@ -38,12 +38,12 @@ def tiled(a: Array, side: int) -> Array:
 
 
 def untiled(tiles: Array | None, n: int) -> Array | None:
-    """The inverse of `tiled`: ``[tiles, rows, ...] -> [n, ...]``."""
+    """Return the inverse of `tiled`: ``[tiles, rows, ...] -> [n, ...]``."""
     return None if tiles is None else jnp.moveaxis(tiles, 0, 1).reshape(-1, *tiles.shape[2:])[:n]
 
 
 def tile_pairs(num_x: int, num_y: int, within: bool, dtype: jnp.dtype) -> tuple[Array, Array, Array]:
-    """Indices of the tiles to take, and how often each counts."""
+    """List the indices of the tiles to take, and how often each counts."""
     if within:
         first, second = np.triu_indices(num_x)
         return jnp.asarray(first), jnp.asarray(second), jnp.asarray(np.where(first == second, 1.0, 2.0), dtype)
