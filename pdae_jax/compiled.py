@@ -64,7 +64,7 @@ def as_written() -> Iterator[None]:
         yield
 
 
-# The parent of a process whose JAX does not work; JAX itself only warns. State, since a fork tells its child nothing else.
+# The parent of a process whose JAX does not work; JAX only warns. State, since a fork tells its child nothing else.
 _FORKED: list[int] = []
 
 

@@ -178,7 +178,7 @@ class PerturbationData:
         )
 
     def take(self, cells: Int[np.ndarray, " kept"]) -> "PerturbationData":
-        """The same data with these rows of cells only; conditions stay, also those without a cell."""
+        """Return the same data with these rows of cells only; conditions stay, also those without a cell."""
         x = self.x.take(cells) if isinstance(self.x, StoredCells) else read_only(self.x[cells])
         index = read_only(self.condition_index[cells])
         return dataclasses.replace(self, x=x, condition_index=index, size_factors=self.sizes(cells))
