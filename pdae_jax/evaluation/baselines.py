@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from pdae_jax.data.moments import condition_means
+from pdae_jax.design.design import design_of
 from pdae_jax.design.span import least_squares
 from pdae_jax.labels import LabelLike
 from pdae_jax.model import linear
@@ -88,7 +89,7 @@ def pool_all(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num
 def pseudobulk(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
     """Every cell at one profile, the control mean plus `additive_shift`: what methods for means alone deliver."""
     train, means = task.train, condition_means(task.train)
-    profile = means[train.index(train.control)] + additive_shift(train, task.label)
+    profile = means[design_of(train).control] + additive_shift(train, task.label)
     return np.tile(profile.astype(train.x.dtype), (num_samples, 1))
 
 
@@ -137,8 +138,8 @@ def ridge(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_sa
     Source cells are moved by the difference of the predicted means of the two labels. Ridge, gain of combinations and
     rank are chosen by leaving out training combinations, in closed form.
     """
-    model = linear_model(task.train)
-    shift = model.predict(task.label) - model.predict(_vector(task.train, task.source))
+    model, row = linear_model(task.train), design_of(task.train).row
+    shift = model.predict(row(task.label)) - model.predict(row(_vector(task.train, task.source)))
     return _moved(key, task.train, task.source, shift, num_samples)
 
 
@@ -194,9 +195,10 @@ class _Singles(NamedTuple):
 
 @once_for_each
 def _singles(train: PerturbationData) -> _Singles:
-    rows = np.flatnonzero(np.count_nonzero(train.labels, axis=1) == 1)
-    doses = train.labels[rows]
-    return _Singles(doses, _differences(train)[rows], (doses != 0).any(axis=0))
+    design = design_of(train)
+    alone = design.num_effects == 1
+    doses = design.labels[alone]
+    return _Singles(doses, _differences(train)[alone], (doses != 0).any(axis=0))
 
 
 @once_for_each
@@ -223,7 +225,7 @@ def _effects(train: PerturbationData) -> Float[np.ndarray, "perturbations featur
 def _differences(train: PerturbationData) -> Float[np.ndarray, "conditions features"]:
     """Of the condition means from the control's."""
     means = condition_means(train)
-    return means - means[train.index(train.control)]
+    return means - means[design_of(train).control]
 
 
 def principal_components(

@@ -4,17 +4,19 @@ The mean of a perturbed condition `e`, less that of the control, is modelled as
 
 .. math:: \Delta_e = u + \phi(a_e) B + \text{noise} / \sqrt{n_e}, \qquad \phi(a) = o^{-\gamma} a
 
-with `o` the order of the combination (the number of perturbations with a dose that is not zero). One perturbation has
-gain 1; two together have :math:`2^{-\gamma}` of the sum of their effects, three :math:`3^{-\gamma}`. What all
-perturbed conditions share is `u`: a response to being perturbed at all, and the noise of the control's own mean. All
-conditions determine `u` and `B` together, weighted by their cells. With :math:`X` the rows
+with `a` the condition's row (`Design.row`) and `o` the order of the combination (the number of doses that are not
+zero). One perturbation has gain 1; two together have :math:`2^{-\gamma}` of the sum of their effects, three
+:math:`3^{-\gamma}`. What all perturbed conditions share is `u`: a response to being perturbed at all, and the noise of
+the control's own mean. All conditions determine `u` and `B` together, weighted by their cells. With :math:`X` the rows
 :math:`(\phi(a_e), \sqrt c)` and
 
 .. math:: M = X X^\top + \lambda \operatorname{diag}(\bar n / n_e)
 
-the ridge solution is :math:`X^\top M^{-1} \Delta`, and what a condition's own mean is off from the prediction of all
-others is :math:`(M^{-1} \Delta)_e / (M^{-1})_{ee}`. So ridge, gain, `c` and rank are chosen by leaving out each
-combination that the others determine, in closed form.
+the weighted ridge solution (Hoerl & Kennard 1970), in its dual form, is :math:`X^\top M^{-1} \Delta`, and what a
+condition's own mean is off from the prediction of all others, its PRESS residual (Allen 1974), is
+:math:`(M^{-1} \Delta)_e / (M^{-1})_{ee}`. So ridge, gain, `c` and rank are chosen by leaving out each combination that
+the others determine, in closed form; a more complex model only where it is better by more than a standard error
+(Breiman et al. 1984, section 3.4.3).
 """
 
 import functools
@@ -26,8 +28,8 @@ import scipy.linalg
 from jaxtyping import Bool, Float, Int
 
 from pdae_jax.data.moments import condition_means
-from pdae_jax.design.effects import dose_units, effective_label, is_perturbed
-from pdae_jax.design.span import determined_by_others
+from pdae_jax.design.design import Design, design_of
+from pdae_jax.design.effects import effective_label, is_perturbed
 from pdae_jax.types import PerturbationData
 
 RIDGES = tuple(10.0**power for power in np.arange(-4.0, 1.01, 0.5))
@@ -40,9 +42,9 @@ _MIN_TESTED = 3  # combinations that must be left out before a gain or a rank is
 
 
 class LinearModel(NamedTuple):
-    """Effects, and how they combine; in the units of the means that they were fitted to."""
+    """Effects, and how they combine; in the units of the means that they were fitted to, by rows of a design."""
 
-    effects: Float[np.ndarray, "perturbations features"]  # B, at dose 1
+    effects: Float[np.ndarray, "columns features"]  # B, at the largest doses
     common: Float[np.ndarray, " features"]  # u
     saturation: float  # gamma; 0: effects add up
     ridge: float  # lambda
@@ -50,15 +52,15 @@ class LinearModel(NamedTuple):
     error: float  # squared error of left-out combinations over their squared effects; NaN where none can be left out
     num_tested: int  # combinations that were left out
 
-    def predict(self, label: Float[np.ndarray, "*batch perturbations"]) -> Float[np.ndarray, "*batch features"]:
-        """Difference of the mean from the control's."""
-        label = np.asarray(label, np.float64)
-        return np.asarray(effective_label(label, self.saturation) @ self.effects + is_perturbed(label) * self.common)
+    def predict(self, row: Float[np.ndarray, "*batch columns"]) -> Float[np.ndarray, "*batch features"]:
+        """Predict the difference of the mean from the control's, of rows of the design (`Design.row`)."""
+        row = np.asarray(row, np.float64)
+        return np.asarray(effective_label(row, self.saturation) @ self.effects + is_perturbed(row) * self.common)
 
 
 def fit_linear(
     means: Float[np.ndarray, "conditions features"],
-    labels: Float[np.ndarray, "conditions perturbations"],
+    design: Design,
     counts: Int[np.ndarray, " conditions"],
     *,
     additive: bool = False,
@@ -67,37 +69,36 @@ def fit_linear(
 
     Args:
         means: of each condition; features on a common scale.
-        labels: of the conditions; the control, a row of zeros, is one of them.
+        design: of these conditions; the control is one of them.
         counts: cells of each condition.
         additive: combinations have gain 1, and conditions nothing in common: what latents alone can express.
     """
-    control = ~np.any(labels != 0, axis=1)
-    y = (means[~control] - means[control].mean(axis=0, dtype=np.float64)).astype(np.float64)
-    units = dose_units(labels)  # a ridge would tell nM from uM
-    labels, noise = labels[~control] / units, np.mean(counts) / counts[~control]
+    perturbed = design.perturbed
+    y = (means[perturbed] - means[~perturbed].mean(axis=0, dtype=np.float64)).astype(np.float64)
+    rows, noise = design.rows[perturbed].astype(np.float64), np.mean(counts) / counts[perturbed]
     # what features share is enough: squared errors over features are those over principal components
     left, singular, directions = scipy.linalg.svd(y, full_matrices=False)
     keep = singular > 1e-9 * max(singular[0], 1e-300)
     scores, directions = (left * singular)[:, keep], directions[keep]
-    control_noise = 0.0 if additive else float(np.mean(counts) / np.mean(counts[control]))
-    means_of = _Means(scores, labels, noise, control_noise)
-    tested = determined_by_others(labels) & (np.count_nonzero(labels, axis=1) > 1)
+    control_noise = 0.0 if additive else float(np.mean(counts) / np.mean(counts[~perturbed]))
+    means_of = _Means(scores, rows, noise, control_noise)
+    tested = (design.determined_by_others & (design.num_effects > 1))[perturbed]
     choice = _choose(means_of, tested, *((SATURATIONS[:1], COMMONS[:1]) if additive else (SATURATIONS, COMMONS)))
-    design, inverse = means_of.design(choice), means_of.inverse(choice)
+    x, inverse = means_of.regressors(choice), means_of.inverse(choice)
     weights = inverse @ scores
-    coefficients = design.T @ weights
-    effects, common = coefficients[:-1], design[0, -1] * coefficients[-1]
+    coefficients = x.T @ weights
+    effects, common = coefficients[:-1], x[0, -1] * coefficients[-1]
     rank, error = None, float("nan")
     if tested.any():
         left_out = scores - weights / np.diag(inverse)[:, None]
         rank, missed = _choose_rank(means_of, choice, left_out, tested)
         if rank is not None:
-            basis = _components(design[:, :-1] @ effects)[:, :rank]
+            basis = _components(x[:, :-1] @ effects)[:, :rank]
             effects = effects @ basis @ basis.T
         size = np.sum(scores[tested] ** 2)
         error = float(np.sum(missed) / size) if size > 0 else float("nan")
     return LinearModel(
-        effects=effects @ directions / units[:, None],
+        effects=effects @ directions,
         common=common @ directions,
         saturation=choice.saturation,
         ridge=choice.ridge,
@@ -108,8 +109,8 @@ def fit_linear(
 
 
 def fit_means(train: PerturbationData, *, additive: bool = False) -> LinearModel:
-    """The best linear model of the condition means, in the user's units."""
-    return fit_linear(condition_means(train), train.labels, train.counts, additive=additive)
+    """Fit the best linear model of the condition means, in the user's units."""
+    return fit_linear(condition_means(train), design_of(train), train.counts, additive=additive)
 
 
 class _Choice(NamedTuple):
@@ -124,24 +125,24 @@ class _Means(NamedTuple):
     """Differences of means from the control's, in principal components, and what they are regressed on."""
 
     scores: Float[np.ndarray, "conditions components"]
-    labels: Float[np.ndarray, "conditions perturbations"]
+    rows: Float[np.ndarray, "conditions columns"]  # of the design
     noise: Float[np.ndarray, " conditions"]  # relative variances of the means
     control_noise: float  # the same of the control's
 
-    def design(self, choice: _Choice) -> np.ndarray:
+    def regressors(self, choice: _Choice) -> np.ndarray:
+        """X: effective rows, and the square root of `c`."""
         # the noise of the control's mean is common to all differences
         common = choice.common + choice.ridge * self.control_noise
-        return np.column_stack(
-            [effective_label(self.labels, choice.saturation), np.full(len(self.labels), common**0.5)]
-        )
+        return np.column_stack([effective_label(self.rows, choice.saturation), np.full(len(self.rows), common**0.5)])
 
     def inverse(self, choice: _Choice) -> np.ndarray:
-        return _inverse(self.design(choice), choice.ridge * self.noise)
+        """The inverse of M."""
+        return _inverse(self.regressors(choice), choice.ridge * self.noise)
 
     def at_gain(self, saturation: float, tested: np.ndarray) -> "_LeaveOneOut":
         """All ridges and common parts of one gain, from one eigendecomposition."""
         scale = self.noise**-0.5
-        x, y = scale[:, None] * effective_label(self.labels, saturation), scale[:, None] * self.scores
+        x, y = scale[:, None] * effective_label(self.rows, saturation), scale[:, None] * self.scores
         wide = x.shape[1] >= x.shape[0]
         values, vectors = scipy.linalg.eigh(x @ x.T if wide else x.T @ x, check_finite=False)
         basis = vectors if wide else x @ vectors
@@ -149,7 +150,7 @@ class _Means(NamedTuple):
 
 
 class _LeaveOneOut(NamedTuple):
-    r"""Errors of left-out combinations for any ridge and common part at one gain.
+    r"""PRESS errors of left-out combinations for any ridge and common part at one gain.
 
     Rows are divided by the standard deviation of their noise, so that :math:`M = X X^T + \lambda I + c\, 1 1^T`. The
     first two terms are inverted by the eigenvectors of the smaller of :math:`X X^T` and :math:`X^T X` (Woodbury), the
@@ -179,6 +180,7 @@ class _LeaveOneOut(NamedTuple):
 
 
 def _inverse(x: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
+    """Of X X^T with something added on the diagonal, by Cholesky."""
     matrix = x @ x.T
     matrix[np.diag_indices_from(matrix)] += diagonal
     factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
@@ -186,12 +188,12 @@ def _inverse(x: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
 
 
 def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...], commons: tuple[float, ...]) -> _Choice:
-    """Ridge, gain and common part.
+    """Choose ridge, gain and common part, one after the other.
 
     The gain is 1 and nothing is common unless that is worse by more than the standard error over combinations.
     """
     # in squared doses, so that their unit changes nothing
-    unit = float(np.mean(means.labels[means.labels != 0] ** 2))
+    unit = float(np.mean(means.rows[means.rows != 0] ** 2))
     if not tested.any():
         return _Choice(DEFAULT_RIDGE * unit, 0.0, 0.0)
     gains = gains if tested.sum() >= _MIN_TESTED else gains[:1]
@@ -224,7 +226,7 @@ def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...], commons
 
 
 def _valley(value: Callable[[int], float], start: int, size: int) -> int:
-    """Downhill from `start` to where both neighbours are higher: curves of ridges have one valley."""
+    """Go downhill from `start` to where both neighbours are higher: curves of ridges have one valley."""
     here = start
     while True:
         around = [i for i in (here - 1, here, here + 1) if 0 <= i < size]
@@ -235,32 +237,33 @@ def _valley(value: Callable[[int], float], start: int, size: int) -> int:
 
 
 def _better(errors: np.ndarray, reference: np.ndarray) -> bool:
-    """Whether errors are smaller on average by more than the standard error of the difference."""
+    """Tell whether errors are smaller on average by more than the standard error of the difference."""
     gain = reference - errors
     return len(gain) >= _MIN_TESTED and bool(np.mean(gain) > np.std(gain, ddof=1) / len(gain) ** 0.5)
 
 
 def _components(x: np.ndarray) -> np.ndarray:
-    """Directions of the rows, the longest first."""
+    """Principal directions of the rows, the longest first."""
     return scipy.linalg.svd(x, full_matrices=False)[2].T
 
 
 def _choose_rank(
     means: _Means, choice: _Choice, left_out: np.ndarray, tested: np.ndarray
 ) -> tuple[int | None, np.ndarray]:
-    """Rank of the effects, None for full, and the errors with it.
+    """Choose the rank of the effects, None for full, and give the errors with it.
 
-    Components come from fits without a fifth of the combinations, which judge them.
+    Effects are projected on the principal directions of what they predict (reduced-rank ridge regression, Mukherjee &
+    Zhu 2011). These come from fits without a fifth of the combinations, which judge them.
     """
-    rows, design = np.flatnonzero(tested), means.design(choice)
+    combinations, regressors = np.flatnonzero(tested), means.regressors(choice)
     errors: dict[int | None, list] = {}
-    for fold in range(min(_FOLDS, len(rows))):
-        judged = np.isin(np.arange(len(design)), rows[fold::_FOLDS])
-        x, noise = design[~judged], choice.ridge * means.noise[~judged]
-        effects = x.T @ (_inverse(x, noise) @ means.scores[~judged])
-        basis = _components(x[:, :-1] @ effects[:-1])
+    for fold in range(min(_FOLDS, len(combinations))):
+        judged = np.isin(np.arange(len(regressors)), combinations[fold::_FOLDS])
+        rest, noise = regressors[~judged], choice.ridge * means.noise[~judged]
+        effects = rest.T @ (_inverse(rest, noise) @ means.scores[~judged])
+        basis = _components(rest[:, :-1] @ effects[:-1])
         predicted, true = left_out[judged], means.scores[judged]
-        shared = design[0, -1] * effects[-1]
+        shared = regressors[0, -1] * effects[-1]
         for rank in (None, *(r for r in RANKS if r < basis.shape[1])):
             kept = predicted
             if rank is not None:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pdae_jax.data.moments import condition_means
+from pdae_jax.design.design import design_of
 from pdae_jax.model.linear import LinearModel, fit_linear
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
@@ -42,7 +43,7 @@ class Pilot:
 
     def _linear(self, additive: bool) -> LinearModel:
         means = self.view.units.forward(condition_means(self.train))
-        return fit_linear(means, self.labels, self.train.counts, additive=additive)
+        return fit_linear(means, design_of(self.train), self.train.counts, additive=additive)
 
 
 def make_pilot(recipe: Recipe, train: PerturbationData, components: Components | None = None) -> Pilot:
