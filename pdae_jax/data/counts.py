@@ -66,7 +66,7 @@ def read_counts(
 
 
 def log_sizes(sizes: Float[np.ndarray, " cells"] | None, normalize: bool) -> None:
-    """Return the log what values were taken for."""
+    """Say in the log what values were taken for."""
     if normalize:
         kept = "the size of each cell is kept" if sizes is not None else "predictions will be no whole numbers"
         logging.info("Counts were normalised to log(1 + counts per %g); %s.", TARGET_SUM, kept)
