@@ -3,8 +3,8 @@ r"""The span of labels, at the precision that labels have: the one place that de
 Labels are float32. Two drugs always dosed 1:3 have labels (0.1, 0.3), (0.2, 0.6), ... that are not quite collinear
 once rounded, and in double precision would determine each drug alone. So a direction counts as measured only where it
 is longer than rounding. Each perturbation is scaled by its largest dose and each condition to length one first, so that
-neither the unit of a dose nor a series of doses over many orders decides. By Weyl's inequality rounding then moves
-singular values by at most :math:`\epsilon \|A\|_F`, whatever the number of conditions.
+neither the unit of a dose nor a series of doses over many orders decides. By Weyl's inequality (Math. Ann. 71, 1912)
+rounding then moves singular values by at most :math:`\epsilon \|A\|_F`, whatever the number of conditions.
 """
 
 from typing import NamedTuple

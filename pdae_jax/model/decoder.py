@@ -4,7 +4,8 @@ Two laws of the noise `eps` in `x = f(z, eps)`:
 
 ``abducted``
     :math:`x = \mu(z) + s(z) \epsilon`. `mu` is deterministic; the noise of a source cell is read off the cell,
-    :math:`\epsilon = (x - \mu(g(x))) / s(g(x))`, and goes with it to every target. Nothing of a cell is lost.
+    :math:`\epsilon = (x - \mu(g(x))) / s(g(x))`, and goes with it to every target. Nothing of a cell is lost. It is
+    the counterfactual of a structural model: abduction, action, prediction (Pearl, Causality, 2009, section 7.1).
 ``drawn``
     :math:`x = f(z, \epsilon)`, `eps` standard normal and drawn anew: the form of arXiv 2504.18522.
 """

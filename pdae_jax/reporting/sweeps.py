@@ -53,6 +53,8 @@ def trade_offs(table: Any) -> Table:
 def importance(table: Any, seed: int = 0) -> Table:
     """Share of the variance of the score that each setting explains: fANOVA of a random forest, by optuna.
 
+    Hutter, Hoos & Leyton-Brown, ICML 2014.
+
     Raises:
         ImportError: optuna or scikit-learn is not installed.
         ValueError: fewer than four finished points, or no difference between their scores.

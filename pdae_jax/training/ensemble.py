@@ -2,6 +2,7 @@ r"""Replicas of one fit, trained together; bad ones found without test data and 
 
 Replicas differ in their random numbers, and with `bootstrap` in the cells they see: each draws as many cells of every
 condition as there are, with replacement. Their spread is then an estimate of the error that comes from finite cells.
+Their mixture is a deep ensemble (Lakshminarayanan, Pritzel & Blundell, NeurIPS 2017).
 A replica in a bad optimum fits the training conditions like the others. Two diagnostics reveal it: the conditions that
 were left out of training, and its latents, which no orthogonal map takes to those of the others; with a Gaussian base
 the theory leaves nothing else free (arXiv 2504.18522).

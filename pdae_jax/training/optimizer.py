@@ -16,6 +16,9 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Adam on a warm-up and cosine schedule, gradients clipped by global norm.
 
+    Adam: Kingma & Ba, ICLR 2015; the cosine: Loshchilov & Hutter, ICLR 2017; the clipping: Pascanu, Mikolov & Bengio,
+    ICML 2013.
+
     Args:
         num_steps: length of the schedule.
         learning_rate: its peak.

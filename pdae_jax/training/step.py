@@ -83,7 +83,11 @@ def _optimizer(settings: Settings) -> optax.GradientTransformation:
 
 
 def averaged(state: TrainState, params: Array, decay: float | Array) -> Array:
-    """The moving average after a step to `params`."""
+    """Return the moving average of the parameters after a step to `params`.
+
+    An average of the iterates is nearer to the optimum than the last of them (Polyak & Juditsky, SIAM J. Control Optim.
+    30, 1992); this one forgets the early ones.
+    """
     # the first steps follow the parameters closely: an average over the start would be of no use
     now = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
     return now * state.average + (1.0 - now) * params

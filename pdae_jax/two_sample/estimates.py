@@ -39,6 +39,8 @@ def incomplete_statistic(
     r"""Estimate the incomplete U-statistic of the energy distance or MMD, in time and memory linear in the number of
     cells.
 
+    An average over some pairs only (Blom, Biometrika 63, 1976).
+
     Paired at random, :math:`z_i = (x_i, y_i)`, and with the R shifts :math:`j = i + 1, \ldots, i + R` (cyclic)
 
     .. math:: \frac{1}{nR} \sum_{i, j} H(z_i, z_j), \quad

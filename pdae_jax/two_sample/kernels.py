@@ -268,6 +268,8 @@ def median_bandwidth(
 ) -> Float[Array, ""]:
     """Return the median distance between distinct cells: exact up to `max_cells`, that of a random subsample above.
 
+    As a bandwidth it is the median heuristic (Gretton et al., JMLR 13, 2012).
+
     Args:
         key: of the subsample.
         x: cells ``[n, d]``, both samples pooled for a two-sample statistic.

@@ -30,7 +30,10 @@ def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def compensated_sum(a: Float[Array, " n"]) -> Float[Array, ""]:
-    """Return the sum of a vector to the last digit, whatever its length; the gradient is that of a sum."""
+    """Return the sum of a vector to the last digit, whatever its length; the gradient is that of a sum.
+
+    Errors of the sums are summed beside them (Ogita, Rump & Oishi, SIAM J. Sci. Comput. 26, 2005), pair by pair.
+    """
     high, low = sum_of_parts(a, jnp.zeros_like(a))
     return high + jax.lax.stop_gradient(low)
 

@@ -1,5 +1,7 @@
 """Ray Tune decides while points train: poor ones are stopped (ASHA), or go on from the state of good ones (PBT).
 
+ASHA: Li et al., MLSys 2020. PBT: Jaderberg et al., arXiv 1711.09846.
+
 Tune's own files are in ``ray`` of the sweep's folder. Nothing there is needed: a sweep goes on from its run folders.
 """
 
