@@ -1,7 +1,8 @@
 # Every target sets up what it needs: a virtual environment in $(VENV) with the versions of constraints.txt.
 #
 #   make run [CONFIG=path[:arg]] [WORKDIR=dir] [ARGS="--config.key=value ..."]
-#   make test | test-fast | lint | format | notebooks | venv | clean
+#   make test | test-fast | lint | format | venv | clean
+#   make notebooks [NOTEBOOKS=notebooks/screen.py]
 #   make docs | linkcheck | package
 #   make test-faults [ARGS="--kills=42"]
 #   make bench [SCRIPT=step_time] [ARGS="--flag=value ..."]
@@ -13,6 +14,7 @@ WORKDIR ?=
 ARGS ?=
 SCRIPT ?= step_time two_sample
 JOBS ?= 2
+NOTEBOOKS ?= notebooks/*.py
 
 EXTRAS ?= dev
 
@@ -59,7 +61,7 @@ bench: $(VENV)/bench.stamp
 
 # In the order that leaves no long one for last.
 notebooks: $(VENV)/notebooks.stamp
-	printf '%s\n' notebooks/*.py | sort -r | sed 's/\.py$$//' | xargs -P $(JOBS) -I{} sh -ec '\
+	printf '%s\n' $(NOTEBOOKS) | sort -r | sed 's/\.py$$//' | xargs -P $(JOBS) -I{} sh -ec '\
 	    $(BIN)/jupytext --quiet --to ipynb --update --set-kernel python3 {}.py; \
 	    $(BIN)/python -c "$(EXECUTE)" {}.ipynb'
 

@@ -15,7 +15,7 @@ from pdae_jax.cli.configs import load_config
 from pdae_jax.cli.sweeps import launchers, points
 from pdae_jax.cli.sweeps.points import Point, Result, save_result, train_point
 from pdae_jax.runs.folder import Lock
-from tests.experiments.scripts import CONFIG, call, call_process
+from tests.experiments.scripts import CONFIG, call
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ def test_a_damaged_point_is_recorded(tmp_path):
 
 def test_a_second_sweep_in_a_folder_is_refused(tmp_path):
     lock = Lock(tmp_path)
-    printed = call_process("sweep.py", f"--config={tiny(tmp_path)}", f"--workdir={tmp_path}", status=1)
+    printed = call("sweep.py", f"--config={tiny(tmp_path)}", f"--workdir={tmp_path}", status=1)
     assert "Another process works in the folder" in printed
     lock.release()
 

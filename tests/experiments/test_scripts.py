@@ -60,7 +60,7 @@ def test_a_sweep_goes_on_and_one_program_gives_its_numbers(sweep, tmp_path):
 def test_results_of_other_settings_are_not_taken_for_those_of_a_sweep(sweep):
     folder, _ = sweep
     arguments = [f"--config={folder / 'tiny.py'}", f"--workdir={folder / 'runs'}", "--config.fit.num_steps=4"]
-    assert "holds a point of another config" in call_process("sweep.py", *arguments, status=1)
+    assert "holds a point of another config" in call("sweep.py", *arguments, status=1)
 
 
 def test_a_prediction_is_written_once(sweep, tmp_path):
@@ -72,7 +72,7 @@ def test_a_prediction_is_written_once(sweep, tmp_path):
     adata = anndata.read_h5ad(out)
     assert adata.obs["condition"].value_counts().to_dict() == {"p0+p2": 30, "p1:0.5": 30}
     before = out.read_bytes()
-    assert "nothing is overwritten" in call_process("predict.py", *arguments, "--label=p0", status=1)
+    assert "nothing is overwritten" in call("predict.py", *arguments, "--label=p0", status=1)
     assert out.read_bytes() == before
 
 
@@ -152,4 +152,4 @@ def test_a_run_is_reproduced_from_its_folder(sweep, tmp_path):
     record = json.loads((run / "config.json").read_text())
     record["identity"]["data"]["train"] = "0" * 64
     (run / "config.json").write_text(json.dumps(record))
-    assert "config.json was changed" in call_process("reproduce.py", run, status=1)
+    assert "config.json was changed" in call("reproduce.py", run, status=1)

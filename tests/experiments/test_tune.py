@@ -1,6 +1,8 @@
-"""Sweeps by Ray, in processes of their own, and which folders members of a population have."""
+"""Sweeps by Ray, on one cluster for all tests, and which folders members of a population have."""
 
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -11,9 +13,30 @@ from pdae_jax.cli.configs import load_config
 from pdae_jax.cli.sweeps import searches, tune
 from pdae_jax.cli.sweeps.points import configure, earlier_result, train_point
 from pdae_jax.runs.folder import read_config
-from tests.experiments.scripts import CONFIG, call, call_process
+from tests.experiments.scripts import CONFIG, call
 
+CLUSTER = """
+import sys, ray
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
 SPACE = {"fit.learning_rate": ("log", 1e-4, 1e-1), "fit.warmup_steps": ("int", 1, 9), "fit.contrast": [0.5, 1.0]}
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of two cores that sweeps join, in a process of its own: to start one takes longer than a sweep."""
+    ray = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        command = [sys.executable, "-c", CLUSTER]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout and process.stdin
+            patch.setenv("RAY_ADDRESS", process.stdout.readline().strip())
+            yield
+            ray.shutdown()
+            process.stdin.close()
 
 
 @pytest.fixture
@@ -111,23 +134,21 @@ def test_a_member_goes_on_from_the_state_of_another(tmp_path):
 
 
 @pytest.mark.slow
-def test_points_run_as_tasks_of_ray(tmp_path):
-    pytest.importorskip("ray")
+def test_points_run_as_tasks_of_ray(tmp_path, cluster):
     arguments = [f"--config={rates(tmp_path)}", f"--workdir={tmp_path}", "--nowinner"]
-    call_process("sweep.py", *arguments, "--launcher=ray", "--search=optuna", "--points=2", "--at_once=2")
+    call("sweep.py", *arguments, "--launcher=ray", "--search=optuna", "--points=2", "--at_once=2")
     assert pd.read_csv(tmp_path / "sweep.csv")["state"].tolist() == ["finished"] * 2
 
 
 @pytest.mark.slow
-def test_asha_stops_poor_points_and_remembers_good_ones(tmp_path):
-    pytest.importorskip("ray")
+def test_asha_stops_poor_points_and_remembers_good_ones(tmp_path, cluster):
     arguments = [f"--config={rates(tmp_path)}", f"--workdir={tmp_path / 'runs'}", "--nowinner", "--search=asha"]
     assert "Pass --launcher=ray" in call("sweep.py", *arguments, status=1)
     arguments += ["--launcher=ray", "--config.fit.num_steps=10", "--search_seed=1", "--at_once=1"]
     # rates of 0.01, 0.6, 0.0004 and 0.6
-    call_process("sweep.py", *arguments, "--points=1")
+    call("sweep.py", *arguments, "--points=1")
     before = (tmp_path / "runs" / "000" / "metrics.jsonl").stat().st_mtime_ns
-    call_process("sweep.py", *arguments, "--points=2")
+    call("sweep.py", *arguments, "--points=2")
     table = pd.read_csv(tmp_path / "runs" / "sweep.csv", dtype={"folder": str}).set_index("folder")
     assert table["state"].to_dict() == {"000": "finished", "001": "stopped"}
     assert table["error"]["001"] == "stopped after 4 evaluations"
@@ -135,11 +156,10 @@ def test_asha_stops_poor_points_and_remembers_good_ones(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_population_trains_and_its_best_run_is_the_winner(tmp_path):
-    pytest.importorskip("ray")
+def test_a_population_trains_and_its_best_run_is_the_winner(tmp_path, cluster):
     arguments = ["--launcher=ray", "--search=pbt", "--points=2"]
     arguments += ["--config.fit.num_steps=24", "--config.fit.log_every=3", "--config.fit.eval_every=3"]
-    printed = call_process("sweep.py", f"--config={rates(tmp_path)}", f"--workdir={tmp_path / 'runs'}", *arguments)
+    printed = call("sweep.py", f"--config={rates(tmp_path)}", f"--workdir={tmp_path / 'runs'}", *arguments)
     table = pd.read_csv(tmp_path / "runs" / "sweep.csv")
     assert table["state"].tolist() == ["finished"] * 2 and table["validation_share"].is_monotonic_increasing
     started = [
