@@ -56,7 +56,7 @@ def main(asked: flags.FlagValues, call: Call):
 
 
 def reproduce(path: pathlib.Path, workdir: pathlib.Path) -> bool:
-    """Repeat the run of a folder in another; whether it came out the same."""
+    """Repeat the run of a folder in another, and tell whether it came out the same."""
     record = read_record(path)
     if "start" in record.identity:
         start, parent = record.identity["start"], read_json(path / folder.CONFIG_FILE)["config"]["start_from"]
@@ -89,7 +89,7 @@ def reproduce(path: pathlib.Path, workdir: pathlib.Path) -> bool:
 
 
 def train(record: Record, workdir: pathlib.Path) -> Fitted | Ensemble:
-    """The same fit anew."""
+    """Train the same fit anew."""
     request = record.request(workdir)
     if "num_replicas" in record.identity:
         return train_ensemble(request, record.identity["num_replicas"], progress=True)
@@ -97,7 +97,7 @@ def train(record: Record, workdir: pathlib.Path) -> Fitted | Ensemble:
 
 
 def _bootstrapped(request: Request) -> Fitted:
-    """A member of a population."""
+    """Train a member of a population."""
     (outcome,) = train_requests([request], progress=True, name="fit")
     if outcome.fitted is None:
         raise FloatingPointError(outcome.error)
@@ -118,7 +118,7 @@ def scores_of_training(fitted: Fitted | Ensemble) -> str:
 
 
 def difference_on_validation(first: Fitted | Ensemble, again: Fitted | Ensemble) -> float:
-    """Largest difference of errors on validation conditions, as a fraction of the control's; NaN without any."""
+    """Find the largest difference of errors on validation conditions, in units of the control's; NaN without any."""
     pairs = [
         (then, member.validation_errors[name])
         for before, member in zip(first.members, again.members, strict=True)
@@ -128,7 +128,7 @@ def difference_on_validation(first: Fitted | Ensemble, again: Fitted | Ensemble)
 
 
 def difference_on_test(path: pathlib.Path, again: Fitted | Ensemble) -> float:
-    """Largest difference of errors on the test conditions, as a fraction of the control's; NaN without any."""
+    """Find the largest difference of errors on the test conditions, as a fraction of the control's; NaN without any."""
     before, test = results.read_evaluation(path), load_data(path / folder.TEST_FILE)
     options = read_json(path / folder.CONFIG_FILE)["config"].get("evaluation", {})
     options = {name: options[name] for name in ("num_samples", "source") if name in options}
@@ -143,7 +143,7 @@ def difference_on_test(path: pathlib.Path, again: Fitted | Ensemble) -> float:
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs between two environments, by its name."""
+    """Find what differs between two environments, by its name."""
     flat = [{**{k: v for k, v in each.items() if k != "packages"}, **each.get("packages", {})} for each in (then, now)]
     names = sorted(flat[0].keys() | flat[1].keys())
     return {n: (flat[0].get(n), flat[1].get(n)) for n in names if flat[0].get(n) != flat[1].get(n)}

@@ -53,7 +53,7 @@ def main(asked, call):
 
 
 def look(workdir: pathlib.Path) -> list[Seen]:
-    """All runs in a folder, and the points of a sweep that failed before they began one."""
+    """Look at all runs in a folder, and the points of a sweep that failed before they began one."""
     paths = sorted(workdir.iterdir())
     return [_look(path) for path in paths if (path / CONFIG_FILE).exists() or (path / RESULT_FILE).exists()]
 
@@ -93,7 +93,7 @@ def _last_entries(file: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def board(runs: list[Seen], rows: int) -> str:
-    """The runs as text: those that train first, then by error."""
+    """Write the runs as text: those that train first, then by error."""
     order = {"running": 0, "idle": 1, "finished": 2, "stopped": 3, "failed": 4}
     ranked = sorted(runs, key=lambda run: (order.get(run.state, 5), _last(run.error), run.name))
     counts = {state: sum(run.state == state for run in runs) for state in order}

@@ -8,7 +8,7 @@ from pdae_jax import build
 
 
 def get_config(**recipe) -> ConfigDict:
-    """The skeleton; `recipe` changes single fields of `pdae_jax.Recipe`."""
+    """Make the skeleton of a config; `recipe` changes single fields of `pdae_jax.Recipe`."""
     config = ConfigDict()
     config.seed = 0  # of everything random: world, start, batches, evaluation
     config.replicas = 1  # more: an ensemble, trained in one program
@@ -25,6 +25,6 @@ def get_config(**recipe) -> ConfigDict:
 
 
 def shorten(config: Any) -> None:
-    """A few steps of a small model and a short evaluation, for ``:smoke``: to see that everything runs."""
+    """Leave a few steps of a small model and a short evaluation, for ``:smoke``: to see that everything runs."""
     config.fit.update(num_steps=20, log_every=10, eval_every=10, checkpoint_every=10, hidden=(16, 16))
     config.evaluation.update(num_samples=200, most_in_sample=2)

@@ -50,7 +50,7 @@ def main(asked: flags.FlagValues, call: Call) -> None:
 
 
 def unmeasured_doubles(train: PerturbationData) -> list[str]:
-    """Pairs of perturbations that are no training condition, each at the dose that most of these have, else the larger.
+    """List pairs of perturbations that are no training condition, each at the commonest dose, of several the largest.
 
     Pairs of strata are none.
     """
@@ -68,7 +68,7 @@ def unmeasured_doubles(train: PerturbationData) -> list[str]:
 
 
 def describe(verdict: Verdict, *, trained: bool) -> str:
-    """The verdict in words; of training data alone only what they decide."""
+    """Put a verdict into words; of training data alone only what they decide."""
     if trained:
         return verdict.summary()
     share = "" if verdict.identified else f", {verdict.residual:.0%} of it lies outside the span of the training labels"

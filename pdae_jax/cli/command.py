@@ -30,7 +30,7 @@ _EXPECTED = (
 
 
 class Call(NamedTuple):
-    """How a command was called."""
+    """Keep how a command was called."""
 
     door: tuple[str, ...]  # ``("pdae-jax", "run")``, or ``("python", "experiments/run.py")``
     arguments: tuple[str, ...]
@@ -39,16 +39,16 @@ class Call(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The command line."""
+        """Write the command line."""
         return shlex.join([*self.door, *self.arguments])
 
     @property
     def record(self) -> dict[str, str]:
-        """What a run folder keeps of it."""
+        """Return what a run folder keeps of it."""
         return {"file": self.source, "command": self.text}
 
     def door_of(self, command: str) -> list[str]:
-        """The door of another command, beside this one."""
+        """Name the door of another command, beside this one."""
         first, own = self.door
         return [first, str(pathlib.Path(own).with_name(f"{command}.py")) if own.endswith(".py") else command]
 
@@ -92,7 +92,7 @@ def execute(command: ModuleType, call: Call, config: str | None = None) -> int:
 
 
 def message_of(error: BaseException) -> str:
-    """What an error says, without the quotes of a ``KeyError``, with its notes, and its type where it says nothing."""
+    """Say what an error says, without the quotes of a ``KeyError``, with its notes; its type where it says nothing."""
     if error.args and isinstance(error.args[0], BaseException):
         return message_of(error.args[0])
     if isinstance(error, KeyError) and error.args:
@@ -105,7 +105,7 @@ def message_of(error: BaseException) -> str:
 
 
 def _parsed(command: ModuleType, call: Call, default: str | None) -> tuple[flags.FlagValues, Call] | None:
-    """The flags by name, and the call as it was understood; None where only help was asked for."""
+    """Read the flags, and return them with the call as it was understood; None where only help was asked for."""
     named, arguments = split_config(call.arguments)
     source = located(named or default or "")
     config = read_config(source) if source and hasattr(command, "CONFIG") else None
@@ -133,7 +133,7 @@ def _parsed(command: ModuleType, call: Call, default: str | None) -> tuple[flags
 
 @contextlib.contextmanager
 def _ended_at_once_by_a_second_interrupt() -> Iterator[None]:
-    """Ctrl-C says that it was heard, even while a compiled program runs; the second one does not wait for its end."""
+    """Say that Ctrl-C was heard, even while a compiled program runs; the second one does not wait for its end."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

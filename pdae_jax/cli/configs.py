@@ -33,7 +33,7 @@ for _kind, _parser in ((int, flags.IntegerParser()), (float, flags.FloatParser()
 
 
 def open_fields(config: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Flat names of the fields that are None."""
+    """List the flat names of the fields that are None."""
     found = []
     for name, value in config.items():
         if isinstance(value, Mapping):
@@ -53,7 +53,7 @@ def leave_open(values: flags.FlagValues, fields: Iterable[str]) -> None:
 
 
 def split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The config that arguments name, the last, if they name one; and the other arguments."""
+    """Return the last config that arguments name, None if they name none; and the other arguments."""
     source, rest, following = None, [], iter(arguments)
     for argument in following:
         if re.fullmatch("--?config", argument):
@@ -66,14 +66,14 @@ def split_config(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
 
 
 def located(source: str) -> str:
-    """``path[:arg]`` of a config that is named by its path, or as one of ours: ``simulated:plane``."""
+    """Find ``path[:arg]`` of a config that is named by its path, or as one of ours: ``simulated:plane``."""
     path, colon, arg = source.partition(":")
     ours = FOLDER / f"{path}.py"
     return source if pathlib.Path(path).exists() or not ours.is_file() else f"{ours}{colon}{arg}"
 
 
 def load_config(path: pathlib.Path) -> ModuleType:
-    """The module of a config file.
+    """Import a config file.
 
     Raises:
         FileNotFoundError: there is none.
@@ -100,7 +100,7 @@ def load_config(path: pathlib.Path) -> ModuleType:
 
 
 def read_config(source: str) -> Any:
-    """The config of ``path[:arg]``.
+    """Make the config of ``path[:arg]``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -125,7 +125,7 @@ def read_config(source: str) -> Any:
 
 
 def _line(error: Exception, path: pathlib.Path) -> str:
-    """``line 7, `` where the error passed through the file."""
+    """Say ``line 7, `` where the error passed through the file."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"line {error.lineno}, "
     trace, found = error.__traceback__, None

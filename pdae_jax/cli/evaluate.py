@@ -55,7 +55,7 @@ def main(asked: flags.FlagValues, call: Call) -> None:
 
 
 def recorded_options(workdir: pathlib.Path) -> dict:
-    """The options of `evaluate` that the run was given."""
+    """Read the options of `evaluate` that the run was given."""
     file = workdir / folder.CONFIG_FILE
     if not file.exists():
         raise FileNotFoundError(f"No run in {str(workdir)!r}: it has no {folder.CONFIG_FILE}. Pass --workdir of a run.")

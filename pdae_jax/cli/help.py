@@ -20,7 +20,7 @@ from pdae_jax.reporting.results import write_evaluation
 
 
 def help_of(command: ModuleType, door: str, values: flags.FlagValues, source: str, config: Any) -> str:
-    """The help of a command; with a config that of its fields, too."""
+    """Write the help of a command; with a config that of its fields, too."""
     lines = [f"{door}: {inspect.getdoc(command)}", "", "Flags:"]
     for name in sorted(values):
         flag = values[name]
@@ -35,7 +35,7 @@ def help_of(command: ModuleType, door: str, values: flags.FlagValues, source: st
 
 
 def flags_for(message: str, config: Any) -> str:
-    """The flags for arguments of Python that a message names, such as ``exclude=``; empty where there are none."""
+    """Name the flags for arguments of Python that a message names, such as ``exclude=``; empty where there are none."""
     if not isinstance(config, ConfigDict):
         return ""
     fields: dict[str, Any] = config.to_dict()
@@ -46,14 +46,14 @@ def flags_for(message: str, config: Any) -> str:
 
 
 def meanings(function: Callable) -> dict[str, str]:
-    """Argument -> what the docstring of its function says of it."""
+    """Read what the docstring of a function says of each argument."""
     text = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", inspect.getdoc(function) or "", re.DOTALL | re.MULTILINE)
     entries = re.finditer(r"^    \**(\w+): (.*?)(?=^    \S|\Z)", text[1] if text else "", re.DOTALL | re.MULTILINE)
     return {entry[1]: " ".join(entry[2].split()) for entry in entries}
 
 
 def _fields(config: Any) -> Iterator[tuple[str, Any, str]]:
-    """Every field of a config: name, value, meaning."""
+    """Yield every field of a config: name, value, meaning."""
     make = build.KNOWN_DATA.get(config.data.get("name"))
     known = {
         "data": build.DATA | (meanings(make) if make else {}),

@@ -89,7 +89,7 @@ def main(asked: flags.FlagValues, call: Call) -> None:
 
 
 def join_processes(asked: flags.FlagValues) -> int | None:
-    """Find the other processes, where there are any; how many devices share the fit."""
+    """Find the other processes, where there are any, and return how many devices share the fit."""
     if asked.coordinator is None:
         return asked.devices
     address = None if asked.coordinator == "auto" else asked.coordinator
@@ -98,6 +98,6 @@ def join_processes(asked: flags.FlagValues) -> int | None:
 
 
 def default_workdir(source: str) -> str:
-    """``runs/simulated`` for ``configs/simulated.py``, ``runs/simulated-plane`` for ``configs/simulated.py:plane``."""
+    """Name the run folder: ``runs/simulated``, and ``runs/simulated-plane`` for ``configs/simulated.py:plane``."""
     path, _, arg = source.partition(":")
     return f"runs/{pathlib.Path(path).stem}" + (f"-{arg}" if arg else "")

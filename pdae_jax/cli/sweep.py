@@ -96,7 +96,7 @@ def main(asked: flags.FlagValues, call: Call) -> None:
 
 
 def _sweep(sweep: Sweep) -> None:
-    """Train and judge the points, and then the winner."""
+    """Do so in a folder that no other sweep works in."""
     search, workdir = _search(sweep), sweep.workdir
     rows = [_row(point, result) for point in search.earlier() if (result := earlier_result(point))]
 
@@ -124,7 +124,7 @@ def _sweep(sweep: Sweep) -> None:
 
 
 def _together(sweep: Sweep) -> int:
-    """Points that are asked for at once: all of a list, and as many as a search can do without their results."""
+    """Count the points that are asked for at once: all of a list, as many as a search can do without results."""
     if sweep.asked.at_once and sweep.asked.search != "asha":
         return sweep.asked.at_once
     if sweep.asked.launcher == "inline":
@@ -149,7 +149,7 @@ def _point(sweep: Sweep, settings: dict[str, Any], number: int, numbered: bool) 
 
 
 def _check_texts(sweep: Sweep, settings: dict[str, Any], overrides: dict[str, Any]) -> None:
-    """``ValueError`` for None in the place of a text: no command line could repeat that point."""
+    """Refuse None in the place of a text, ``ValueError``: no command line could repeat that point."""
     for name, value in settings.items():
         with contextlib.suppress(KeyError, TypeError):  # of no such field: said later
             now = settings_in(sweep.asked.config.to_dict(), [name])[name]
@@ -205,7 +205,7 @@ def _run(sweep: Sweep, points: list[Point], search: searches.Search, ended: Call
 
 
 def _launched(sweep: Sweep, points: list[Point]) -> Iterator[tuple[Point, Result]]:
-    """Points as they end."""
+    """Yield points as they end, trained by the launcher that was asked for."""
     if sweep.asked.launcher == "inline":
         yield from launchers.inline(points, sweep.config, sweep.source, _report_of(sweep))
     elif sweep.asked.launcher == "population":
@@ -225,7 +225,7 @@ def _launched(sweep: Sweep, points: list[Point]) -> Iterator[tuple[Point, Result
 
 
 def _report_of(sweep: Sweep) -> Callable[[Point], Any]:
-    """Who is told of a point's errors, and may stop it: the study of a search with one objective."""
+    """Find who is told of a point's errors, and may stop it: the study of a search with one objective."""
 
     def report_of(point: Point) -> Any:
         if point.trial is None or len(sweep.asked.objectives) > 1:
@@ -237,7 +237,7 @@ def _report_of(sweep: Sweep) -> Callable[[Point], Any]:
 
 
 def _alone(sweep: Sweep, point: Point) -> list[str]:
-    """The command of a process that trains one point."""
+    """Write the command of a process that trains one point."""
     overrides = config_flags.get_override_values(sweep.asked["config"])
     asked = {**point._asdict(), "folder": str(point.folder.resolve())}
     return [
@@ -261,7 +261,7 @@ def _train_alone(sweep: Sweep, asked: dict[str, Any]) -> None:
 
 
 def _evaluate_winner(sweep: Sweep, table: Any) -> None:
-    """The best settings, over seeds where there are some, trained from another start and evaluated once."""
+    """Train the best settings, over seeds where there are some, from another start, and evaluate them once."""
     names = [name for name in table if name not in sweeps.RESULTS]
     keys = [name for name in names if name != "seed"]
     done = table[table["state"] == "finished"]
@@ -303,7 +303,7 @@ def _evaluate_winner(sweep: Sweep, table: Any) -> None:
 
 
 def _evaluate_best_run(sweep: Sweep, config: Any, table: Any) -> None:
-    """The best run of a population, evaluated as it is: its settings changed on the way, and no fit repeats it."""
+    """Evaluate the best run of a population as it is: its settings changed on the way, and no fit repeats it."""
     best = str(table.loc[table[table["state"] == "finished"][SCORE].idxmin(), "folder"])
     experiment, folder = read_data(config), sweep.workdir / best
     results.save_test(folder, experiment.test)

@@ -13,7 +13,7 @@ from pdae_jax.cli.configs import load_config
 from pdae_jax.cli.sweeps import searches, tune
 from pdae_jax.cli.sweeps.points import configure, earlier_result, train_point
 from pdae_jax.runs.folder import read_config
-from tests.experiments.scripts import CONFIG, call
+from tests.experiments.scripts import CONFIG, call, call_process
 
 CLUSTER = """
 import sys, ray
@@ -26,10 +26,13 @@ SPACE = {"fit.learning_rate": ("log", 1e-4, 1e-1), "fit.warmup_steps": ("int", 1
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster of two cores that sweeps join, in a process of its own: to start one takes longer than a sweep."""
-    ray = pytest.importorskip("ray")
+    """A cluster of two cores that all sweeps join: to start one takes longer than a sweep.
+
+    Tune cannot send functions to it that pytest has wrapped to check their annotations, so its sweeps are processes too.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_MODE", "token")  # read when Ray is imported
+        ray = pytest.importorskip("ray")
         command = [sys.executable, "-c", CLUSTER]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout and process.stdin
@@ -146,9 +149,9 @@ def test_asha_stops_poor_points_and_remembers_good_ones(tmp_path, cluster):
     assert "Pass --launcher=ray" in call("sweep.py", *arguments, status=1)
     arguments += ["--launcher=ray", "--config.fit.num_steps=10", "--search_seed=1", "--at_once=1"]
     # rates of 0.01, 0.6, 0.0004 and 0.6
-    call("sweep.py", *arguments, "--points=1")
+    call_process("sweep.py", *arguments, "--points=1")
     before = (tmp_path / "runs" / "000" / "metrics.jsonl").stat().st_mtime_ns
-    call("sweep.py", *arguments, "--points=2")
+    call_process("sweep.py", *arguments, "--points=2")
     table = pd.read_csv(tmp_path / "runs" / "sweep.csv", dtype={"folder": str}).set_index("folder")
     assert table["state"].to_dict() == {"000": "finished", "001": "stopped"}
     assert table["error"]["001"] == "stopped after 4 evaluations"
@@ -159,7 +162,7 @@ def test_asha_stops_poor_points_and_remembers_good_ones(tmp_path, cluster):
 def test_a_population_trains_and_its_best_run_is_the_winner(tmp_path, cluster):
     arguments = ["--launcher=ray", "--search=pbt", "--points=2"]
     arguments += ["--config.fit.num_steps=24", "--config.fit.log_every=3", "--config.fit.eval_every=3"]
-    printed = call("sweep.py", f"--config={rates(tmp_path)}", f"--workdir={tmp_path / 'runs'}", *arguments)
+    printed = call_process("sweep.py", f"--config={rates(tmp_path)}", f"--workdir={tmp_path / 'runs'}", *arguments)
     table = pd.read_csv(tmp_path / "runs" / "sweep.csv")
     assert table["state"].tolist() == ["finished"] * 2 and table["validation_share"].is_monotonic_increasing
     started = [

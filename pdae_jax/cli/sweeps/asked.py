@@ -10,7 +10,7 @@ from pdae_jax.cli.sweeps.points import configure
 
 
 class Sweep(NamedTuple):
-    """What was asked for."""
+    """Hold what was asked for."""
 
     asked: flags.FlagValues
     call: Call
@@ -18,12 +18,12 @@ class Sweep(NamedTuple):
 
     @property
     def source(self) -> str:
-        """Of the config, path[:arg]."""
+        """Name the config, path[:arg]."""
         return self.call.source
 
     @property
     def config(self) -> Any:
-        """What points change: each trains one fit, and the winner as many replicas as the config says."""
+        """Return what points change: each trains one fit, and the winner as many replicas as the config says."""
         return configure(self.asked.config, {"replicas": 1})
 
 
@@ -51,7 +51,7 @@ def define(values: flags.FlagValues) -> None:
 
 
 def check(sweep: Sweep) -> None:
-    """``ValueError`` for what cannot go together."""
+    """Refuse what cannot go together, ``ValueError``."""
     if sweep.asked.dry_run and (
         sweep.asked.launcher != "slurm" or sweep.asked.search == "optuna" or sweep.asked.slurm_cluster == "local"
     ):
@@ -64,7 +64,7 @@ def check(sweep: Sweep) -> None:
 
 
 def _check_tune(sweep: Sweep) -> None:
-    """What Ray Tune cannot do."""
+    """Refuse what Ray Tune cannot do."""
     if sweep.asked.search in ("asha", "pbt") and sweep.asked.launcher != "ray":
         raise ValueError(f"--search={sweep.asked.search} is by Ray Tune. Pass --launcher=ray with it.")
     if sweep.asked.search == "pbt" and sweep.asked.at_once:

@@ -31,13 +31,13 @@ Alone = Callable[[Point], list[str]]
 def inline(
     points: Sequence[Point], config: Any, source: str, report_of: Callable[[Point], Any]
 ) -> Iterator[tuple[Point, Result]]:
-    """One after the other, in this process."""
+    """Train points one after the other, in this process."""
     for point in points:
         yield point, train_point(config, point, source, report_of(point))
 
 
 def population(points: Sequence[Point], config: Any, source: str) -> Iterator[tuple[Point, Result]]:
-    """Together: those that differ in values of the compiled step only share it, see `fit_population`."""
+    """Train points together: those that differ in values of the compiled step only share it, see `fit_population`."""
     experiments: dict[str, build.Experiment] = {}
     requests, asked = [], []
     start = time.perf_counter()
@@ -82,7 +82,7 @@ def population(points: Sequence[Point], config: Any, source: str) -> Iterator[tu
 
 
 def ray(points: Sequence[Point], alone: Alone) -> Iterator[tuple[Point, Result]]:
-    """A task of Ray for each: on this machine, or on the cluster of ``RAY_ADDRESS``, which shares the folder."""
+    """Train each point as a task of Ray, here or on the cluster of ``RAY_ADDRESS``, which shares the folder."""
     library, gpus = start_ray()
     run = library.remote(num_cpus=1, num_gpus=gpus, max_retries=1)(_call)
     waiting = {run.remote(alone(point), str(pathlib.Path.cwd())): point for point in points}
@@ -93,7 +93,7 @@ def ray(points: Sequence[Point], alone: Alone) -> Iterator[tuple[Point, Result]]
 
 
 def start_ray() -> tuple[Any, int]:
-    """Ray, here or on the cluster of ``RAY_ADDRESS``, and how many GPUs a point has."""
+    """Start Ray here, or join the cluster of ``RAY_ADDRESS``; return it, and how many GPUs a point has."""
     import ray as library  # pyright: ignore[reportMissingImports]
 
     address = os.environ.get("RAY_ADDRESS")
@@ -111,7 +111,7 @@ def start_ray() -> tuple[Any, int]:
 def slurm(
     points: Sequence[Point], alone: Alone, folder: pathlib.Path, cluster: str, dry_run: bool, **parameters: Any
 ) -> Iterator[tuple[Point, Result]]:
-    """An array of Slurm jobs, by submitit; ``cluster="local"`` runs the same jobs here.
+    """Train points as an array of Slurm jobs, by submitit; ``cluster="local"`` runs the same jobs here.
 
     With `dry_run` the scripts are written, and nothing is submitted.
     """
@@ -136,7 +136,7 @@ def slurm(
 def _write_scripts(
     folder: pathlib.Path, points: Sequence[Point], alone: Alone, parameters: dict[str, Any]
 ) -> pathlib.Path:
-    """What would be submitted: one array, a line of ``points.txt`` for each job."""
+    """Write what would be submitted: one array, a line of ``points.txt`` for each job."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "points.txt", "".join(shlex.join(alone(point)) + "\n" for point in points))
     lines = [f"#SBATCH --{name.removeprefix('slurm_').replace('_', '-')}={v}" for name, v in parameters.items()]
@@ -163,7 +163,7 @@ def _call(command: list[str], folder: str) -> str:
 
 
 def result_of(point: Point, error: str) -> Result:
-    """What the process of a point has kept; one that died has kept nothing."""
+    """Return what the process of a point has kept; one that died has kept nothing."""
     found = earlier_result(point)
     if found is not None:
         return found

@@ -48,7 +48,7 @@ class Result(NamedTuple):
 
 
 def grid_of(module: Any, path: pathlib.Path | str) -> list[dict[str, Any]]:
-    """The points that a config file lists."""
+    """List the points of ``get_sweep()`` of a config file."""
     if not hasattr(module, "get_sweep"):
         raise ValueError(f"{path} has no get_sweep(). Add one that yields flat dicts, {{'fit.latent_dim': 4}}.")
     points = [{name: plain_number(value) for name, value in point.items()} for point in module.get_sweep()]
@@ -62,7 +62,7 @@ def grid_of(module: Any, path: pathlib.Path | str) -> list[dict[str, Any]]:
 
 
 def check_names(names: Iterable[str]) -> None:
-    """``ValueError`` for what cannot be varied."""
+    """Refuse what cannot be varied, ``ValueError``."""
     if "replicas" in set(names):
         raise ValueError(
             "'replicas' cannot be varied: a point is one fit. Vary 'seed', or give replicas in the config."
@@ -70,14 +70,14 @@ def check_names(names: Iterable[str]) -> None:
 
 
 def configure(config: Any, settings: dict[str, Any]) -> Any:
-    """The config of a point; the one given stays as it is."""
+    """Make the config of a point; the one given stays as it is."""
     config = copy.deepcopy(config)  # ConfigDict(config) would share the nested sections
     config.update_from_flattened_dict(settings)
     return config
 
 
 def settings_in(config: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """Values of a saved config by their flat names."""
+    """Read values of a saved config by their flat names."""
     found = {}
     for name in names:
         value: Any = config
@@ -88,18 +88,18 @@ def settings_in(config: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 
 def digest_of(config: Any) -> str:
-    """SHA-256 of all values of a config."""
+    """Compute SHA-256 of all values of a config."""
     return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def command_of(door: Sequence[str], source: str, values: dict[str, Any], workdir: pathlib.Path) -> str:
-    """What trains and evaluates a point alone, in its folder."""
+    """Write the command that trains and evaluates a point alone, in its folder."""
     changes = [f"--config.{name}={value}" for name, value in values.items()]  # None is open, whatever the config has
     return shlex.join([*door, f"--config={source}", *changes, f"--workdir={workdir}"])
 
 
 def folder_name(settings: dict[str, Any]) -> str:
-    """``fit.latent_dim=4,seed=1``"""
+    """Name a folder after settings: ``fit.latent_dim=4,seed=1``."""
     name = ",".join(f"{name}={value}" for name, value in settings.items()).replace("/", "_").replace(" ", "")
     if len(name) <= _MOST_LETTERS:
         return name
@@ -107,7 +107,7 @@ def folder_name(settings: dict[str, Any]) -> str:
 
 
 def earlier_result(point: Point) -> Result | None:
-    """What came of a point in an earlier call; ``ValueError`` where its folder has one of other settings."""
+    """Read what came of a point in an earlier call; ``ValueError`` where its folder has one of other settings."""
     file = point.folder / RESULT_FILE
     if not file.exists():
         return None
@@ -128,7 +128,7 @@ def save_result(point: Point, result: Result) -> Result:
 
 
 def score_of(fitted: Fitted) -> float:
-    """`sweeps.SCORE` of a fit; ``ValueError`` without validation conditions that differ from the control."""
+    """Compute `sweeps.SCORE` of a fit; ``ValueError`` without validation conditions that differ from the control."""
     if not fitted.validation_errors:
         raise ValueError("The config has no validation conditions to rank points by; name some in config.split.")
     score = share_of_control(fitted.validation_errors)
@@ -163,7 +163,7 @@ class Told:
 
 
 def await_others(point: Point) -> Result | None:
-    """Wait while another process trains a point, one that outlived its sweep, say; its result, if it ended well."""
+    """Wait while another process trains a point, and return its result if it ended well."""
     waits = False
     while point.folder.exists():
         try:
@@ -179,7 +179,7 @@ def await_others(point: Point) -> Result | None:
 
 
 def earlier_seconds(folder: pathlib.Path) -> float:
-    """What the steps took that earlier calls have taken in a folder."""
+    """Add up the seconds of the steps that earlier calls have taken in a folder."""
     seconds, before = 0.0, 0
     for entry in read_metrics(folder / METRICS_FILE):
         seconds += (entry["step"] - before) / entry["steps_per_second"]

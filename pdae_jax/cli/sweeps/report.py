@@ -14,7 +14,7 @@ REPORT_FILE = "sweep.md"
 
 
 def check_own(workdir: pathlib.Path) -> None:
-    """``FileExistsError`` for files of somebody else's in the place of what a sweep writes."""
+    """Refuse to replace files that no sweep has written, ``FileExistsError``."""
     for name, words in {TABLE_FILE: f"{SCORE},seconds,steps,state", REPORT_FILE: f"Ranked by {SCORE}"}.items():
         if (workdir / name).exists() and words not in (workdir / name).read_text(errors="replace"):
             raise FileExistsError(
@@ -23,7 +23,7 @@ def check_own(workdir: pathlib.Path) -> None:
 
 
 def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-    """``sweep.csv``, the best point first."""
+    """Write ``sweep.csv``, the best point first."""
     import pandas as pd
 
     table = pd.DataFrame(rows).rename(columns={"score": SCORE}).sort_values(SCORE, kind="stable")
@@ -33,7 +33,7 @@ def write_table(workdir: pathlib.Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_report(workdir: pathlib.Path, table: Any, note: str, timed: bool) -> None:
-    """``sweep.md``: the leaderboard, what mattered, and the figures.
+    """Write ``sweep.md``: the leaderboard, what mattered, and the figures.
 
     Args:
         workdir: of the sweep.
@@ -68,5 +68,5 @@ def write_report(workdir: pathlib.Path, table: Any, note: str, timed: bool) -> N
 
 
 def show(table: Any) -> str:
-    """A table for the terminal."""
+    """Print a table into a text for the terminal."""
     return table.to_string(index=False, float_format="{:.4g}".format)

@@ -30,7 +30,7 @@ class Search(Protocol):
     def tell(self, point: Point, result: Result) -> None: ...
 
     def earlier(self) -> list[Point]:
-        """Points that ended in an earlier call, and are not asked for again."""
+        """List points that ended in an earlier call, and are not asked for again."""
         ...
 
     @property
@@ -55,7 +55,7 @@ class Listed:
 
 
 def check_space(space: Mapping[str, Any]) -> None:
-    """``ValueError`` that names what is not understood."""
+    """Refuse what is not understood, ``ValueError`` that names it."""
     check_names(space)
     for name, values in space.items():
         if isinstance(values, list) and values:
@@ -69,7 +69,7 @@ def check_space(space: Mapping[str, Any]) -> None:
 
 
 def check_values(space: Mapping[str, Any]) -> None:
-    """``ValueError`` that names a setting of a space which cannot change while a fit trains."""
+    """Refuse a setting that cannot change while a fit trains, ``ValueError`` that names it."""
     free = sorted(f"fit.{name}" for name in VALUES if name != "num_steps")
     for name, values in space.items():
         if name not in free:
@@ -85,7 +85,7 @@ def check_values(space: Mapping[str, Any]) -> None:
 
 
 def random_settings(space: Mapping[str, Any], number: int, seed: int) -> list[dict[str, Any]]:
-    """Points of a space, each value drawn by itself."""
+    """Draw points of a space, each value by itself."""
     check_space(space)
     random = np.random.default_rng(seed)
 
@@ -142,7 +142,7 @@ class Optuna:
         return [self._proposed(trial) for trial in self.study.get_trials(states=ended)]
 
     def _proposed(self, trial: Any) -> Point:
-        """The point of a trial."""
+        """Make the point of a trial."""
         settings = {}
         for name, value in trial.params.items():
             values = self._space.get(name)
@@ -170,7 +170,7 @@ class Optuna:
 
 
 def open_study(folder: pathlib.Path, seed: int, num_objectives: int) -> Any:
-    """The study of a sweep; of one objective it stops points early by asynchronous successive halving."""
+    """Open the study of a sweep; of one objective it stops points early by asynchronous successive halving."""
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
@@ -196,7 +196,7 @@ def open_study(folder: pathlib.Path, seed: int, num_objectives: int) -> Any:
 
 
 def reporter(folder: pathlib.Path, trial: int, evaluations: Callable[[int], int]) -> Callable[[float, int], bool]:
-    """Tells the study of a sweep of errors on validation conditions; whether to stop."""
+    """Return a function that tells the study of errors on validation conditions, and whether to stop."""
     import optuna
 
     study = open_study(folder, 0, 1)

@@ -98,18 +98,18 @@ def asha(
 
 
 def _every(config: Any, point: Point) -> int:
-    """Steps between evaluations of a point."""
+    """Look up the steps between evaluations of a point."""
     return point.settings.get("fit.eval_every", config.fit.eval_every)
 
 
 def is_last(folder: pathlib.Path, step: int) -> bool:
-    """Whether a run ends with this step: Tune is not asked then, so that what is done stays."""
+    """Tell whether a run ends with this step: Tune is not asked then, so that what is done stays."""
     recipe = read_json(folder / CONFIG_FILE)["identity"]["recipe"]
     return step >= (recipe["num_steps"] if recipe["stop_step"] is None else recipe["stop_step"])
 
 
 def errors_of(folder: pathlib.Path, every: int) -> list[tuple[int, float]]:
-    """Of the run in a folder, after each evaluation: how many there were, and the error on validation conditions."""
+    """Read from a run folder, for each evaluation, how many there were and the error on validation conditions."""
     name = "validation_energy_distance"
     return [(each["step"] // every, each[name]) for each in read_metrics(folder / METRICS_FILE) if name in each]
 
@@ -156,13 +156,13 @@ class Population(searches.Listed):
         return point
 
     def point(self, folder: pathlib.Path, settings: dict[str, Any]) -> Point:
-        """The run in a folder, with the settings that it has, or else these."""
+        """Return the run in a folder, with the settings that it has, or else these."""
         if (folder / CONFIG_FILE).exists():
             settings = settings_in(read_json(folder / CONFIG_FILE)["config"], self._space)
         return Point(settings, folder, self._command, digest_of(configure(self.config, settings)))
 
     def next_run(self, own: pathlib.Path, start: pathlib.Path | None) -> tuple[pathlib.Path, pathlib.Path | None]:
-        """Folder of the run that a member goes on with, and the one whose state it has begun with.
+        """Return the folder of the run that a member goes on with, and the one whose state it has begun with.
 
         Args:
             own: folder of a run of the member.
@@ -224,13 +224,13 @@ class Population(searches.Listed):
 
 
 def runs_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The runs of the member that the run in a folder is of, in order."""
+    """List the runs of the member that the run in a folder is of, in order."""
     member = folder.name.split("-")[0]
     return sorted(folder.parent.glob(f"{member}-*"), key=lambda run: int(run.name.split("-")[1]))
 
 
 def inside(settings: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that were multiplied, cut to their ranges."""
+    """Cut settings that were multiplied to their ranges."""
     found = dict(settings)
     for name, values in space.items():
         if isinstance(values, tuple):
@@ -240,7 +240,7 @@ def inside(settings: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, A
 
 
 def _named_by(checkpoint: Any) -> pathlib.Path | None:
-    """The folder of the run that a checkpoint of Tune names."""
+    """Read the folder of the run that a checkpoint of Tune names."""
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as start:
@@ -248,12 +248,12 @@ def _named_by(checkpoint: Any) -> pathlib.Path | None:
 
 
 def _number(trial_id: str) -> int:
-    """Place of a trial in its sweep: its config may become that of another."""
+    """Read the place of a trial in its sweep: its config may become that of another."""
     return int(trial_id.rsplit("_", 1)[1])
 
 
 def check_own(workdir: pathlib.Path) -> None:
-    """``FileExistsError`` where the place of Tune's files, which are removed, is taken by something else."""
+    """Refuse a folder in the place of Tune's files that Tune has not written, ``FileExistsError``."""
     own = workdir / FOLDER
     if own.exists() and any(own.iterdir()) and not any(own.glob("experiment_state-*")):
         raise FileExistsError(
