@@ -28,7 +28,7 @@ SPACE = {"fit.learning_rate": ("log", 1e-4, 1e-1), "fit.warmup_steps": ("int", 1
 def cluster():
     """A cluster of two cores that all sweeps join: to start one takes longer than a sweep.
 
-    Tune cannot send functions to it that pytest has wrapped to check their annotations, so its sweeps are processes too.
+    Tune cannot send functions to it that pytest has wrapped to check annotations, so its sweeps are processes too.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")  # read when Ray is imported
