@@ -42,7 +42,7 @@ myst_heading_anchors = 3
 
 
 def metric_row(metric):
-    """Say the name, the value of an exact prediction, and the function, which for some metrics is made by one that is public."""
+    """Say the name, the value of an exact prediction, and the function, or the public one that makes it."""
     function = metric.of.__qualname__.partition(".")[0]
     best = "calibrated" if metric.best is None else f"{metric.best:g}"
     return f"`{metric.name}`", best, f"{{func}}`~pdae_jax.evaluation.metrics.{function}`"
