@@ -49,7 +49,7 @@ SPLIT = {
     "validation": "conditions that choose the last step and test additivity",
     "test_fraction": "share of the combinations of measured singles to hold out for the test, where none are named",
     "validation_fraction": "share of the remaining ones for validation, where none are named",
-    "protocol": "a split of the field, see pdae_jax/data/protocols.py; stratum holds out what perturbations do in one",
+    "protocol": "a split of the field, see design/protocols.py; stratum holds out what perturbations do in one",
     "strata": "of the protocol stratum: those to choose from",
     "seed": "of the choice",
 }

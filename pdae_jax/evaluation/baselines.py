@@ -27,7 +27,7 @@ PCA_VARIANCE = 0.95
 
 
 class Task(NamedTuple):
-    """What a method is asked for."""
+    """Hold what a method is asked for."""
 
     train: PerturbationData
     label: Float[np.ndarray, " perturbations"]  # the target
@@ -51,7 +51,7 @@ class Method:
         source: str | None = None,
         floor: float | None = None,
     ) -> Float[np.ndarray, "num_samples features"]:
-        """Samples for a label.
+        """Predict samples for a label.
 
         Args:
             key: draws the cells, and the noise of methods that have some.
@@ -66,12 +66,12 @@ class Method:
 
 
 def control(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
-    """Control cells unchanged: the perturbations do nothing."""
+    """Take control cells unchanged: the perturbations do nothing."""
     return _moved(key, task.train, task.train.control, np.zeros(task.train.num_features), num_samples)
 
 
 def pool_all(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "number features"]:
-    """Cells of all training conditions, as many of each, the control among them: the label carries no information.
+    """Take cells of all training conditions, as many of each, also of the control: the label carries no information.
 
     Every condition has the same share whatever `num_samples`, so that the mean is that of the condition means. The
     control counts as one condition, however many cells it has.
@@ -87,20 +87,20 @@ def pool_all(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num
 
 
 def pseudobulk(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
-    """Every cell at one profile, the control mean plus `additive_shift`: what methods for means alone deliver."""
+    """Put every cell at one profile, the control mean plus `additive_shift`: what methods for means alone deliver."""
     train, means = task.train, condition_means(task.train)
     profile = means[design_of(train).control] + additive_shift(train, task.label)
     return np.tile(profile.astype(train.x.dtype), (num_samples, 1))
 
 
 def additive(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
-    """Source cells moved by the sum of the single effects, see `additive_shift`, less those of the source's label."""
+    """Move source cells by the sum of the single effects, see `additive_shift`, less those of the source's label."""
     shift = additive_shift(task.train, task.label) - additive_shift(task.train, task.source)
     return _moved(key, task.train, task.source, shift, num_samples)
 
 
 def linear_regression(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
-    """Least squares with intercept of condition means on labels, over all training conditions.
+    """Move source cells by least squares with intercept of the training conditions' means on labels.
 
     Source cells are moved by the predicted mean minus the mean of the source CELLS, so that the samples have the
     mean that the regression predicts. Where labels are collinear: the solution with the smallest slopes.
@@ -113,7 +113,7 @@ def linear_regression(key: Array, task: Task, num_samples: int) -> Float[np.ndar
 def latent_additive(
     key: Array, task: Task, num_samples: int, *, latent_dim: int | None = None
 ) -> Float[np.ndarray, "num_samples features"]:
-    r"""Additive shifts in the space of the first principal components, fitted to all training conditions.
+    r"""Move source cells by additive shifts of the first principal components, fitted to all training conditions.
 
     With loadings `V` and condition means :math:`\mu_e`, least squares without intercept of the latent differences
     :math:`(\mu_e - \mu_0) V` on the labels gives `W`; a control cell `x` goes to :math:`x + a W V^\top` (from another
@@ -133,7 +133,7 @@ def latent_additive(
 
 
 def ridge(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
-    """The best linear model of the condition means (`linear`): where `fit` starts.
+    """Move source cells by the best linear model of the condition means (`linear`): where `fit` starts.
 
     Source cells are moved by the difference of the predicted means of the two labels. Ridge, gain of combinations and
     rank are chosen by leaving out training combinations, in closed form.
@@ -155,7 +155,7 @@ BASELINES: dict[str, Method] = {
 
 
 def additive_shift(train: PerturbationData, label: LabelLike) -> Float[np.ndarray, " features"]:
-    r"""Sum of single effects :math:`\sum_j \delta_j(a_j)` of a label of any order and dose.
+    r"""Sum the single effects :math:`\sum_j \delta_j(a_j)` of a label of any order and dose.
 
     :math:`\delta_j(a)` is the difference of the means of single `j` and control where `j` was measured alone at dose
     `a`, and `a` times the slope (least squares through the origin over its doses) where it was at other doses only.
@@ -180,7 +180,7 @@ class _Singles(NamedTuple):
     alone: Bool[np.ndarray, " perturbations"]  # those that there are
 
     def effect(self, label: Float[np.ndarray, " perturbations"]) -> Float[np.ndarray, " features"]:
-        """Sum of the effects of the perturbations of a label that were measured alone."""
+        """Sum the effects of the perturbations of a label that were measured alone."""
         measured = np.flatnonzero(self.alone & (label != 0))
         return sum((self._at(int(j), float(label[j])) for j in measured), np.zeros(self.effects.shape[1]))
 
@@ -203,7 +203,7 @@ def _singles(train: PerturbationData) -> _Singles:
 
 @once_for_each
 def _slopes_of_rest(train: PerturbationData) -> Float[np.ndarray, "others features"]:
-    """Least squares, on the perturbations never measured alone, of what the singles leave."""
+    """Fit by least squares, on the perturbations never measured alone, what the singles leave."""
     singles, labels = _singles(train), train.labels.astype(np.float64)
     left = _differences(train) - np.stack([singles.effect(row) for row in labels])
     return least_squares(labels[:, ~singles.alone], left)
@@ -211,19 +211,19 @@ def _slopes_of_rest(train: PerturbationData) -> Float[np.ndarray, "others featur
 
 @once_for_each
 def _slopes(train: PerturbationData) -> Float[np.ndarray, "perturbations features"]:
-    """Least squares with intercept of condition means on labels."""
+    """Fit condition means on labels by least squares with intercept."""
     means = condition_means(train)
     return least_squares(np.column_stack([np.ones(len(means)), train.labels]), means)[1:]
 
 
 @once_for_each
 def _effects(train: PerturbationData) -> Float[np.ndarray, "perturbations features"]:
-    """Least squares without intercept of the means' differences from the control on labels."""
+    """Fit the means' differences from the control on labels by least squares without intercept."""
     return least_squares(train.labels, _differences(train))
 
 
 def _differences(train: PerturbationData) -> Float[np.ndarray, "conditions features"]:
-    """Of the condition means from the control's."""
+    """Subtract the control's mean from the condition means."""
     means = condition_means(train)
     return means - means[design_of(train).control]
 
@@ -231,7 +231,7 @@ def _differences(train: PerturbationData) -> Float[np.ndarray, "conditions featu
 def principal_components(
     train: PerturbationData, latent_dim: int | None = None
 ) -> Float[np.ndarray, "features components"]:
-    """Loadings of the first principal components of the training cells, each condition with equal weight."""
+    """Find loadings of the first principal components of the training cells, each condition with equal weight."""
     values, vectors = spectrum(train)
     if latent_dim is None:
         share = np.cumsum(values) / max(values.sum(), np.finfo(np.float64).tiny)
@@ -242,14 +242,14 @@ def principal_components(
 
 
 def _moved(key: Array, train: PerturbationData, source: str, shift: np.ndarray, num_samples: int) -> np.ndarray:
-    """Cells of the source plus a shift; of counts whole numbers again, as the model's predictions are."""
+    """Move cells of the source; of counts to whole numbers again, as the model's predictions are."""
     rows = train.rows[train.index(source)]
     rows = rows[_draw(make_random(key), len(rows), num_samples)]
     return as_measured(key, train.x[rows] + shift, train.sizes(rows)).astype(train.x.dtype)
 
 
 def _draw(random: np.random.Generator, population: int, size: int) -> Int[np.ndarray, " size"]:
-    """Indices drawn without replacement as long as they last, then all over again."""
+    """Draw indices without replacement as long as they last, then all over again."""
     rounds = [random.permutation(population) for _ in range(-(-size // population))]
     return np.concatenate([*rounds, np.zeros(0, dtype=np.int64)])[:size]
 
@@ -257,7 +257,7 @@ def _draw(random: np.random.Generator, population: int, size: int) -> Int[np.nda
 def _even_sizes(
     random: np.random.Generator, counts: Int[np.ndarray, " groups"], total: int
 ) -> Int[np.ndarray, " groups"]:
-    """Sizes that sum to `total`, as equal as they can be; the largest groups get what does not divide."""
+    """Share `total` as equally as can be; the largest groups get what does not divide."""
     shuffled = random.permutation(len(counts))
     smallest_first = shuffled[np.argsort(counts[shuffled], kind="stable")]
     each, rest = divmod(total, len(counts))

@@ -1,4 +1,4 @@
-"""Which conditions are evaluated, and from whose cells."""
+"""The conditions that are evaluated, and from whose cells."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
 
 def cases_of(split: str, data: PerturbationData) -> Iterator[Case]:
-    """The perturbed conditions of a split."""
+    """List the perturbed conditions of a split."""
     if not np.any(data.labels):
         raise ValueError(
             f"The {split} data have no perturbed condition to evaluate; their conditions are "
@@ -52,14 +52,14 @@ def cases_of(split: str, data: PerturbationData) -> Iterator[Case]:
 
 
 def fewer_in_sample(cases: Sequence[Case], most: int) -> list[Case]:
-    """The cases with at most so many training conditions."""
+    """Choose at most so many training conditions, evenly spaced, beside all others."""
     trained = [case for case in cases if case.split == "train"]
     chosen = [trained[row] for row in evenly_spaced(len(trained), most)]
     return [*(case for case in cases if case.split != "train"), *chosen]
 
 
 def sources_of_cases(source: Mapping[str, str], cases: Sequence[Case], train: PerturbationData) -> dict[str, str]:
-    """Sources by the names of their conditions, in whatever order the mapping has their perturbations."""
+    """Name sources by their conditions, in whatever order the mapping has the perturbations."""
     found = {}
     for name, start in source.items():
         same = [case.condition for case in cases if case.condition == name]
@@ -73,7 +73,7 @@ def sources_of_cases(source: Mapping[str, str], cases: Sequence[Case], train: Pe
 
 
 def warn_of_seen(cases: Sequence[Case], fitted: Fitted | Ensemble) -> None:
-    """Says which test conditions were trained on or chose the last step, by their labels."""
+    """Warn of test conditions that were trained on or chose the last step, by their labels."""
     for part, data in {"trained on": fitted.train, "used for validation": fitted.validation}.items():
         seen = [case.condition for case in cases if data and len(rows_of(data.labels, case.label))]
         if seen:

@@ -29,7 +29,7 @@ class CountedCells(NamedTuple):
 def count_diagnostics(
     fitted: Fitted | Ensemble, test: PerturbationData, *, key: Array, sources: dict[str, str] | None = None
 ) -> Table:
-    r"""How far predicted counts have the law of measured ones, one row per held-out condition and method.
+    r"""Compare the laws of predicted and measured counts, one row per held-out condition and method.
 
     One half of the measured cells is the reference. ``pdae`` is the prediction, ``control`` are control cells as they
     are, and ``oracle_half`` is the other half of the measured cells: what an exact prediction of so many cells has.
@@ -84,14 +84,14 @@ def count_diagnostics(
 
 
 def counted(data: PerturbationData, rows: Int[np.ndarray, " cells"]) -> CountedCells:
-    """Cells of data with size factors as counts."""
+    """Take cells of data with size factors as counts."""
     sizes = data.sizes(rows)
     assert sizes is not None
     return CountedCells(to_counts(np.random.default_rng(0), data.x[rows], sizes), sizes)
 
 
 def compare(sample: CountedCells, reference: CountedCells) -> dict[str, float]:
-    """The `QUANTITIES` of a sample; see `count_diagnostics`."""
+    """Compute the `QUANTITIES` of a sample; see `count_diagnostics`."""
     zeros, true_zeros = np.mean(sample.counts == 0, axis=0), np.mean(reference.counts == 0, axis=0)
     mean, variance = sample.counts.mean(axis=0), sample.counts.var(axis=0)
     true_mean, true_variance = reference.counts.mean(axis=0), reference.counts.var(axis=0)
@@ -110,5 +110,5 @@ def compare(sample: CountedCells, reference: CountedCells) -> dict[str, float]:
 
 
 def log_correlations(sample: CountedCells, features: Int[np.ndarray, " some"]) -> Float[np.ndarray, "some some"]:
-    """Pearson correlations of log-normalised values; 0 with a feature that is constant."""
+    """Compute Pearson correlations of log-normalised values; 0 with a feature that is constant."""
     return correlations(log_normalised(sample.counts[:, features], sample.size_factors))

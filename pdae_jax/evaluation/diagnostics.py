@@ -1,4 +1,4 @@
-r"""Do the model's assumptions hold, and are its predictions such cells as were measured? Tables, one row a thing."""
+r"""Tables of whether the model's assumptions hold, and its predictions are such cells as were measured."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,7 @@ _MOST_CELLS = 20_000  # that measured quantiles are found from
 
 
 def residuals(fitted: Fitted, condition: str) -> Float[np.ndarray, "cells features"]:
-    r"""The noise :math:`(x - \mu(z)) / s(z)` of a training condition's cells (2,000 at most), in the model's units.
+    r"""Infer the noise :math:`(x - \mu(z)) / s(z)` of at most 2,000 cells of a training condition, in the model's units.
 
     Raises:
         ValueError: a model whose noise is drawn; it has none of its own.
@@ -34,7 +34,7 @@ def residuals(fitted: Fitted, condition: str) -> Float[np.ndarray, "cells featur
 
 
 def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199, most: int | None = None) -> Table:
-    """Whether the noise is independent of the perturbation: residuals of each training condition against the control's.
+    """Test that noise is independent of the perturbation: residuals of training conditions against the control's.
 
     The model carries a cell's noise to every label. That is right where the noise has the same law under all labels.
     A condition whose residuals have a law of their own changes cells in a way that the latents do not see; translations
@@ -79,7 +79,7 @@ def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199, mo
 
 
 def extremes(prediction: Prediction, train: PerturbationData) -> Table:
-    """Quantiles and extremes of predicted values beside those of measured training cells, per feature.
+    """Compare quantiles and extremes of predicted values and of measured training cells, per feature.
 
     Measured quantiles are those of 20,000 cells at most, extremes those of all.
 
@@ -104,8 +104,8 @@ def extremes(prediction: Prediction, train: PerturbationData) -> Table:
     return table.sort_values("reach", ascending=False)
 
 
-@once_for_each
+@once_for_each  # a report asks for every held-out condition
 def _some_cells(train: PerturbationData) -> Float[np.ndarray, "cells features"]:
-    """At most `_MOST_CELLS` training cells."""
+    """Choose at most `_MOST_CELLS` training cells."""
     rows = np.random.default_rng(0).permutation(train.num_cells)[:_MOST_CELLS]
     return train.x[np.sort(rows)]

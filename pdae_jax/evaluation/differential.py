@@ -10,7 +10,7 @@ CONTROL_CELLS = 2000  # of a t-test, at most
 
 
 class Differential(NamedTuple):
-    """How features of a sample differ from the control's, by Welch's t-test."""
+    """Differences of a sample's features from the control's, by Welch's t-test."""
 
     order: Int[np.ndarray, " features"]  # from the largest to the smallest size of t
     significant: Bool[np.ndarray, " features"]
@@ -19,7 +19,7 @@ class Differential(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What Welch's t-test asks of a sample of cells."""
+    """Moments of a sample of cells that Welch's t-test asks for."""
 
     number: int
     mean: Float[np.ndarray, " features"]

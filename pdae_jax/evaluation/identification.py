@@ -14,9 +14,9 @@ Three classes of maps from learned to true latents say how much of that came tru
     latents. What is left over is curvature of the learned chart, lost latents, or noise; these shrink `B`, and with it
     mapped shifts.
 ``whitened``
-    :math:`(\hat z L) R + b`, `R` orthogonal (Procrustes), `L` the inverse square root of the learned latents' own
-    covariance within conditions. The truth chooses rotation, reflection and translation only; the units come from the
-    model: what somebody could have without knowing the truth.
+    :math:`(\hat z L) R + b`, `R` orthogonal (Procrustes: Schoenemann, Psychometrika 31, 1966), `L` the inverse square
+    root of the learned latents' own covariance within conditions. The truth only chooses rotation, reflection and
+    translation; the units come from the model: what somebody could have without knowing the truth.
 ``orthogonal``
     :math:`\hat z R + b`, `R` orthogonal. No scale, no shear: learned latents are taken at their word, in which their
     base is N(0, I). The claim of the theory to the letter, for models trained to that base (`objective.contrast`,
@@ -55,7 +55,7 @@ class Truth(NamedTuple):
 
 
 class ShiftAgreement(NamedTuple):
-    """How well mapped shifts agree with the true ones. Relative to a true shift of length zero all is NaN."""
+    """Agreement of mapped shifts with the true ones. Relative to a true shift of length zero all is NaN."""
 
     error: float  # |W' - W| / |W|, Frobenius norms
     r2: float  # 1 - error^2: share of the squared length of W that is explained, W = 0 explains none
@@ -65,8 +65,8 @@ class ShiftAgreement(NamedTuple):
     length_error: Float[np.ndarray, " perturbations"]  # |w'| / |w| - 1, the same for every orthogonal map
 
 
-class Result(NamedTuple):
-    """Latents and shifts under the best map of one class."""
+class MapAgreement(NamedTuple):
+    """Agreement of latents and shifts under the best map of one class."""
 
     seen: Agreement  # other cells of the training conditions
     unseen: Agreement | None  # cells of conditions that were not trained on, if there are any
@@ -74,19 +74,19 @@ class Result(NamedTuple):
 
 
 class Identification(NamedTuple):
-    """What `measure_identification` found, for each class of maps."""
+    """Findings of `measure_identification`, for each class of maps."""
 
     perturbations: tuple[str, ...]
     latent_dim: int  # of the truth
     learned_dim: int
     base_sd: Float[np.ndarray, " learned"]  # see `Maps`
-    affine: Result
-    whitened: Result
-    orthogonal: Result
+    affine: MapAgreement
+    whitened: MapAgreement
+    orthogonal: MapAgreement
 
 
 def measure_identification(fitted: Fitted, truth: Truth | Simulation) -> Identification:
-    """Learned latents and shifts of a model against the world its data came from.
+    """Compare learned latents and shifts of a model with the world its data came from.
 
     Maps are fitted on a random half of the given cells of the training conditions, and judged on the other half and on
     all cells of the other conditions. Shifts are moved by the linear part of the same maps, and play no part in
@@ -110,9 +110,9 @@ def measure_identification(fitted: Fitted, truth: Truth | Simulation) -> Identif
     maps = fit_maps(learned[fit_rows], true[fit_rows], data.condition_index[fit_rows])
     shifts = truth.shift_matrix.astype(np.float64)
 
-    def result(latent_map: LatentMap) -> Result:
+    def under(latent_map: LatentMap) -> MapAgreement:
         mapped = latent_map.apply(learned)
-        return Result(
+        return MapAgreement(
             seen=agreement(mapped[seen_rows], true[seen_rows]),
             unseen=None if trained.all() else agreement(mapped[~trained], true[~trained]),
             shifts=compare_shifts(fitted.shift_matrix.astype(np.float64) @ latent_map.matrix, shifts),
@@ -123,7 +123,7 @@ def measure_identification(fitted: Fitted, truth: Truth | Simulation) -> Identif
         latent_dim=true.shape[1],
         learned_dim=learned.shape[1],
         base_sd=maps.base_sd,
-        **{name: result(getattr(maps, name)) for name in MAP_CLASSES},
+        **{name: under(getattr(maps, name)) for name in MAP_CLASSES},
     )
 
 
@@ -134,7 +134,7 @@ def compare_latents(
     condition_index: Int[np.ndarray, " cells"] | None = None,
     fit_on: Bool[np.ndarray, " cells"] | None = None,
 ) -> dict[str, Agreement]:
-    """Agreement of two sets of latents of the same cells under each class of maps, ``{"affine": ...}``.
+    """Measure how two sets of latents of the same cells agree under each class of maps, ``{"affine": ...}``.
 
     Args:
         learned: the latents that are mapped.
@@ -160,7 +160,7 @@ def compare_latents(
 def compare_shifts(
     learned: Float[np.ndarray, "perturbations mapped"], true: Float[np.ndarray, "_ latent"]
 ) -> ShiftAgreement:
-    """Learned shifts, already mapped to true latents, against the true ones; the narrower is filled up with zeros.
+    """Compare learned shifts, already mapped to true latents, with the true ones; the narrower gets zeros.
 
     Args:
         learned: learned `W` times the matrix of a `LatentMap`.
@@ -189,7 +189,7 @@ def compare_shifts(
 
 
 def truth_of(simulation: Simulation, *, max_cells: int = 1000) -> Truth:
-    r"""The truth of a simulation in units of its base: :math:`z = S u` gives :math:`u = S^{-1} z`, and `W` likewise.
+    r"""Express the truth in units of its base: :math:`z = S u` gives :math:`u = S^{-1} z`, and `W` likewise.
 
     Args:
         simulation: what `simulate` returned.
@@ -217,7 +217,7 @@ def load_truth(path: pathlib.Path) -> Truth:
 
 
 def identification_table(identification: Identification) -> Table:
-    """One number a row: the table of ``identification.csv``.
+    """Tabulate one number a row: the table of ``identification.csv``.
 
     Returns:
         DataFrame ``quantity, perturbation_or_latent, value``. Quantities of a class of maps begin with its name:
@@ -234,20 +234,20 @@ def identification_table(identification: Identification) -> Table:
         *_numbered("base_sd", "direction", identification.base_sd),
     ]
     for name in MAP_CLASSES:
-        rows += _result_rows(name, getattr(identification, name), identification.perturbations)
+        rows += _map_rows(name, getattr(identification, name), identification.perturbations)
     columns = ("quantity", "perturbation_or_latent", "value")
     return pd.DataFrame([dict(zip(columns, row, strict=True)) for row in rows])
 
 
-def _result_rows(name: str, result: Result, perturbations: tuple[str, ...]) -> Iterator[tuple[str, str, float]]:
-    for suffix, found in (("", result.seen), ("_unseen", result.unseen)):
+def _map_rows(name: str, agreed: MapAgreement, perturbations: tuple[str, ...]) -> Iterator[tuple[str, str, float]]:
+    for suffix, found in (("", agreed.seen), ("_unseen", agreed.unseen)):
         if found is not None:
             yield f"{name}_r2{suffix}", "all", found.r2
             yield from _numbered(f"{name}_r2{suffix}", "latent", found.r2_by_latent)
             yield f"{name}_residual{suffix}", "all", found.residual
             yield from _numbered(f"{name}_residual{suffix}", "latent", found.residual_by_latent)
             yield f"{name}_excess{suffix}", "all", found.excess
-    shifts = result.shifts
+    shifts = agreed.shifts
     yield f"{name}_shift_matrix_error", "all", shifts.error
     yield f"{name}_shift_matrix_r2", "all", shifts.r2
     yield f"{name}_gram_error", "all", shifts.gram_error

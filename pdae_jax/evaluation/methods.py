@@ -26,13 +26,13 @@ class GivenCells:
     cells: str = "all"  # no source limits their number
 
     def has(self, label: Float[np.ndarray, " perturbations"]) -> bool:
-        """Whether there are cells of a label, at least two."""
+        """Look for cells of a label, at least two."""
         return len(self._rows(label)) > 1
 
     def __call__(
         self, key: Array, train: PerturbationData, label: LabelLike, num_samples: int, **_: Any
     ) -> Float[np.ndarray, "number features"]:
-        """At most `num_samples` of the cells of a label, drawn without replacement."""
+        """Draw at most `num_samples` of the cells of a label, without replacement."""
         rows = self._rows(train.label(label))
         return self.x[make_random(key).permutation(rows)[:num_samples]]
 
@@ -42,7 +42,7 @@ class GivenCells:
 
 
 def given_cells(name: str, adata: Any, train: PerturbationData) -> GivenCells:
-    """The method of an AnnData of predicted cells.
+    """Make the method of an AnnData of predicted cells.
 
     Args:
         name: of the method, for messages.
@@ -72,7 +72,7 @@ def given_cells(name: str, adata: Any, train: PerturbationData) -> GivenCells:
 
 
 def further_methods(methods: Mapping[str, Any], train: PerturbationData) -> dict[str, Callable]:
-    """Functions as they are, and an AnnData as its `given_cells`.
+    """Take functions as they are, and an AnnData as its `given_cells`.
 
     Raises:
         TypeError: a method is neither.
@@ -88,7 +88,7 @@ def further_methods(methods: Mapping[str, Any], train: PerturbationData) -> dict
 
 
 def check_given(methods: Mapping[str, Callable], conditions: Mapping[str, Float[np.ndarray, " perturbations"]]) -> None:
-    """``ValueError`` where cells that were predicted elsewhere leave some of the conditions out."""
+    """Raise ``ValueError`` where cells that were predicted elsewhere leave some of the conditions out."""
     for name, method in methods.items():
         if isinstance(method, GivenCells):
             missing = [condition for condition, label in conditions.items() if not method.has(label)]

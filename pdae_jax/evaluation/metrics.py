@@ -26,7 +26,7 @@ CORRELATED_FEATURES = 100  # the true cells' most variable ones
 ROUNDING = 1e-6
 
 
-class Context(NamedTuple):
+class Reference(NamedTuple):
     """All that is known of a condition besides the predicted cells; the same for all methods."""
 
     control_mean: Float[np.ndarray, " d"]  # mean of all control cells
@@ -47,7 +47,7 @@ class Comparison:
 
     predicted: Float[np.ndarray, "n d"]
     true: Float[np.ndarray, "m _"]
-    context: Context
+    reference: Reference
     key: Array  # typed PRNG key, of permutation tests
 
     @functools.cached_property  # several metrics ask for them
@@ -57,7 +57,7 @@ class Comparison:
 
     @functools.cached_property  # every metric asks for it
     def are_numbers(self) -> bool:
-        """Tell that no value is NaN or infinite."""
+        """Check that no value is NaN or infinite."""
         return bool(np.isfinite(self.predicted).all() and np.isfinite(self.true).all())
 
 
@@ -73,9 +73,9 @@ def mmd(comparison: Comparison) -> float:
     r"""Compute the squared MMD :math:`E k(X,X') + E k(Y,Y') - 2 E k(X,Y)` (U form) of a Gaussian mixture kernel.
 
     :math:`k(x,y) = \tfrac13 \sum_{c \in \{1/2, 1, 2\}} \exp(-\|x-y\|^2 / 2 (c s)^2)` with `s` the bandwidth of the
-    context, the median distance between TRUE cells: one kernel for all methods. Gretton et al., JMLR 13, 2012.
+    reference, the median distance between TRUE cells: one kernel for all methods. Gretton et al., JMLR 13, 2012.
     """
-    return distances.gaussian_mmd(comparison.predicted, comparison.true, comparison.context.bandwidth)
+    return distances.gaussian_mmd(comparison.predicted, comparison.true, comparison.reference.bandwidth)
 
 
 def mean_l2(comparison: Comparison) -> float:
@@ -95,9 +95,9 @@ def r2_mean(comparison: Comparison) -> float:
 
 def cosine_delta(comparison: Comparison) -> float:
     r"""Compute the cosine of :math:`\mu_P - \mu_0` and :math:`\mu_T - \mu_0`."""
-    reference = comparison.context.control_mean
+    origin = comparison.reference.control_mean
     predicted, true = comparison.means
-    return _cosine(predicted - reference, true - reference, reference)
+    return _cosine(predicted - origin, true - origin, origin)
 
 
 def pearson_delta(comparison: Comparison) -> float:
@@ -105,7 +105,7 @@ def pearson_delta(comparison: Comparison) -> float:
 
     Roohani, Huang and Leskovec, Nature Biotechnology 42, 2024.
     """
-    return _pearson(comparison, comparison.context.control_mean)
+    return _pearson(comparison, comparison.reference.control_mean)
 
 
 def pearson_delta_centroid(comparison: Comparison) -> float:
@@ -114,7 +114,7 @@ def pearson_delta_centroid(comparison: Comparison) -> float:
     `c` is the centroid of the perturbed training conditions' means: what all perturbations share earns nothing
     (Vinas Torne et al., "Systema", Nature Biotechnology 2025).
     """
-    return _pearson(comparison, comparison.context.centroid)
+    return _pearson(comparison, comparison.reference.centroid)
 
 
 def coverage(level: float) -> Callable[[Comparison], float]:
@@ -146,7 +146,7 @@ def rank(comparison: Comparison) -> float:
     As a share: 0 is best, 0.5 is chance, NaN when there is no other condition. Wu et al., "PerturBench", arXiv
     2408.10609, 2024, rank predictions by their distance to a true mean; here true means are ranked, to a prediction.
     """
-    others = comparison.context.other_means
+    others = comparison.reference.other_means
     if len(others) == 0:
         return float("nan")
     predicted, true = comparison.means
@@ -167,7 +167,7 @@ def mse_of_top(number: int) -> Callable[[Comparison], float]:
     """
 
     def metric(comparison: Comparison) -> float:
-        predicted, true = (mean[comparison.context.true_change.order[:number]] for mean in comparison.means)
+        predicted, true = (mean[comparison.reference.true_change.order[:number]] for mean in comparison.means)
         return float(np.mean((predicted - true) ** 2)) if comparison.true.shape[1] > number else float("nan")
 
     return metric
@@ -177,7 +177,7 @@ def pearson_of_top(number: int) -> Callable[[Comparison], float]:
     """Make the Pearson correlation of the changes of the means over these features."""
 
     def metric(comparison: Comparison) -> float:
-        rows, control = comparison.context.true_change.order[:number], comparison.context.control.mean
+        rows, control = comparison.reference.true_change.order[:number], comparison.reference.control.mean
         predicted, true = ((mean - control)[rows] for mean in comparison.means)
         if comparison.true.shape[1] <= number or min(np.ptp(predicted), np.ptp(true)) == 0:
             return float("nan")
@@ -191,21 +191,21 @@ def de_overlap(comparison: Comparison) -> float:
 
     NaN for N = 0.
     """
-    significant = comparison.context.true_change.significant
+    significant = comparison.reference.true_change.significant
     number = int(significant.sum())
     if number == 0:
         return float("nan")
-    found = differential(Summary.of(comparison.predicted), comparison.context.control)
+    found = differential(Summary.of(comparison.predicted), comparison.reference.control)
     return float(np.mean(significant[found.order[:number]]))
 
 
 def de_direction(comparison: Comparison) -> float:
     """Find the share of the truly differential features whose mean is predicted to change in the right direction."""
-    true = comparison.context.true_change
+    true = comparison.reference.true_change
     rows = true.significant
     if not rows.any():
         return float("nan")
-    change = comparison.means[0] - comparison.context.control.mean
+    change = comparison.means[0] - comparison.reference.control.mean
     return float(np.mean(np.sign(change[rows]) == np.sign(true.change[rows])))
 
 
@@ -254,26 +254,26 @@ def p_value(comparison: Comparison) -> float:
     return test.p_value
 
 
-def energy_noise(context: Context, n_true: int, n_pred: int) -> float:
+def energy_noise(reference: Reference, n_true: int, n_pred: int) -> float:
     """Find the standard deviation of the energy distance of an exact prediction, see `validate.null_variance`."""
     if min(n_true, n_pred) < 2:
         return math.nan
-    return math.sqrt(2 * context.spread) * (1 / n_true + 1 / n_pred)
+    return math.sqrt(2 * reference.spread) * (1 / n_true + 1 / n_pred)
 
 
-def _cosine(a: np.ndarray, b: np.ndarray, reference: np.ndarray) -> float:
+def _cosine(a: np.ndarray, b: np.ndarray, origin: np.ndarray) -> float:
     lengths = np.linalg.norm(a), np.linalg.norm(b)
     # a difference of means this far below the means themselves is rounding, and has no direction
-    if min(lengths) <= ROUNDING * max(*lengths, np.linalg.norm(reference)):
+    if min(lengths) <= ROUNDING * max(*lengths, np.linalg.norm(origin)):
         return float("nan")
     return float(np.clip(a @ b / (lengths[0] * lengths[1]), -1.0, 1.0))
 
 
-def _pearson(comparison: Comparison, reference: np.ndarray) -> float:
-    if len(reference) < 2:
+def _pearson(comparison: Comparison, origin: np.ndarray) -> float:
+    if len(origin) < 2:
         return float("nan")
-    a, b = (mean - reference for mean in comparison.means)
-    return _cosine(a - a.mean(), b - b.mean(), reference)
+    a, b = (mean - origin for mean in comparison.means)
+    return _cosine(a - a.mean(), b - b.mean(), origin)
 
 
 class Metric(NamedTuple):
@@ -286,9 +286,9 @@ class Metric(NamedTuple):
     heading: str | None = None  # of its column in the summary; None: it has none
     form: str = "#.3g"  # of its numbers there
     max_cells: int | None = None  # that it uses of each sample
-    bandwidth: Callable[[Context], float] | None = None  # of its kernel; the column of this name
-    # (context, n_true, n_pred) -> standard deviation that an exact prediction has; the column of this name
-    noise: Callable[[Context, int, int], float] | None = None
+    bandwidth: Callable[[Reference], float] | None = None  # of its kernel; the column of this name
+    # (reference, n_true, n_pred) -> standard deviation that an exact prediction has; the column of this name
+    noise: Callable[[Reference, int, int], float] | None = None
 
     def __call__(self, comparison: Comparison) -> float:
         """Compute the metric; NaN where a value is NaN or infinite, which ranks and choices of features would hide."""
@@ -300,7 +300,7 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("energy_distance", energy_distance, heading="mean", noise=energy_noise),
-        Metric("mmd", mmd, heading="mmd", bandwidth=lambda context: context.bandwidth),
+        Metric("mmd", mmd, heading="mmd", bandwidth=lambda reference: reference.bandwidth),
         Metric("mean_l2", mean_l2, heading="mean l2"),
         Metric("r2_mean", r2_mean, best=1.0, heading="r2"),
         Metric("cosine_delta", cosine_delta, best=1.0, from_control=True),

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pdae_jax.evaluation.differential import Summary, differential
-from pdae_jax.evaluation.metrics import METRICS, Comparison, Context
+from pdae_jax.evaluation.metrics import METRICS, Comparison, Reference
 from pdae_jax.evaluation.summary import BY_CHANCE, CEILING
 from pdae_jax.prediction.samples import Beyond, beyond
 from pdae_jax.randomness import make_random
@@ -30,12 +30,12 @@ class Scores(NamedTuple):
 def score(method: str, comparison: Comparison, metrics: Sequence[str]) -> Scores:
     """Compute the metrics of a method, and how far its cells are beyond the measured range."""
     values = {name: METRICS[name](comparison) for name in metrics}
-    far = beyond(comparison.predicted, comparison.context.lowest, comparison.context.highest)
+    far = beyond(comparison.predicted, comparison.reference.lowest, comparison.reference.highest)
     return Scores(method, values, len(comparison.true), len(comparison.predicted), far)
 
 
 def score_ceiling(
-    key: Array, cells: Float[np.ndarray, "cells features"], context: Context, metrics: Sequence[str]
+    key: Array, cells: Float[np.ndarray, "cells features"], reference: Reference, metrics: Sequence[str]
 ) -> tuple[Scores, Mapping[str, float]]:
     """Score one half of the true cells against the other: mean over random halvings; NaN of fewer than four cells.
 
@@ -44,7 +44,7 @@ def score_ceiling(
     Returns:
         The scores, and the standard deviation of each metric over halvings.
     """
-    half, far = len(cells) // 2, beyond(cells, context.lowest, context.highest)
+    half, far = len(cells) // 2, beyond(cells, reference.lowest, reference.highest)
     if half < 2:
         missing = dict.fromkeys(metrics, math.nan)
         return Scores(CEILING, missing, half, half, far), missing
@@ -52,7 +52,7 @@ def score_ceiling(
     for number in range(CEILING_REPEATS_OF_MANY if len(cells) >= CEILING_ENOUGH else CEILING_REPEATS):
         shuffled = cells[random.permutation(len(cells))]
         first, second, own_key = shuffled[:half], shuffled[half : 2 * half], jax.random.fold_in(key, number)
-        own = context._replace(true_change=differential(Summary.of(second), context.control))
+        own = reference._replace(true_change=differential(Summary.of(second), reference.control))
         halves = Comparison(first, second, own, own_key)
         measured_apart = _with_own_controls(halves)
         found.append([METRICS[n](measured_apart if METRICS[n].from_control else halves) for n in metrics])
@@ -64,13 +64,13 @@ def score_ceiling(
 
 def _with_own_controls(halves: Comparison) -> Comparison:
     """Move two halves, each by the mean of all control cells less that of one half of these."""
-    cells, mean = halves.context.control_cells, halves.context.control.mean
+    cells, mean = halves.reference.control_cells, halves.reference.control.mean
     if len(cells) < 2:
         return halves
     chosen = np.zeros(len(cells), bool)
     chosen[make_random(halves.key).permutation(len(cells))[: len(cells) // 2]] = True
     own = np.stack([chosen / chosen.sum(), ~chosen / (~chosen).sum()]) @ cells  # faster than to take the rows
-    return Comparison(halves.predicted - own[0] + mean, halves.true - own[1] + mean, halves.context, halves.key)
+    return Comparison(halves.predicted - own[0] + mean, halves.true - own[1] + mean, halves.reference, halves.key)
 
 
 class Scale(NamedTuple):

@@ -31,13 +31,13 @@ HEADINGS = {
 
 
 def judged_split(table: Table) -> str:
-    """The split that a table is about: ``test``, or where nothing was held out ``validation``, else ``train``."""
+    """Find the split that a table is about: ``test``, or where nothing was held out ``validation``, else ``train``."""
     found = set(table["split"])
     return next((split for split in ("test", "validation") if split in found), "train")
 
 
 def summary_table(table: Table, *, split: str = "test", num_resamples: int = 4000) -> Table:
-    r"""One row per method, from the long table of `evaluate`.
+    r"""Summarise the long table of `evaluate`, one row per method.
 
     The best baseline is the one of `COMPARED` with the smallest mean energy distance. The interval of a method's
     ratio to it is a paired bootstrap over conditions: conditions are drawn with replacement, for both methods alike,
@@ -117,7 +117,7 @@ def _compare(summary: Any, rows: Any, num_resamples: int) -> None:
 
 
 def _no_numbers(rows: Any) -> list[str]:
-    """Methods that have an energy distance of a condition which is NaN, as predicted cells that are no numbers have."""
+    """Name the methods with an energy distance that is NaN, as predicted cells that are no numbers have."""
     bad = rows[(rows["metric"] == "energy_distance") & rows["value"].isna() & (rows["method"] != CEILING)]
     return list(dict.fromkeys(bad["method"]))
 
@@ -157,7 +157,10 @@ def ratio_interval(
     denominator: Float[np.ndarray, " conditions"],
     num_resamples: int = 4000,
 ) -> tuple[float, float]:
-    """95 % interval of the ratio of two means: a paired bootstrap over conditions that always draws the same ones."""
+    """Find the 95 % interval of the ratio of two means by a paired bootstrap over conditions.
+
+    Percentiles (Efron and Tibshirani, An Introduction to the Bootstrap, 1993); it always draws the same ones.
+    """
     draws = np.random.default_rng(0).integers(len(numerator), size=(num_resamples, len(numerator)))
     # U forms can be slightly negative: a ratio that is not positive counts as zero, log ratio minus infinity
     numerators, denominators = np.maximum(numerator[draws].mean(axis=1), 0.0), denominator[draws].mean(axis=1)
@@ -170,7 +173,7 @@ def ratio_interval(
 
 
 def format_table(table: Table, *, split: str = "test") -> str:
-    """The summary as aligned plain text, for terminals and reports.
+    """Write the summary as aligned plain text, for terminals and reports.
 
     Args:
         table: DataFrame of `evaluate`, or of `summary_table`.
@@ -193,7 +196,7 @@ def format_table(table: Table, *, split: str = "test") -> str:
 
 
 def scaled_table(table: Table, *, split: str = "test") -> Table:
-    """The table of reviewers: every metric on the scale from the mean response (0) to measuring again (1).
+    """Average every metric on the scale from the mean response (0) to measuring again (1): the table of reviewers.
 
     Args:
         table: DataFrame of `evaluate`.
@@ -214,7 +217,7 @@ def scaled_table(table: Table, *, split: str = "test") -> Table:
 
 
 def format_scaled(table: Table, *, split: str = "test") -> str:
-    """`scaled_table` as markdown, with what the numbers mean."""
+    """Write `scaled_table` as markdown, with what the numbers mean."""
     found: Any = scaled_table(table, split=split)
     if not len(found):
         return ""

@@ -19,9 +19,9 @@ from pdae_jax.compiled import as_written
 from pdae_jax.data.checks import aligned
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.cases import Case, cases_of, fewer_in_sample, rows_of, sources_of_cases, warn_of_seen
-from pdae_jax.evaluation.context import Alternatives, context_of
 from pdae_jax.evaluation.methods import GivenCells, check_given, further_methods
-from pdae_jax.evaluation.metrics import METRICS, Comparison, Context
+from pdae_jax.evaluation.metrics import METRICS, Comparison, Reference
+from pdae_jax.evaluation.reference import Alternatives, reference_of
 from pdae_jax.evaluation.scoring import Scale, Scores, score, score_ceiling
 from pdae_jax.evaluation.summary import CEILING, warnings_of
 from pdae_jax.labels import count_perturbations
@@ -170,7 +170,7 @@ def _chosen(cases: list[Case], splits: Sequence[str], most_in_sample: int | None
 
 
 def _collected(found: Iterator[list[dict[str, Any]]], number: int, progress: bool | Progress | None) -> list[Any]:
-    """The rows of so many conditions, one after the other; Ctrl-C says what is lost."""
+    """Collect the rows of so many conditions, one after the other; Ctrl-C says what is lost."""
     rows, done = [], 0
     with contextlib.closing(make_progress(progress, "evaluate", "condition")) as bar:
         bar.update(0, number, math.nan)
@@ -187,13 +187,13 @@ def _collected(found: Iterator[list[dict[str, Any]]], number: int, progress: boo
 
 
 def _rows(evaluation: Evaluation, case: Case) -> list[dict[str, Any]]:
-    """All rows of one condition."""
+    """Evaluate one condition: its rows, one per method and metric."""
     fitted, metrics, most = evaluation.fitted, evaluation.metrics, evaluation.num_samples
     key = jax.random.fold_in(evaluation.key, zlib.crc32(case.condition.encode()))
     key_true, key_model, key_baselines, key_ceiling, key_test = jax.random.split(key, 5)
     shuffled = case.data.x[make_random(key_true).permutation(case.rows)[: 2 * most]]
     true = shuffled[:most]
-    context = context_of(fitted.train, case.label, evaluation.alternatives, true)
+    reference = reference_of(fitted.train, case.label, evaluation.alternatives, true)
     source = evaluation.source
     source = source if isinstance(source, str) else source.get(case.condition, "control")
     source = resolve_source(fitted, case.label, source).name
@@ -202,7 +202,7 @@ def _rows(evaluation: Evaluation, case: Case) -> list[dict[str, Any]]:
     prediction = predict(fitted, case.label, key=key_model, num_samples=number, source=source)
 
     def scored(name: str, x: np.ndarray) -> Scores:
-        return score(name, Comparison(x, true, context, key_test), metrics)
+        return score(name, Comparison(x, true, reference, key_test), metrics)
 
     def of_method(name: str, method: Callable) -> Scores:
         # one key for all: the methods move the same control cells, which makes the comparison a paired one
@@ -212,12 +212,12 @@ def _rows(evaluation: Evaluation, case: Case) -> list[dict[str, Any]]:
     for name, method in evaluation.methods.items():
         if not isinstance(method, GivenCells) or method.has(case.label):
             results[name] = of_method(name, method)
-    ceiling, noise = score_ceiling(key_ceiling, shuffled, context, metrics)
+    ceiling, noise = score_ceiling(key_ceiling, shuffled, reference, metrics)
     results[CEILING] = ceiling
     base = results.get(MEAN_RESPONSE) or of_method(MEAN_RESPONSE, BASELINES[MEAN_RESPONSE])
     scales = {n: Scale(base.values[n], ceiling.values[n], noise[n]) for n in metrics}
     about = _about(fitted, case, prediction, source)
-    return [row for scores in results.values() for row in _rows_of_scores(case, scores, about, context, scales)]
+    return [row for scores in results.values() for row in _rows_of_scores(case, scores, about, reference, scales)]
 
 
 def _samples_of(method: Callable, evaluation: Evaluation, case: Case, key: Array, source: str) -> np.ndarray:
@@ -234,7 +234,7 @@ def _samples_of(method: Callable, evaluation: Evaluation, case: Case, key: Array
 
 
 def _about(fitted: Fitted | Ensemble, case: Case, prediction: Prediction, source: str) -> dict[str, Any]:
-    """Columns about a condition and the model's prediction, the same on all its rows."""
+    """Describe a condition and the model's prediction, in columns that are the same on all its rows."""
     return {
         "seed": fitted.seed,
         "order": int(count_perturbations(case.label[None], fitted.train.perturbations, fitted.train.strata)[0]),
@@ -247,14 +247,14 @@ def _about(fitted: Fitted | Ensemble, case: Case, prediction: Prediction, source
 
 
 def _kept_step(fitted: Fitted | Ensemble) -> float:
-    """The step of the model's parameters; NaN where it is not known, or replicas have several."""
+    """Find the step of the model's parameters; NaN where it is not known, or replicas have several."""
     found = {member.kept_step for member in fitted.members}
     step = found.pop() if len(found) == 1 else None
     return math.nan if step is None else float(step)
 
 
 def _start(method: Callable, source: str) -> str:
-    """Whose cells a baseline or a further method takes; a plain function takes those of the source."""
+    """Say whose cells a baseline or a further method takes; a plain function takes those of the source."""
     cells = getattr(method, "cells", "source")
     if cells != "source":
         return cells
@@ -268,7 +268,7 @@ def _available(train: PerturbationData, source: str) -> int:
 
 
 def _rows_of_scores(
-    case: Case, scores: Scores, about: dict[str, Any], context: Context, scales: Mapping[str, Scale]
+    case: Case, scores: Scores, about: dict[str, Any], reference: Reference, scales: Mapping[str, Scale]
 ) -> Iterator[dict[str, Any]]:
     for name, value in scores.values.items():
         metric = METRICS[name]
@@ -282,8 +282,8 @@ def _rows_of_scores(
             "n_true": min(scores.n_true, most),
             "n_pred": min(scores.n_pred, most),
             **about,
-            "bandwidth": metric.bandwidth(context) if metric.bandwidth else math.nan,
-            "noise": metric.noise(context, scores.n_true, scores.n_pred) if metric.noise else math.nan,
+            "bandwidth": metric.bandwidth(reference) if metric.bandwidth else math.nan,
+            "noise": metric.noise(reference, scores.n_true, scores.n_pred) if metric.noise else math.nan,
             "out_of_range": scores.beyond.share,
             "farthest": scores.beyond.farthest,
             **scales[name].scaled(name, value),

@@ -24,7 +24,7 @@ _MIN_CELLS = 20  # of a condition, to be a source
 
 
 class Disagreement(NamedTuple):
-    """Of laws that should coincide."""
+    """Disagreement of laws that should coincide."""
 
     share: float  # mean energy distance between them, as a fraction of their distance from the control; NaN: unknown
     effect: float  # their mean energy distance from the control
@@ -33,7 +33,7 @@ class Disagreement(NamedTuple):
 def source_disagreement(
     fitted: Fitted, label: Float[np.ndarray, " perturbations"], from_condition: str
 ) -> Disagreement:
-    r"""Mean energy distance between the laws :math:`P_{s \to a}` of different sources `s`.
+    r"""Average the energy distances between the laws :math:`P_{s \to a}` of different sources `s`.
 
     As a fraction of the distance between the control and :math:`P_{s \to a}`, `s` being `from_condition`; NaN where no
     other condition has enough cells.
@@ -58,12 +58,12 @@ def source_disagreement(
 def replica_disagreement(
     members: Sequence[Fitted], label: Float[np.ndarray, " perturbations"], from_condition: str
 ) -> float:
-    """Mean energy distance between the laws that replicas predict of a label, a share as in `source_disagreement`."""
+    """Average the energy distances between the laws that replicas predict, a share as in `source_disagreement`."""
     return _disagreement(members, label, [from_condition] * len(members)).share
 
 
 def _disagreement(models: Sequence[Fitted], label: np.ndarray, sources: Sequence[str]) -> Disagreement:
-    """Of the laws that each model predicts from its source."""
+    """Compare the laws that each model predicts from its source."""
     train = models[0].train
     cells, weight = _some_cells(train, train.control)
     laws, weights = [cells], [weight]
@@ -83,7 +83,7 @@ def _disagreement(models: Sequence[Fitted], label: np.ndarray, sources: Sequence
 
 
 def _some_cells(train: PerturbationData, condition: str) -> tuple[np.ndarray, np.ndarray]:
-    """A fixed number of rows, so that one compiled shape serves all; and one for those that are distinct cells."""
+    """Choose a fixed number of rows, so that one compiled shape serves all; weight 1 marks distinct cells."""
     row = train.index(condition)
     chosen = np.random.default_rng(row).permutation(train.rows[row])[:_CELLS]
     return train.x[np.resize(chosen, _CELLS)], (np.arange(_CELLS) < len(chosen)).astype(np.float32)

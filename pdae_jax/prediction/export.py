@@ -12,7 +12,7 @@ from pdae_jax.view.lattice import to_counts
 
 
 def to_anndata(source: Any) -> Any:
-    """AnnData of predicted samples, or of data: ready for ``write_h5ad`` and for scanpy.
+    """Make an AnnData of predicted samples, or of data: ready for ``write_h5ad`` and for scanpy.
 
     ``obs`` has the categorical columns ``condition`` and ``source``. ``uns["predictions"]`` is a dict of columns with
     one entry per prediction (``condition``, ``source``, ``identified``, ``supported``, ``assumption_tested``,
@@ -66,7 +66,7 @@ def to_anndata(source: Any) -> Any:
 
 
 def evaluation_pair(train: PerturbationData, test: PerturbationData, predictions: Any) -> tuple[Any, Any]:
-    """Predicted and measured cells as the pair of AnnData that evaluation packages of the field read.
+    """Make the pair of AnnData that evaluation packages of the field read: predicted and measured cells.
 
     Both have the control cells of the training data and, in the same order, the predicted conditions; ``obs`` has the
     column ``perturbation``. cell-eval2 takes them with ``pert_col="perturbation"`` and the control's name, scPertEval
@@ -106,7 +106,7 @@ def evaluation_pair(train: PerturbationData, test: PerturbationData, predictions
 
 
 def _side(conditions: list[str], blocks: list[tuple[np.ndarray, np.ndarray | None]], features: Sequence[str]) -> Any:
-    """One AnnData of blocks of cells, a condition each."""
+    """Make one AnnData of blocks of cells, a condition each."""
     import anndata
     import pandas as pd
 
@@ -144,7 +144,7 @@ def _check_predictions(predictions: Any) -> Sequence[Any]:
 
 
 def _describe(prediction: Any) -> dict[str, str | float]:
-    """The verdict of one prediction in strings and floats, which every h5ad reader can hold."""
+    """Describe the verdict of one prediction in strings and floats, which every h5ad reader can hold."""
     verdict: Any = getattr(prediction, "verdict", None)
     row: dict[str, str | float] = {"condition": prediction.condition, "source": str(prediction.source)}
     for name in ("identified", "supported", "assumption_tested", "dose_status", "level", "summary"):

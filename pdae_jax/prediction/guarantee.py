@@ -99,7 +99,7 @@ def identification_of(train: PerturbationData, label: LabelLike) -> Verdict:
 
 
 def _tested(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float, float]:
-    """Left-out combinations, their mean energy distance from what was predicted, and from the control."""
+    """Count left-out combinations, and average their energy distances from what was predicted and from the control."""
     tested = tuple(c for c in members[0].validation_errors if _order(members[0], c) > 1)
     errors = [member.validation_errors[c] for member in members for c in tested]
     if not errors:

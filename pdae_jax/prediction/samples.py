@@ -44,7 +44,7 @@ class Prediction(NamedTuple):
     def counts(
         self, key: Array, *, size_factors: float | Float[np.ndarray, " samples"] | None = None
     ) -> Int[np.ndarray, "samples features"]:
-        """The samples as whole numbers of counts.
+        """Turn the samples into whole numbers of counts.
 
         Of data that are known as counts the samples are logarithms of whole numbers already, and these come back. With
         other size factors what is left over is rounded up with its probability.
@@ -136,7 +136,7 @@ def predict(
 
 
 def reach_of(samples: Float[np.ndarray, "samples features"], train: PerturbationData) -> Float[np.ndarray, " features"]:
-    """How far samples go beyond the measured cells, per feature.
+    """Find how far samples go beyond the measured cells, per feature.
 
     The largest distance of a sample from the middle of the measured range, in halves of the range: 1 is the smallest or
     largest value ever measured. Features that are constant in the training cells are 1 where samples are as well.
@@ -150,18 +150,18 @@ def _in_halves(
     lowest: Float[np.ndarray, " features"],
     highest: Float[np.ndarray, " features"],
 ) -> Float[np.ndarray, " features"]:
-    """The largest distance of each feature from the middle of a range, in halves of it."""
+    """Find the largest distance of each feature from the middle of a range, in halves of it."""
     far = np.max(np.abs(samples - (lowest + highest) / 2), axis=0) / _half(lowest, highest)
     return np.where(highest > lowest, far, 1.0 + far)
 
 
 def _half(lowest: Float[np.ndarray, " features"], highest: Float[np.ndarray, " features"]) -> np.ndarray:
-    """Half of the width of a range; of one without a width the size of its value, at least 1."""
+    """Halve the width of a range; of one without a width take the size of its value, at least 1."""
     return np.where(highest > lowest, (highest - lowest) / 2, np.maximum(np.abs(lowest), 1.0))
 
 
 class Beyond(NamedTuple):
-    """What a sample has outside of a measured range."""
+    """Part of a sample that is outside of a measured range."""
 
     share: float  # of cells with a value outside of the range widened by half its width, or that is no number
     farthest: float  # largest distance from the middle of the range, in halves of it: 1 is its end, 2 the widened one
@@ -199,7 +199,7 @@ def _checked_reach(prediction: Prediction, fitted: Fitted | Ensemble) -> float:
 
 
 def _shares(key: Array, rows: np.ndarray, number: int, num_members: int) -> list[tuple[np.ndarray, int]]:
-    """Disjoint source cells for each member, as long as there are enough, and its number of samples."""
+    """Share source cells among members, disjoint as long as there are enough, and samples."""
     if num_members == 1:
         return [(rows, number)]
     shuffled = make_random(jax.random.fold_in(key, num_members)).permutation(rows)
@@ -210,7 +210,7 @@ def _shares(key: Array, rows: np.ndarray, number: int, num_members: int) -> list
 def predict_batches(
     fitted: Fitted, label: LabelLike, *, key: Array, num_samples: int, source: SourceLike = "control"
 ) -> Iterator[Float[np.ndarray, "batch features"]]:
-    """The samples of `predict`, a batch at a time: for more of them than memory holds.
+    """Predict as `predict` does, a batch at a time: for more samples than memory holds.
 
     Every source cell is used once before any is used again.
     """
@@ -224,7 +224,7 @@ def predict_batches(
 def _batches(
     fitted: Fitted, vector: np.ndarray, key: Array, num_samples: int, source: Source
 ) -> Iterator[tuple[Float[np.ndarray, "batch features"], Int[np.ndarray, " batch"]]]:
-    """Translated cells of a source, and their rows in it."""
+    """Translate cells of a source: these, and their rows in it."""
     target, rows = design_of(fitted.train).identified_part(vector), source.rows
     key_rows, key_noise = jax.random.split(key)
     rng = make_random(key_rows)

@@ -37,13 +37,13 @@ class Source(NamedTuple):
     condition: str  # the training condition that stands for it in a verdict: the control, for cells of several
 
     def labels(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "_ perturbations"]:
-        """The label of each row of the data, one row where all are of one condition."""
+        """Look up the label of each row of the data, one row where all are of one condition."""
         conditions = self.data.condition_index[rows]
         return self.data.labels[conditions[:1] if np.all(conditions == conditions[0]) else conditions]
 
 
 def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturbations"], source: SourceLike) -> Source:
-    """The cells that a source stands for.
+    """Find the cells that a source stands for.
 
     The label itself is never its own ``"nearest"`` source: a prediction is not a reconstruction.
 
@@ -69,7 +69,7 @@ def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturb
 
 
 def new_cells(cells: Any, train: PerturbationData) -> PerturbationData:
-    """Cells of another data set in the columns of the training data; unlabelled ones count as control cells.
+    """Bring cells of another data set into the columns of the training data; unlabelled ones count as control cells.
 
     Args:
         cells: an array ``[cells, features]`` in the order of the training features; a data frame or AnnData with their
@@ -96,7 +96,7 @@ def new_cells(cells: Any, train: PerturbationData) -> PerturbationData:
 
 
 def _read_cells(cells: Any, train: PerturbationData) -> tuple[Sized, Reading]:
-    """Values in the training features. Those of a table or AnnData are treated as the training data were."""
+    """Read values in the training features. Those of a table or AnnData are treated as the training data were."""
     names = getattr(cells, "var_names", getattr(cells, "columns", None))
     if names is None:
         x = read_observations(cells)
@@ -131,7 +131,7 @@ def _check_features(known: Sequence[str], train: PerturbationData) -> None:
 def _as_trained(
     matrix: Any, columns: list[int] | None, train: PerturbationData, place: Place | None = None
 ) -> tuple[Sized, Reading]:
-    """Raw counts are normalised where those of the training data were."""
+    """Normalise raw counts where those of the training data were."""
     known = train.reading
     normalised = known is not None and known.normalize
     raw = normalised and found_scale(read_observations(some_rows(matrix))).kind in (COUNTS, RAW)

@@ -18,7 +18,7 @@ _BLOCK = 500
 
 
 class Support(NamedTuple):
-    """The training latents, and how far from each other they usually are."""
+    """Training latents, and how far from each other they usually are."""
 
     latents: Float[np.ndarray, "references latent"]
     usual: float  # 95th percentile of the distance to the fifth nearest other training latent
@@ -38,7 +38,7 @@ def _support(fitted: Fitted) -> Support:
 
 
 def outside_share(fitted: Fitted, label: Float[np.ndarray, " perturbations"], source: Source) -> float:
-    """Share of translated latents farther from the training latents than 95 % of these are from each other."""
+    """Find the share of translated latents farther from training latents than 95 % of these are from each other."""
     support = _support(fitted)
     rows = np.random.default_rng(fitted.seed).permutation(source.rows)[:_MAX_QUERY]
     moved = fitted.encode(source.data.x[rows]) + fitted.shift(source.labels(rows), label)
@@ -48,7 +48,7 @@ def outside_share(fitted: Fitted, label: Float[np.ndarray, " perturbations"], so
 def neighbour_distance(
     reference: Float[np.ndarray, "n k"], query: Float[np.ndarray, "m k"], number: int
 ) -> Float[np.ndarray, " m"]:
-    """Distance of each row to its `number`-th nearest reference, or to the farthest where there are fewer."""
+    """Find the distance of each row to its `number`-th nearest reference, or to the farthest where there are fewer."""
     number = min(number, len(reference))
     if reference.shape[1] <= _TREE_DIM:
         distance = KDTree(reference).query(query, k=number, workers=-1)[0]

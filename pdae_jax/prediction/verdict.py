@@ -20,7 +20,7 @@ MAX_DISAGREEMENT = 0.05  # of predictions that should coincide, as a fraction of
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What is known about the prediction of one label; None where it was not asked."""
+    """Judgement of the prediction of one label; None where something was not asked."""
 
     condition: str
     identified: bool  # the label lies in the span of the training labels
@@ -42,17 +42,17 @@ class Verdict:
 
     @property
     def assumption_tested(self) -> bool:
-        """Was any combination with an effect left out and predicted?"""
+        """Tell that a combination with an effect was left out and predicted."""
         return self.tested_error is not None
 
     @property
     def rank_deficient(self) -> bool:
-        """Do the training conditions leave latent dimensions unshifted? The theory says nothing of such latents."""
+        """Tell that training conditions leave latent dimensions unshifted, of which the theory says nothing."""
         return self.latent_rank is not None and self.latent_dim is not None and self.latent_rank < self.latent_dim
 
     @property
     def level(self) -> str:
-        """The first of these that applies, else ``trusted``.
+        """Find the first of the levels that applies, else ``trusted``.
 
         ``not identified``, ``poorly determined``, ``rank deficient``, ``unsupported``, ``untested``, ``refuted``,
         ``imprecise``, ``inconsistent``, ``beyond the measured doses``, ``dose not measured``.
@@ -61,7 +61,7 @@ class Verdict:
 
     @property
     def disagreement(self) -> float:
-        """The larger of the two disagreements that are known; 0 if none is."""
+        """Take the larger of the two disagreements that are known; 0 if none is."""
         known = [d for d in (self.source_disagreement, self.replica_disagreement) if d is not None and d == d]
         return max(known, default=0.0)
 
@@ -74,7 +74,7 @@ class Verdict:
 
 
 class Level(NamedTuple):
-    """When a prediction has a level, and what people read about it."""
+    """Level of predictions: when one has it, and what people read about it."""
 
     applies: Callable[[Verdict], bool]  # where none before it does
     meaning: str  # for all predictions that have it
@@ -172,7 +172,7 @@ def _left_out(verdict: Verdict) -> str:
 
 
 def _details(verdict: Verdict) -> Iterator[str]:
-    """Sentences with what was computed, in the words of the method."""
+    """Say what was computed, in the words of the method."""
     if verdict.identified:
         parts = " ".join(f"{weight:+.2g} ({name})" for name, weight in _largest(verdict.weights))
         yield f"Identified, the label is a combination of training labels: {parts or 'the control'};"

@@ -71,7 +71,7 @@ def figures_of(
 def _figures_of_prediction(
     fitted: Fitted | Ensemble, test: PerturbationData, prediction: Prediction, baseline: str
 ) -> dict[str, Drawn]:
-    """Predicted cells of one condition, and those of a baseline, beside measured ones."""
+    """Draw predicted cells of one condition, and those of a baseline, beside measured ones."""
     train, key, name = fitted.train, jax.random.key(fitted.seed), prediction.condition
     predicted, true = prediction.samples[:_SHOWN_CELLS], test.cells(name)[:_SHOWN_CELLS]
     source = None if prediction.source == "all" else prediction.source
@@ -122,7 +122,7 @@ def save_figures(
 def _screen_figures(
     true: np.ndarray, predicted: np.ndarray, control: np.ndarray, features: Sequence[str], condition: str
 ) -> dict[str, Drawn]:
-    """Figures and captions of one condition of a screen of many features."""
+    """Draw one condition of a screen of many features."""
     parts = (true, predicted, control, features)
     return {
         "embedding": Drawn(
@@ -141,7 +141,7 @@ def _screen_figures(
 
 
 def _some_conditions(table: Any) -> Any:
-    """The table with at most `MOST_CONDITIONS` test conditions, from those predicted best to those predicted worst."""
+    """Choose at most `MOST_CONDITIONS` test conditions, from those predicted best to those predicted worst."""
     ranked = table[
         (table["split"] == judged_split(table)) & (table["method"] == MODEL) & (table["metric"] == "energy_distance")
     ]

@@ -104,7 +104,7 @@ def _values(parts: Parts) -> list[str]:
 
 
 def _scale(reading: Reading | None) -> list[str]:
-    """How the values were found, and what was done to them."""
+    """Say how the values were found, and what was done to them."""
     if reading is None:
         return []
     total = "" if reading.total is None else f", {reading.total:g} a cell"
@@ -121,7 +121,7 @@ def _scale(reading: Reading | None) -> list[str]:
 
 
 def _features(train: PerturbationData) -> list[str]:
-    """What is measured, from the first to the last feature, and what was left out, and why."""
+    """Say what is measured, from the first to the last feature, and what was left out, and why."""
     lines = [f"features from {train.features[0]!r} to {train.features[-1]!r}"]
     if train.num_features > 2:
         lines += _wrapped(f"  {_listed([repr(name) for name in train.features])}")
@@ -134,7 +134,7 @@ def _features(train: PerturbationData) -> list[str]:
 
 
 def _perturbations(parts: Parts) -> list[str]:
-    """The doses of each perturbation, and whether it was measured alone."""
+    """List the doses of each perturbation, and whether it was measured alone."""
     train, rows = parts["train"], []
     single = np.concatenate([part.labels[part.orders == 1] for part in parts.values()])
     for (name, doses), alone in zip(_doses_of(parts).items(), np.any(single, axis=0), strict=True):
@@ -150,13 +150,13 @@ def _perturbations(parts: Parts) -> list[str]:
 
 
 def _doses_of(parts: Parts) -> dict[str, np.ndarray]:
-    """The doses of each perturbation, rising."""
+    """List the doses of each perturbation, rising."""
     labels = np.concatenate([part.labels for part in parts.values()])
     return {name: np.unique(own[own != 0]) for name, own in zip(parts["train"].perturbations, labels.T, strict=True)}
 
 
 def _decades(doses: np.ndarray) -> float:
-    """Over how many powers of ten doses range; 0 for one dose, and where one is negative."""
+    """Count the powers of ten over which doses range; 0 for one dose, and where one is negative."""
     return math.log10(doses[-1] / doses[0]) if len(doses) > 1 and doses[0] > 0 else 0.0
 
 
@@ -186,7 +186,7 @@ def odd_doses(parts: Parts) -> list[str]:
 
 
 def _strata(parts: Parts) -> list[str]:
-    """Cells of each stratum, and how many of them are unperturbed."""
+    """Count the cells of each stratum, and how many of them are unperturbed."""
     train = parts["train"]
     if not train.strata:
         return []
@@ -202,7 +202,7 @@ def _strata(parts: Parts) -> list[str]:
 
 
 def _others(train: PerturbationData) -> list[str]:
-    """Columns that were not used, those with few values first."""
+    """List columns that were not used, those with few values first."""
     reading = train.reading or Reading()
     others = {k: n for k, n in reading.others.items() if reading.left_out.get(k, "excluded") == "excluded"}
     most = min(_BATCHES, train.num_cells // 2)  # values of a column that may be a batch
@@ -218,7 +218,7 @@ def _others(train: PerturbationData) -> list[str]:
 
 
 def _conditions(parts: Parts) -> list[str]:
-    """One line a condition; of combinations, whether singles, and whether training conditions, identify them."""
+    """List conditions; of combinations, whether singles, and whether training conditions, identify them."""
     train = parts["train"]
     design = design_of(train)
     alone, every = design.span_of_singles, design.span
@@ -241,7 +241,7 @@ def _conditions(parts: Parts) -> list[str]:
 
 
 def _held_out(parts: Parts) -> list[str]:
-    """What held-out conditions test, and which they are."""
+    """Say what held-out conditions test, and which they are."""
     train, kinds = parts["train"], {}
     alone = dict(zip(train.perturbations, design_of(train).measured_alone.tolist(), strict=True))
     for name in ("test", "validation"):
@@ -255,7 +255,7 @@ def _held_out(parts: Parts) -> list[str]:
 
 
 def _tests(train: PerturbationData, label: np.ndarray, alone: Mapping[str, bool]) -> str:
-    """What the prediction of a label tests, of what is in the training data."""
+    """Say what the prediction of a label tests, of what is in the training data."""
     effects, effect = (without_strata(each, train.perturbations, train.strata) for each in (train.labels, label))
     own, same = list(itertools.compress(train.perturbations, effect)), np.all(effects == effect, axis=1)
     missing = [name for name in own if not alone[name]]
@@ -292,7 +292,7 @@ def _section(title: str, lines: Iterable[str]) -> list[str]:
 
 
 def _table(heading: Sequence[tuple[str, ...]], rows: Sequence[tuple[str, ...]], what: str) -> list[str]:
-    """Aligned columns: all of the heading, and the first rows of many."""
+    """Align columns: all of the heading, and the first rows of many."""
     shown = [tuple(visible(cell) for cell in row) for row in (*heading, *rows[:SHOWN])]
     most = max(20, WIDTH - sum(max(map(len, column)) + 2 for column in list(zip(*shown, strict=True))[1:]))
     shown = [(row[0] if len(row[0]) <= most else f"{row[0][: most - 3]}...", *row[1:]) for row in shown]
@@ -303,7 +303,7 @@ def _table(heading: Sequence[tuple[str, ...]], rows: Sequence[tuple[str, ...]], 
 
 
 def _listed(names: Sequence[str]) -> str:
-    """The first and the last of many."""
+    """List the first and the last of many."""
     names = [visible(name) for name in names]
     if len(names) <= 2 * _ENDS:
         return ", ".join(names)

@@ -50,7 +50,7 @@ _STYLE: dict[Any, Any] = {
 
 
 class Look(NamedTuple):
-    """How a method is drawn in every figure."""
+    """Look of a method in every figure."""
 
     colour: str
     marker: str
@@ -81,7 +81,7 @@ def in_column_style(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, 
 
 
 def as_label(name: object, most: int = MOST_LETTERS) -> str:
-    """A name as text of a figure: not mathematics, and its middle left out where it is long."""
+    """Write a name as text of a figure: not mathematics, and its middle left out where it is long."""
     text = visible(name)
     if len(text) > most:
         text = f"{text[: most - most // 3 - 1]}…{text[-(most // 3) :]}"
@@ -89,7 +89,7 @@ def as_label(name: object, most: int = MOST_LETTERS) -> str:
 
 
 def words(name: str) -> str:
-    """A name of our own, or of a method, as people read it."""
+    """Write a name of our own, or of a method, as people read it."""
     return as_label(name.replace("_", " "))
 
 
@@ -149,7 +149,7 @@ def label_points(
 
 
 def limits_of(parts: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Range that holds all but the far tails of every part."""
+    """Find the range that holds all but the far tails of every part."""
     low = min(np.quantile(part, 0.003) for part in parts)
     high = max(np.quantile(part, 0.997) for part in parts)
     margin = 0.06 * (high - low) or 1.0
@@ -157,7 +157,7 @@ def limits_of(parts: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def contours(axes: Axes, cloud: np.ndarray, limits: Sequence[tuple[float, float]], colour: str | None) -> None:
-    """Highest-density regions of a smoothed histogram, filled in shades of `colour`, or as thin black lines."""
+    """Draw highest-density regions of a smoothed histogram, in shades of `colour` or as thin black lines."""
     counts, *edges = np.histogram2d(*cloud.T, bins=80, range=limits)
     # width by Scott's rule, in bins: cells ~ n^(-1/6) standard deviations
     sigma = [
@@ -177,7 +177,7 @@ def contours(axes: Axes, cloud: np.ndarray, limits: Sequence[tuple[float, float]
 
 
 def look_of(method: str, number: int) -> Look:
-    """A method keeps its look in every figure; others take turns with what those leave."""
+    """Give a method its look in every figure; others take turns with what those leave."""
     free = [(VERMILION, "<"), (SKY, ">"), (WINE, "*"), (TEAL, "p")]
     return METHOD_LOOKS.get(method, Look(*free[number % len(free)]))
 
@@ -190,12 +190,12 @@ def distinct_colours(number: int) -> list[str]:
 
 
 def cycle(values: Sequence[Any], count: int) -> list[Any]:
-    """The first `count` values, starting over when they run out."""
+    """Take the first `count` values, starting over when they run out."""
     return [values[i % len(values)] for i in range(count)]
 
 
 def log_where_it_helps(axes: Axes) -> None:
-    """Log scale with plain numbers, where curves span a factor and stay positive (U forms may not)."""
+    """Set a log scale with plain numbers where curves span a factor and stay positive (U forms may not)."""
     values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in axes.lines] or [np.zeros(1)])
     if np.min(values) > 0 and np.max(values) > 5 * np.min(values):
         axes.set_yscale("log")
@@ -205,12 +205,12 @@ def log_where_it_helps(axes: Axes) -> None:
 
 
 def cap(axes: Axes, top: float) -> None:
-    """A spike (point mass, narrow prediction) must not flatten everything else."""
+    """Cut the axis where a spike (point mass, narrow prediction) would flatten everything else."""
     axes.set_ylim(0, min(axes.get_ylim()[1], 1.7 * top))
 
 
 def clean(axes: Axes, *, left: bool = True) -> None:
-    """No frame around the axes, and small ticks."""
+    """Take the frame off the axes, and make ticks small."""
     axes.spines[["top", "right"] + ([] if left else ["left"])].set_visible(False)
     axes.tick_params(labelsize=6.5, width=0.6, length=2.5)
     axes.tick_params(which="minor", width=0.4, length=1.5)

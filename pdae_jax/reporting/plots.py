@@ -45,7 +45,7 @@ NO_LOSS = ("step", "gradient_norm", "steps_per_second", "learning_rate")  # of a
 
 @in_column_style
 def loss_curves(history: Sequence[Mapping[str, Any]], *, kept_step: int | None = None) -> Figure:
-    """Loss terms against training steps, and the validation energy distance where it was computed.
+    """Draw loss terms against training steps, and the validation energy distance where it was computed.
 
     Args:
         history: entries with ``step`` and the terms; those of ``fitted.history`` or ``metrics.jsonl``. Terms that
@@ -86,7 +86,7 @@ def latent_space(
     centres: Float[np.ndarray, "conditions latent"] | None = None,
     max_cells: int = 300,
 ) -> Figure:
-    """Cells in latent space, a colour and a shape for each condition, each condition named at its centre.
+    """Draw cells in latent space, a colour and a shape for each condition, which is named at its centre.
 
     Args:
         latents: of more than two, the plane of the first two principal components of the centres is shown.
@@ -124,7 +124,7 @@ def marginals(
     title: str = "",
     max_features: int = 6,
 ) -> Figure:
-    """True and predicted histograms, one panel per feature; of few measured cells the cells themselves.
+    """Draw true and predicted histograms, one panel per feature; of few measured cells the cells themselves.
 
     Args:
         true: measured cells.
@@ -157,7 +157,7 @@ def marginals(
 
 
 def _marginal(axes: Axes, true: np.ndarray, samples: Mapping[str, np.ndarray]) -> None:
-    """The law of one feature: shaded for measured cells, an outline for each method; of few cells ticks."""
+    """Draw the law of one feature: shaded for measured cells, an outline for each method; of few cells ticks."""
     low, high = np.quantile(np.concatenate([true, *samples.values()]), [0.003, 0.997])
     bins = np.linspace(low, high if high > low else low + 1.0, 33)
     for number, (name, x) in enumerate({"true": true, **samples}.items()):
@@ -181,7 +181,7 @@ def densities_2d(
     features: Sequence[str] | None = None,
     title: str = "",
 ) -> Figure:
-    """True and predicted densities side by side, on shared axes; the true contours are repeated in every panel.
+    """Draw true and predicted densities side by side, on shared axes; every panel repeats the true contours.
 
     Fewer than 20 cells are drawn as points: they have no density that could be seen.
 
@@ -217,7 +217,7 @@ def densities_2d(
 def _density(
     axes: Axes, cloud: np.ndarray, limits: Sequence[tuple[float, float]], colour: str | None, true: bool
 ) -> None:
-    """Contours of a cloud, filled or as lines; of few cells points."""
+    """Draw contours of a cloud, filled or as lines; of few cells points."""
     if len(cloud) >= FEWEST:
         contours(axes, cloud, limits, colour)
     else:
@@ -226,7 +226,7 @@ def _density(
 
 @in_column_style
 def condition_dots(table: Table, *, split: str = "test", metric: str = "energy_distance") -> Figure:
-    """A metric per condition and method, a row for each condition and one for their mean, on a scale that has a zero.
+    """Draw a metric per condition and method, a row for each condition and one for their mean; zero is on the scale.
 
     The scale is linear within the largest absolute value of the ceiling `oracle_half`, what measuring again may give
     by chance (shaded), and logarithmic beyond it: no value, at or below zero as well, is cut off. Where conditions have
@@ -270,7 +270,7 @@ def condition_dots(table: Table, *, split: str = "test", metric: str = "energy_d
 
 
 def _mean_interval(values: np.ndarray, level: float = 0.95, resamples: int = 2000) -> tuple[float, float]:
-    """Percentile bootstrap over conditions; the mean itself, twice, of a single one."""
+    """Find an interval by a percentile bootstrap over conditions; the mean itself, twice, of a single one."""
     if len(values) < 2:
         return (float(values.mean()), float(values.mean())) if len(values) else (np.nan, np.nan)
     means = np.random.default_rng(0).choice(values, (resamples, len(values))).mean(axis=1)
@@ -300,7 +300,7 @@ def count_laws(
     *,
     title: str = "",
 ) -> Figure:
-    """Zeros, spread and dependence of predicted counts against measured ones, a point per feature or pair of features.
+    """Draw zeros, spread and dependence of predicted and measured counts, a point per feature or pair of features.
 
     Args:
         predicted: counts and size factors, `evaluation.counts.CountedCells`.

@@ -37,7 +37,7 @@ PUBLISHED: dict[tuple[str, str], tuple[Published, ...]] = {
 
 
 def format_published(data: str, protocol: str) -> str | None:
-    """The figures as markdown, or None where there are none."""
+    """Write the figures as markdown, or None where there are none."""
     figures = PUBLISHED.get((data, protocol))
     if not figures:
         return None

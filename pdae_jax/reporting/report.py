@@ -8,8 +8,12 @@ import numpy as np
 
 from pdae_jax.evaluation.summary import COMPARED, format_scaled, format_table, summary_table
 from pdae_jax.prediction.verdict import LEVELS
-from pdae_jax.reporting.diagnostics import format_count_diagnostics, format_extremes, format_residual_laws
-from pdae_jax.reporting.identification import format_identification
+from pdae_jax.reporting.sections import (
+    format_count_diagnostics,
+    format_extremes,
+    format_identification,
+    format_residual_laws,
+)
 from pdae_jax.runs.files import write_text
 from pdae_jax.spelling import as_markdown, markdown_block, markdown_code, markdown_table
 from pdae_jax.types import Table
@@ -46,7 +50,7 @@ def render_report(
     published: str | None = None,
     data: str = "",
 ) -> str:
-    """The report as markdown.
+    """Write the report as markdown.
 
     Args:
         title: of the page.
@@ -90,7 +94,7 @@ def render_report(
 
 
 def _verdicts_in(table: Any) -> dict[str, str]:
-    """What the verdicts of a table mean; all of them where it has none."""
+    """Explain the verdicts of a table; all of them where it has none."""
     found = set(table.get("verdict", ()))
     return {level: meaning for level, meaning in VERDICTS.items() if level in found} or VERDICTS
 
@@ -100,7 +104,7 @@ def _figure(caption: str, path: str) -> str:
 
 
 def _kept_step(table: Any) -> str:
-    """The step of the parameters that the table is of, where it is known."""
+    """Find the step of the parameters that the table is of, where it is known."""
     found = set(table["kept_step"].dropna()) if "kept_step" in table else set()
     if len(found) != 1:
         return ""
@@ -135,7 +139,7 @@ def _split_section(table: Table, split: str) -> list[str]:
 
 
 def _headline(summary: Any) -> str:
-    """The mean energy distance of the predictions and what it is compared with, then what must be known of it."""
+    """Say the mean energy distance of the predictions, what it is compared with, then what must be known of it."""
     model, best = summary.loc["pdae"], summary.attrs["best_baseline"]
     text = f"Mean energy distance of the predictions: **{_number(model['energy_distance'], '.3g')}**"
     if "pdae" in summary.attrs["equal"]:
@@ -157,7 +161,7 @@ def _headline(summary: Any) -> str:
 
 
 def _condition_table(rows: Any) -> str:
-    """One line per condition: energy distances, and the verdict."""
+    """List energy distances and the verdict, one line per condition."""
     distances = rows[rows["metric"] == "energy_distance"].pivot_table(
         index="condition", columns="method", values="value", aggfunc="mean", sort=False, dropna=False
     )
@@ -196,7 +200,7 @@ def _condition_table(rows: Any) -> str:
 
 
 def _worst_and_best(distances: Any) -> Any:
-    """All rows, or of many the `SHOWN` worst and the `SHOWN` best."""
+    """Choose all rows, or of many the `SHOWN` worst and the `SHOWN` best."""
     if len(distances) <= 2 * SHOWN:
         return distances
     relative = distances["pdae"]

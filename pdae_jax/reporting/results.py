@@ -81,7 +81,7 @@ def save_truth(workdir: str | pathlib.Path, truth: Truth) -> None:
 
 
 def load_test(path: pathlib.Path, store: str | pathlib.Path | None = None) -> PerturbationData | None:
-    """The held-out conditions of a run; None where nothing was held out.
+    """Load the held-out conditions of a run; None where nothing was held out.
 
     Raises:
         FileNotFoundError: the folder has been evaluated on held-out conditions, and they are gone.
@@ -99,7 +99,7 @@ def load_test(path: pathlib.Path, store: str | pathlib.Path | None = None) -> Pe
 def write_results(
     workdir: str | pathlib.Path, *, command: str = "", store: str | pathlib.Path | None = None, **options: Any
 ) -> str:
-    """Evaluation, predictions, figures and report of a run; returns the summary table as text.
+    """Write evaluation, predictions, figures and report of a run; returns the summary table as text.
 
     Args:
         workdir: folder of a finished or interrupted fit, with the test conditions that `save_test` put there. Without
@@ -133,7 +133,7 @@ def write_results(
 
 
 def check_own(path: pathlib.Path) -> None:
-    """``FileExistsError`` for a file in the place of a result that is not of this library, by how it begins."""
+    """Raise ``FileExistsError`` for a file in the place of a result that is not of this library, by how it begins."""
     figures = path / FIGURE_FOLDER
     foreign = [file for name, begins in _BEGINS.items() if (file := path / name).exists() and not _begins(file, begins)]
     if not (figures / CAPTION_FILE).exists() and not (path / EVALUATION_FILE).exists():
@@ -150,7 +150,7 @@ def _begins(file: pathlib.Path, begins: bytes) -> bool:
 
 
 def write_identification(path: pathlib.Path, fitted: Fitted) -> None:
-    """``identification.csv``, where the folder holds the truth of a simulated world."""
+    """Write ``identification.csv`` where the folder holds the truth of a simulated world."""
     if (path / folder.TRUTH_FILE).exists():
         folder.check_part(path, folder.TRUTH_FILE, digest(read_arrays(path / folder.TRUTH_FILE)))
         found = measure_identification(fitted, load_truth(path / folder.TRUTH_FILE))
@@ -160,9 +160,9 @@ def write_identification(path: pathlib.Path, fitted: Fitted) -> None:
 def write_diagnostics(
     path: pathlib.Path, fitted: Fitted | Ensemble, test: PerturbationData | None, predictions: Sequence[Prediction]
 ) -> None:
-    """``extremes.csv``: where predictions reach farthest; ``residual_laws.csv``: whether the noise keeps its law.
+    """Write ``extremes.csv``: where predictions reach farthest; ``residual_laws.csv``: whether the noise keeps its law.
 
-    ``counts.csv``, where data are counts: whether predicted ones look like measured ones.
+    Also ``counts.csv``, where data are counts: whether predicted ones look like measured ones.
     """
     import pandas as pd
 
@@ -183,7 +183,7 @@ def write_diagnostics(
 
 
 def _read_table(path: pathlib.Path) -> Table | None:
-    """A table of the run, or None where there is none; names stay text."""
+    """Read a table of the run, or None where there is none; names stay text."""
     import pandas as pd
 
     names: Any = {"condition": str, "feature": str}
@@ -191,7 +191,7 @@ def _read_table(path: pathlib.Path) -> Table | None:
 
 
 def read_identification(workdir: str | pathlib.Path) -> Table | None:
-    """``identification.csv``, or None where there is none."""
+    """Read ``identification.csv``, or None where there is none."""
     import pandas as pd
 
     path = pathlib.Path(workdir) / IDENTIFICATION_FILE
@@ -206,7 +206,7 @@ def write_evaluation(
     comparators: Sequence[str] = (),
     **options: Any,
 ) -> Table:
-    """``evaluation.csv``: every method on the test and validation conditions, and on training ones.
+    """Write ``evaluation.csv``: every method on the test and validation conditions, and on training ones.
 
     Args:
         path: folder of the run.
@@ -233,7 +233,7 @@ def write_evaluation(
 
 
 def read_evaluation(workdir: str | pathlib.Path) -> Table:
-    """``evaluation.csv`` as `evaluate` made it: conditions may be called "None" or "1" and stay text."""
+    """Read ``evaluation.csv`` as `evaluate` made it: conditions may be called "None" or "1" and stay text."""
     import pandas as pd
 
     names: Any = dict.fromkeys(("condition", "split", "method", "metric", "source", "verdict"), str)
@@ -245,12 +245,12 @@ def read_evaluation(workdir: str | pathlib.Path) -> Table:
 
 
 def sources_of(table: Any) -> dict[str, str]:
-    """Condition -> whose cells were translated to it in an evaluation, so that pictures show what was judged."""
+    """Map conditions to whose cells were translated to them in an evaluation, so that pictures show what was judged."""
     return dict(zip(table["condition"], table["source"], strict=True))
 
 
 def write_predictions(path: pathlib.Path, predictions: Sequence[Prediction]) -> None:
-    """``predictions.h5ad``: as many predicted cells of each test condition as were measured."""
+    """Write ``predictions.h5ad``: as many predicted cells of each test condition as were measured."""
     with written_path(path / PREDICTIONS_FILE) as temporary:
         to_anndata(predictions).write_h5ad(temporary)
 
@@ -258,7 +258,7 @@ def write_predictions(path: pathlib.Path, predictions: Sequence[Prediction]) -> 
 def held_out_predictions(
     fitted: Fitted | Ensemble, test: PerturbationData, sources: dict[str, str], most: int | None = None
 ) -> list[Prediction]:
-    """The prediction of every test condition, or of the first ones, under its own name.
+    """Predict every test condition, or the first ones, under their own names.
 
     As many cells as were measured; where those stay in files because they are many, 500 at most.
     """
@@ -312,7 +312,7 @@ def _draw_figures(
 def render(
     workdir: str | pathlib.Path, command: str = "", *, data: Mapping[str, PerturbationData] | None = None
 ) -> pathlib.Path:
-    """``report.md`` from what the folder holds.
+    """Write ``report.md`` from what the folder holds.
 
     Args:
         workdir: of the run.
@@ -343,6 +343,6 @@ def render(
 
 
 def _parts(path: pathlib.Path) -> dict[str, PerturbationData]:
-    """The data of a run, by part."""
+    """Load the data of a run, by part."""
     files = {"train": folder.TRAIN_FILE, "validation": folder.VALIDATION_FILE, "test": folder.TEST_FILE}
     return {name: load_data(path / file) for name, file in files.items() if (path / file).exists()}

@@ -40,7 +40,7 @@ def embedding(
     method: str = "pca",
     title: str = "",
 ) -> Figure:
-    """Measured and predicted cells in one embedding of both and of the control, side by side.
+    """Draw measured and predicted cells side by side, in one embedding of both and of the control.
 
     Args:
         measured: cells of the condition.
@@ -90,7 +90,7 @@ def violins(
     shown: Sequence[str] | None = None,
     title: str = "",
 ) -> Figure:
-    """Laws of chosen features in control, measured and predicted cells; of fewer than 20 cells the cells themselves.
+    """Draw the laws of chosen features in control, measured and predicted cells; of fewer than 20 the cells themselves.
 
     Args:
         measured: cells of the condition.
@@ -139,7 +139,7 @@ def volcano(
     labelled: int = 6,
     title: str = "",
 ) -> Figure:
-    """Differential features of measured and of predicted cells against the control, and their changes side by side.
+    """Draw differential features of measured and predicted cells against the control, and their changes side by side.
 
     As many predicted cells are tested as were measured, so that both tests have the same power (`differential`).
 
@@ -178,14 +178,14 @@ def volcano(
 
 
 def _features(axes: Axes, points: np.ndarray, significant: np.ndarray) -> None:
-    """A point for each feature, open where it does not differ."""
+    """Draw a point for each feature, open where it does not differ."""
     style = {"ls": "", "alpha": 0.7, "rasterized": True}
     axes.plot(*points[~significant].T, "o", ms=2, mfc="none", mec=GREY, mew=0.5, label="no difference found", **style)
     axes.plot(*points[significant].T, "o", ms=3, mew=0, color=VERMILION, label="differs from the control", **style)
 
 
 def _violin(axes: Axes, place: int, values: np.ndarray, colour: str) -> None:
-    """A violin with its mean; of few cells the cells, and a line where all values are one."""
+    """Draw a violin with its mean; of few cells the cells, and a line where all values are one."""
     if len(values) < FEWEST:
         axes.plot(np.full(len(values), place), values, "o", ms=3, color=colour, alpha=0.55, mew=0)
     elif np.ptp(values) > 0:
@@ -209,5 +209,5 @@ def _umap(cells: np.ndarray) -> np.ndarray:
 
 
 def _some(number: int, most: int) -> np.ndarray:
-    """Rows of at most so many cells, always the same."""
+    """Choose rows of at most so many cells, always the same."""
     return np.sort(np.random.default_rng(0).permutation(number)[:most])

@@ -15,7 +15,7 @@ RESULTS = (SCORE, "seconds", "steps", "state", "error", "folder", "command")  # 
 
 
 def read_sweep(workdir: str | pathlib.Path) -> Table:
-    """``sweep.csv`` of a sweep, the best point first."""
+    """Read ``sweep.csv`` of a sweep, the best point first."""
     import pandas as pd
 
     path = pathlib.Path(workdir) / "sweep.csv"
@@ -25,12 +25,12 @@ def read_sweep(workdir: str | pathlib.Path) -> Table:
 
 
 def settings_of(table: Any) -> list[str]:
-    """The columns that are settings, and differ between points."""
+    """Name the columns that are settings, and differ between points."""
     return [name for name in table if name not in RESULTS and table[name].nunique(dropna=False) > 1]
 
 
 def leaderboard(table: Any, number: int = 20) -> Table:
-    """The best settings: means over seeds, where the sweep has some; error, its spread, and time."""
+    """List the best settings: means over seeds, where the sweep has some; error, its spread, and time."""
     names = [name for name in settings_of(table) if name != "seed"]
     done = table[table["state"] == "finished"]
     if not names:
@@ -44,14 +44,16 @@ def leaderboard(table: Any, number: int = 20) -> Table:
 
 
 def trade_offs(table: Any) -> Table:
-    """Points that no other beats in both error and time, the most accurate first."""
+    """List points that no other beats in both error and time, the most accurate first."""
     done = table[table["state"] == "finished"].sort_values([SCORE, "seconds"], kind="stable")
     fastest = done["seconds"].cummin().shift(fill_value=np.inf)  # of the more accurate ones
     return done.loc[done["seconds"] < fastest, [*settings_of(table), SCORE, "seconds"]].reset_index(drop=True)
 
 
 def importance(table: Any, seed: int = 0) -> Table:
-    """Share of the variance of the score that each setting explains: fANOVA of a random forest, by optuna.
+    """Find the share of the score's variance that each setting explains, by optuna.
+
+    Functional ANOVA of a random forest (Hutter, Hoos and Leyton-Brown, ICML 2014).
 
     Hutter, Hoos & Leyton-Brown, ICML 2014.
 
@@ -89,7 +91,7 @@ def importance(table: Any, seed: int = 0) -> Table:
 
 
 def _as_numbers(column: Any) -> np.ndarray:
-    """Values of a setting on the scale they were chosen on; ranks of names, and where some are None."""
+    """Put values of a setting on the scale they were chosen on; ranks of names, and where some are None."""
     if column.dtype.kind not in "fiu" or column.isna().any():
         ranks = {value: float(rank) for rank, value in enumerate(_levels(column))}
         return np.array([ranks[None if value != value or value is None else value] for value in column])
@@ -98,7 +100,7 @@ def _as_numbers(column: Any) -> np.ndarray:
 
 
 def _levels(column: Any) -> list[Any]:
-    """The different values of a setting in order, None first."""
+    """List the different values of a setting in order, None first."""
     levels = sorted(column.dropna().unique(), key=lambda value: (isinstance(value, str), value))
     return [*([None] if column.isna().any() else []), *levels]
 
@@ -108,13 +110,13 @@ def _name(value: Any) -> str:
 
 
 def _is_logarithmic(values: np.ndarray) -> bool:
-    """Whether values crowd at the lower end, as rates do that are even in the logarithm."""
+    """Tell that values crowd at the lower end, as rates do that are even in the logarithm."""
     return bool(values.min() > 0 and np.median(values) < 0.3 * values.max())
 
 
 @in_column_style
 def parallel_coordinates(table: Any) -> Figure:
-    """A line for each point through its settings to its score; the best tenth in colour."""
+    """Draw a line for each point through its settings to its score; the best tenth in colour."""
     done = table[table["state"] == "finished"].sort_values(SCORE, ascending=False)
     names = [*settings_of(done), SCORE]
     figure = Figure(figsize=(max(COLUMN, 1.1 * len(names)), 2.6), layout="constrained")
@@ -141,7 +143,7 @@ def parallel_coordinates(table: Any) -> Figure:
 
 @in_column_style
 def setting_effects(table: Any) -> Figure:
-    """The score against each setting by itself."""
+    """Draw the score against each setting by itself."""
     done = table[table["state"] == "finished"]
     names: Sequence[str] = settings_of(done) or [SCORE]
     figure = Figure(figsize=(max(COLUMN, 1.3 * len(names)), 2.1), layout="constrained")

@@ -22,8 +22,6 @@ from pdae_jax.two_sample.pair_sum import group_pair_sums, pair_sum, self_pair_su
 from pdae_jax.two_sample.samples import SampleLike, as_sample, as_samples
 from pdae_jax.types import AnyArray
 
-# --- two-sample statistics -----------------------------------------------------------------------------------------
-
 
 @as_written()
 def energy_distance(

@@ -9,7 +9,7 @@ import pytest
 import pdae_jax
 from pdae_jax.evaluation import diagnostics
 from pdae_jax.model.networks import with_share
-from pdae_jax.reporting.diagnostics import format_extremes, format_residual_laws
+from pdae_jax.reporting.sections import format_extremes, format_residual_laws
 
 KEY = jax.random.key(0)
 

@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 
 from pdae_jax.evaluation.differential import Summary, differential
-from pdae_jax.evaluation.metrics import METRICS, Comparison, Context, wasserstein_by_feature
+from pdae_jax.evaluation.metrics import METRICS, Comparison, Reference, wasserstein_by_feature
 
 RANDOM = np.random.default_rng(0)
 D = 130
@@ -17,8 +17,8 @@ FIELD = [name for name in METRICS if name.startswith(("mse", "de_", "wasserstein
 def comparison_of(predicted, true, control):
     against = Summary.of(control)
     mean, change = against.mean, differential(Summary.of(true), against)
-    context = Context(mean, mean, mean[None], 1.0, 1.0, mean, mean, control, against, change)
-    return Comparison(predicted, true, context, jax.random.key(0))
+    reference = Reference(mean, mean, mean[None], 1.0, 1.0, mean, mean, control, against, change)
+    return Comparison(predicted, true, reference, jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def planted():
 
 def test_differential_features_are_those_of_welchs_test(planted):
     true, control = planted["true"], planted["control"]
-    found = comparison_of(**planted).context.true_change
+    found = comparison_of(**planted).reference.true_change
     t, p = scipy.stats.ttest_ind(true, control, equal_var=False)
     np.testing.assert_array_equal(np.sort(np.abs(t))[::-1], np.abs(t)[found.order])
     np.testing.assert_array_equal(found.significant, scipy.stats.false_discovery_control(p) <= 0.05)
@@ -55,7 +55,7 @@ def test_values_of_a_planted_truth(planted):
     comparison = comparison_of(**planted)
     values = {name: METRICS[name](comparison) for name in FIELD}
     p, t, c = (planted[name].mean(0) for name in ("predicted", "true", "control"))
-    change = comparison.context.true_change
+    change = comparison.reference.true_change
     top = change.order
     assert values["mse"] == pytest.approx(np.mean((p - t) ** 2))
     for number in (20, 100):

@@ -23,7 +23,7 @@ from pdae_jax.model.alignment import affine_map, agreement, fit_maps, orthogonal
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.model.model import make_model
 from pdae_jax.recipe import Recipe
-from pdae_jax.reporting.identification import format_identification
+from pdae_jax.reporting.sections import format_identification
 from pdae_jax.view.units import make_standardizer
 from pdae_jax.view.view import View
 

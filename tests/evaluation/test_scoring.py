@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pdae_jax.data.load import from_arrays
-from pdae_jax.evaluation.context import spread_within
+from pdae_jax.evaluation.reference import spread_within
 from pdae_jax.evaluation.scoring import Scale
 from pdae_jax.prediction.samples import beyond
 from pdae_jax.training.validate import distance_variance, null_variance

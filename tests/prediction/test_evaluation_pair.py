@@ -11,7 +11,7 @@ import pytest
 
 import pdae_jax
 from pdae_jax.evaluation.differential import Summary, differential
-from pdae_jax.evaluation.metrics import METRICS, Comparison, Context
+from pdae_jax.evaluation.metrics import METRICS, Comparison, Reference
 from pdae_jax.prediction.samples import Prediction
 
 PAIRS = ["A+B", "A+C"]
@@ -74,10 +74,10 @@ def ours(pair):
     for each in predictions:
         true = test.cells(each.condition)
         change = differential(Summary.of(true), against)
-        context = Context(
+        reference = Reference(
             against.mean, against.mean, control[:0], 1.0, 1.0, against.mean, against.mean, control, against, change
         )
-        comparison = Comparison(each.samples, true, context, jax.random.key(0))
+        comparison = Comparison(each.samples, true, reference, jax.random.key(0))
         found[each.condition] = {"mse": METRICS["mse"](comparison), "pearson": METRICS["pearson_delta"](comparison)}
     return pd.DataFrame(found).T
 

@@ -1,4 +1,4 @@
-"""The `Context` of a condition: control cells, other conditions, the measured range, how true cells are spread."""
+"""The `Reference` of a condition: control cells, other conditions, the measured range, how true cells are spread."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from pdae_jax.data.moments import condition_means, moments
 from pdae_jax.evaluation.cases import Case, rows_of
 from pdae_jax.evaluation.differential import CONTROL_CELLS, Summary, differential
 from pdae_jax.evaluation.distances import median_distance
-from pdae_jax.evaluation.metrics import Context
+from pdae_jax.evaluation.metrics import Reference
 from pdae_jax.evaluation.summary import MIN_CELLS_OF_A_LAW
 from pdae_jax.training.validate import distance_variance
 from pdae_jax.types import PerturbationData, once_for_each
@@ -31,15 +31,15 @@ class Alternatives(NamedTuple):
         return cls(np.stack([case.label for case in cases]), np.stack(means))
 
 
-def context_of(
+def reference_of(
     train: PerturbationData,
     label: Float[np.ndarray, " perturbations"],
     alternatives: Alternatives,
     true: Float[np.ndarray, "cells features"],
-) -> Context:
+) -> Reference:
     """Collect what metrics may know of a condition with this label and these true cells, at least two."""
     control, measured = _control_summary(train), moments(train)
-    return Context(
+    return Reference(
         control_mean=condition_means(train)[train.index(train.control)],
         centroid=_centroid(train),
         other_means=np.delete(alternatives.means, rows_of(alternatives.labels, label), axis=0),
