@@ -18,7 +18,9 @@ _MOST_CELLS = 20_000  # that measured quantiles are found from
 
 
 def residuals(fitted: Fitted, condition: str) -> Float[np.ndarray, "cells features"]:
-    r"""Infer the noise :math:`(x - \mu(z)) / s(z)` of at most 2,000 cells of a training condition, in the model's units.
+    r"""Infer the noise :math:`(x - \mu(z)) / s(z)` of a training condition's cells, in the model's units.
+
+    Of 2,000 cells at most.
 
     Raises:
         ValueError: a model whose noise is drawn; it has none of its own.
