@@ -113,8 +113,6 @@ def make_pytorch_recipe(task: Task, recipe: Recipe) -> Contender:
         pilot.labels[data.condition_index],
         pilot.additive,
         recipe.latent_dim,
-        noise="drawn",
-        noise_dim=0,
     )
     x = torch.from_numpy(pilot.cells(np.concatenate(data.rows)))
     sizes = np.cumsum([0, *map(len, data.rows)])

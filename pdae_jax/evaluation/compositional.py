@@ -91,7 +91,7 @@ class Compositional:
         rows = rows[_draw(make_random(key), len(rows), num_samples)]
         labels = [jnp.asarray(self.view.units.label(train.label(name))) for name in (start, label)]
 
-        def translate(seen: np.ndarray) -> np.ndarray:
+        def translate(seen: np.ndarray, _: np.ndarray | None) -> np.ndarray:
             moved = [
                 _translate(self.networks.model, self.params, jax.random.fold_in(key, i), seen[i : i + BATCH], *labels)
                 for i in range(0, num_samples, BATCH)

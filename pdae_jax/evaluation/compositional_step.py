@@ -196,7 +196,7 @@ def make_networks(
         x = mean + std * jax.random.normal(key, mean.shape, mean.dtype)
         return x if floor is None else jnp.maximum(x, jnp.asarray(floor))
 
-    def translate(params, key, x, label_from, label_to):
+    def translate(params, key, x, label_from, label_to, size=None):
         return decode(params, key, basal(params, x, label_from) + effect(params, label_to))
 
     decoder = init_decoder(key_decoder)

@@ -25,14 +25,14 @@ def residuals(fitted: Fitted, condition: str) -> Float[np.ndarray, "cells featur
     Raises:
         ValueError: a model whose noise is drawn; it has none of its own.
     """
-    if fitted.model.noise != "abducted":
+    if fitted.model.abduct is None:
         raise ValueError(
             f"noise={fitted.model.noise!r}: cells have no noise of their own. Fit with noise='abducted', the default."
         )
     rows = np.random.default_rng(fitted.seed).permutation(fitted.train.rows[fitted.train.index(condition)])[:_ENCODED]
     x = jnp.asarray(fitted.view.into(fitted.train.x[rows]))
     z = fitted.model.encode(fitted.params, x)
-    return np.asarray(fitted.model.abduct(fitted.params, x, z))
+    return np.asarray(fitted.model.abduct(fitted.params, x, z, fitted.view.size_seen(fitted.train.sizes(rows))))
 
 
 def residual_laws(fitted: Fitted, *, key: Array, num_permutations: int = 199, most: int | None = None) -> Table:

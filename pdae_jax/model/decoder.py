@@ -1,14 +1,4 @@
-r"""The decoder: latents to observations, and what the latents do not explain.
-
-Two laws of the noise `eps` in `x = f(z, eps)`:
-
-``abducted``
-    :math:`x = \mu(z) + s(z) \epsilon`. `mu` is deterministic; the noise of a source cell is read off the cell,
-    :math:`\epsilon = (x - \mu(g(x))) / s(g(x))`, and goes with it to every target. Nothing of a cell is lost. It is
-    the counterfactual of a structural model: abduction, action, prediction (Pearl, Causality, 2009, section 7.1).
-``drawn``
-    :math:`x = f(z, \epsilon)`, `eps` standard normal and drawn anew: the form of arXiv 2504.18522.
-"""
+"""The decoder: latents to observations, deterministic or with noise that it draws; laws of the noise are in `noise`."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -26,25 +16,26 @@ class Decoder(NamedTuple):
     """`f` as pure functions."""
 
     init: Callable  # (key, kernel [latent + noise, features], bias [features]) -> params, started at this linear map
-    decode: Callable  # (params, key, z [..., latent]) -> x [..., features]; with abducted noise its centre, `mu`
-    scale: Callable  # (params, z [..., latent]) -> s [..., features], one at the start; of abducted noise only
+    decode: Callable  # (params, key, z [..., latent]) -> x [..., features]; of carried noise its centre, `mu`
+    scale: Callable  # (params, z [..., latent]) -> s [..., features], one at the start; of carried noise only
 
 
 def make_decoder(
-    latent_dim: int, num_features: int, *, noise: str, noise_dim: int, hidden: Sequence[int], activation: str
+    latent_dim: int, num_features: int, *, has_scale: bool, noise_dim: int, hidden: Sequence[int], activation: str
 ) -> Decoder:
     """A linear map plus an MLP of latents, and of standard normal noise where that is drawn.
 
     Args:
         latent_dim: k.
         num_features: d.
-        noise: one of `NOISES`.
+        has_scale: whether there is a scale of carried noise.
         noise_dim: dimension of drawn noise; 0 makes the decoder deterministic.
         hidden: widths.
         activation: a key of `networks.ACTIVATIONS`.
     """
-    drawn = noise_dim if noise == "drawn" else 0
-    init_mlp, apply = make_mlp(latent_dim + drawn, num_features, hidden=hidden, activation=activation, linear_skip=True)
+    init_mlp, apply = make_mlp(
+        latent_dim + noise_dim, num_features, hidden=hidden, activation=activation, linear_skip=True
+    )
     init_scale, apply_scale = make_mlp(
         latent_dim, num_features, hidden=(SCALE_WIDTH,), activation=activation, linear_skip=False, near_zero=True
     )
@@ -52,11 +43,11 @@ def make_decoder(
     def init(key, kernel, bias):
         key_mlp, key_scale = jax.random.split(key)
         params = with_skip(init_mlp(key_mlp), kernel, bias)
-        return {**params, "scale": init_scale(key_scale)} if noise == "abducted" else params
+        return {**params, "scale": init_scale(key_scale)} if has_scale else params
 
     def decode(params, key, z):
-        if drawn:
-            z = jnp.concatenate([z, jax.random.normal(key, (*z.shape[:-1], drawn), z.dtype)], axis=-1)
+        if noise_dim:
+            z = jnp.concatenate([z, jax.random.normal(key, (*z.shape[:-1], noise_dim), z.dtype)], axis=-1)
         return apply({name: layer for name, layer in params.items() if name != "scale"}, z)
 
     def scale(params, z):

@@ -70,8 +70,8 @@ class Fitted:
         """
         labels = [self.view.units.label(label) for label in (label_from, label_to)]
 
-        def translate(seen: np.ndarray) -> np.ndarray:
-            return np.asarray(_translate(self.model, self.params, key, seen, *labels))
+        def translate(seen: np.ndarray, size: np.ndarray | None) -> np.ndarray:
+            return np.asarray(_translate(self.model, self.params, key, seen, *labels, size))
 
         return self.view.translated(translate, x, key, size)
 
@@ -104,7 +104,9 @@ class Fitted:
 
 
 _translate = jax.jit(
-    lambda model, params, key, x, label_from, label_to: model.translate(params, key, x, label_from, label_to),
+    lambda model, params, key, x, label_from, label_to, size: model.translate(
+        params, key, x, label_from, label_to, size
+    ),
     static_argnums=0,
 )
 _shift = jax.jit(

@@ -42,8 +42,8 @@ from pdae_jax.model.decoder import Decoder, make_decoder
 from pdae_jax.model.encoder import Encoder, make_encoder
 from pdae_jax.model.linear import LinearModel
 from pdae_jax.model.networks import with_share
+from pdae_jax.model.noise import LAWS
 from pdae_jax.model.shift import Shift, make_shift
-from pdae_jax.recipe import NOISES
 from pdae_jax.types import AnyArray, Params
 
 
@@ -54,19 +54,19 @@ class Model(NamedTuple):
     encode: Callable[[Params, AnyArray], Array]  # (params, x [..., features]) -> z [..., latent]
     # (params, label_from [..., perturbations], label_to [..., perturbations]) -> [..., latent]
     shift: Callable[[Params, AnyArray, AnyArray], Array]
-    # (params, key, z [..., latent]) -> x [..., features]; with abducted noise the centre `mu`
+    # (params, key, z [..., latent]) -> x [..., features]; of carried noise the centre `mu`
     decode: Callable[[Params, Array, AnyArray], Array]
-    # (params, key, x [..., features], label_from, label_to) -> x_new [..., features]
-    translate: Callable[[Params, Array, AnyArray, AnyArray, AnyArray], Array]
-    # (params, key, x, z, label_from, label_to) -> x_new, of cells already encoded
-    translate_latent: Callable[[Params, Array, AnyArray, AnyArray, AnyArray, AnyArray], Array]
-    # (params, x, z) -> eps [..., features], the noise of cells; of abducted noise only
-    abduct: Callable[[Params, AnyArray, AnyArray], Array]
+    # (params, key, x [..., features], label_from, label_to, size=None) -> x_new [..., features]
+    translate: Callable[..., Array]
+    # (params, key, x, z, label_from, label_to, size=None) -> x_new, of cells already encoded
+    translate_latent: Callable[..., Array]
+    # (params, x, z, size=None) -> eps [..., features], the noise of cells; None: it is drawn
+    abduct: Callable[..., Array] | None
     num_features: int
     num_perturbations: int
     latent_dim: int
-    noise: str
-    noise_dim: int
+    noise: str  # one of `noise.LAWS`
+    noise_dim: int  # of drawn noise; 0 where it is carried
     observed_effects: bool
 
 
@@ -90,9 +90,9 @@ def make_model(
         num_features: d.
         num_perturbations: K.
         latent_dim: k.
-        noise: ``abducted`` from the source cell, or ``drawn``.
-        noise_dim: dimension of drawn noise, 0 for a deterministic decoder; of no effect on abducted noise.
-        observed_effects: whether effects have a part outside the latents, and combinations a gain; of abducted noise.
+        noise: a law of `noise.LAWS`: ``abducted`` from the source cell, or ``drawn``.
+        noise_dim: dimension of drawn noise, 0 for a deterministic decoder; of no effect on carried noise.
+        observed_effects: whether effects have a part outside the latents, and combinations a gain; of carried noise.
         hidden: widths of the encoder; the decoder mirrors them.
         activation: a key of `networks.ACTIVATIONS`.
         floor: smallest value of each feature, in the units the model sees; None for no floor.
@@ -106,11 +106,15 @@ def make_model(
             raise ValueError(f"{name}={size}, but it must be at least 1.")
     if noise_dim < 0:
         raise ValueError(f"noise_dim={noise_dim}, but it must be 0 (deterministic decoder) or more.")
-    if noise not in NOISES:
-        raise ValueError(f"noise={noise!r} is not known; pass one of {', '.join(NOISES)}.")
-    if noise == "drawn" and observed_effects:
-        raise ValueError("observed_effects move the cell's own noise; with noise='drawn' pass observed_effects=False.")
-    networks = _Networks(latent_dim, num_features, noise, noise_dim, observed_effects, tuple(hidden), activation)
+    if noise not in LAWS:
+        raise ValueError(f"noise={noise!r} is not known; pass one of {', '.join(LAWS)}.")
+    drawn = LAWS[noise] is None
+    if drawn and observed_effects:
+        raise ValueError(f"observed_effects move the cell's own noise; with {noise=} pass observed_effects=False.")
+    widths = tuple(hidden)
+    networks = _Networks(
+        latent_dim, num_features, noise, noise_dim if drawn else 0, observed_effects, widths, activation
+    )
     return _join(networks, num_perturbations, None if floor is None else tuple(np.asarray(floor).tolist()))
 
 
@@ -132,7 +136,7 @@ class _Networks(NamedTuple):
         return make_decoder(
             self.latent_dim,
             self.num_features,
-            noise=self.noise,
+            has_scale=LAWS[self.noise] is not None,
             noise_dim=self.noise_dim,
             hidden=self.hidden[::-1],
             activation=self.activation,
@@ -145,7 +149,8 @@ class _Networks(NamedTuple):
 @functools.lru_cache(maxsize=64)
 def _join(networks: _Networks, num_perturbations: int, floor: tuple[float, ...] | None) -> Model:
     encoder, decoder, shift = networks.encoder(), networks.decoder(), networks.shift()
-    noise, lowest = networks.noise, None if floor is None else np.asarray(floor, np.float32)
+    law, lowest = LAWS[networks.noise], None if floor is None else np.asarray(floor, np.float32)
+    carried = None if law is None else law(decoder)
 
     def init(key, start):
         key_encoder, key_decoder = jax.random.split(key)
@@ -166,26 +171,22 @@ def _join(networks: _Networks, num_perturbations: int, floor: tuple[float, ...] 
 
     def decode(params, key, z):
         centre = decoder.decode(params["decoder"], key, z)
-        # with abducted noise the centre is no cell: the floor comes after the noise
-        return centre if noise == "abducted" else above_floor(centre)
+        # of carried noise the centre is no cell: the floor comes after the noise
+        return above_floor(centre) if carried is None else centre
 
-    def translate_latent(params, key, x, z, label_from, label_to):
+    def translate_latent(params, key, x, z, label_from, label_to, size=None):
         moved = z + apply_shift(params, label_from, label_to)
-        if noise == "drawn":
+        if carried is None:
             return decode(params, key, moved)
-        y = with_noise(params, moved, abduct(params, x, z))
-        return above_floor(y + shift.displace(params["shift"], label_from, label_to))
+        weights, displaced = params["decoder"], shift.displace(params["shift"], label_from, label_to)
+        return above_floor(carried.apply(weights, moved, carried.abduct(weights, x, z, size), displaced, size))
 
-    def abduct(params, x, z):
-        weights = params["decoder"]
-        return (x - decoder.decode(weights, None, z)) / decoder.scale(weights, z)
+    def abduct(params, x, z, size=None):
+        assert carried is not None
+        return carried.abduct(params["decoder"], x, z, size)
 
-    def with_noise(params, z, eps):
-        weights = params["decoder"]
-        return decoder.decode(weights, None, z) + decoder.scale(weights, z) * eps
-
-    def translate(params, key, x, label_from, label_to):
-        return translate_latent(params, key, x, encode(params, x), label_from, label_to)
+    def translate(params, key, x, label_from, label_to, size=None):
+        return translate_latent(params, key, x, encode(params, x), label_from, label_to, size)
 
     return Model(
         init=init,
@@ -194,11 +195,11 @@ def _join(networks: _Networks, num_perturbations: int, floor: tuple[float, ...] 
         decode=decode,
         translate=translate,
         translate_latent=translate_latent,
-        abduct=abduct,
+        abduct=None if carried is None else abduct,
         num_features=networks.num_features,
         num_perturbations=num_perturbations,
         latent_dim=networks.latent_dim,
-        noise=noise,
+        noise=networks.noise,
         noise_dim=networks.noise_dim,
         observed_effects=networks.observed_effects,
     )
@@ -224,8 +225,7 @@ def linear_start(
     linear: LinearModel,
     latent_dim: int,
     *,
-    noise: str,
-    noise_dim: int,
+    noise_dim: int = 0,
     nets: float = 1.0,
 ) -> Start:
     """PCA of the cells, whitened within conditions; the linear model's effects split into `W` and `V`.
@@ -237,8 +237,6 @@ def linear_start(
     """
     # SciPy's keeps single precision, where NumPy's would compute in double: twice as fast for a thousand features
     x = np.asarray(x, np.result_type(x, np.float32))
-    if noise == "abducted":
-        noise_dim = 0
     mean = x.mean(axis=0)
     _, spread, directions = scipy.linalg.svd(x - mean, full_matrices=False)
     missing = max(0, latent_dim + noise_dim - directions.shape[0])

@@ -7,6 +7,7 @@ import numpy as np
 
 from pdae_jax.design.effects import effective_label
 from pdae_jax.model.model import Model, linear_start, make_model
+from pdae_jax.model.noise import LAWS
 from pdae_jax.recipe import Recipe, Resolved
 from pdae_jax.training.density import has_density
 from pdae_jax.training.pilot import Pilot, make_pilot
@@ -63,7 +64,7 @@ def resolve_recipe(recipe: Recipe, train: PerturbationData, pilot: Pilot | None 
     if any(getattr(recipe, name) is None for name in ON_SURFACE):
         assert recipe.latent_dim is not None
         on_surface = lies_on_surface(pilot, recipe.latent_dim)
-        found = (ON_SURFACE if on_surface else WITH_NOISE) | (DRAWN if recipe.noise == "drawn" else {})
+        found = (ON_SURFACE if on_surface else WITH_NOISE) | (DRAWN if LAWS[recipe.noise] is None else {})
         recipe = recipe.override(**{name: v for name, v in found.items() if getattr(recipe, name) is None})
     if recipe.num_steps is None:
         recipe = recipe.override(num_steps=default_steps(recipe, train))
@@ -115,7 +116,7 @@ def effective_rank(pilot: Pilot) -> int:
     most = min(data.num_conditions - 1, data.num_perturbations, data.num_features)
     rows = balanced_rows(np.random.default_rng(0), data, int(np.clip(8192 // data.num_conditions, 8, 500)))
     label = pilot.labels[data.condition_index[rows]]
-    start = linear_start(pilot.cells(rows), label, pilot.linear, most, noise="abducted", noise_dim=0)
+    start = linear_start(pilot.cells(rows), label, pilot.linear, most)
     moved = effective_label(pilot.labels.astype(np.float64), start.saturation) @ start.shift_matrix
     singular = np.linalg.svd(moved, compute_uv=False)
     return max(1, int(np.sum(singular > RELEVANT_SHIFT * singular[0])))

@@ -63,12 +63,12 @@ def pdae_loss(
     x, label_source = batch.x_source, batch.label_source
     latent = model.encode(params, x)  # [S, m, k]
     predicted = model.translate_latent(
-        params, key_translate, x, latent, label_source[:, None], batch.label_target[:, None, None]
+        params, key_translate, x, latent, label_source[:, None], batch.label_target[:, None, None], batch.size
     )  # [T, S, m, d]
     if batch.view is not None:
         predicted = batch.view.measurable(key, predicted, batch.size)
     # drawn noise tells two translations of one cell apart
-    same = None if model.noise == "drawn" and model.noise_dim else batch.same_source
+    same = None if model.noise_dim else batch.same_source
     if terms is None:
         terms = [name for name in LossWeights._fields if getattr(weights, name)]
     values = {"translation": translation_score(predicted, batch.x_target, kernel, form, same)}
@@ -108,7 +108,7 @@ def reconstruction_score(
     params: dict, model: Model, key: Array, x: Float[Array, "sources m d"], latent: Array, kernel: KernelLike
 ) -> Float[Array, ""]:
     """Distance of a cell from what is decoded of its latent; with drawn noise the energy score of two such decodes."""
-    if model.noise == "abducted" or not model.noise_dim:
+    if not model.noise_dim:
         return jnp.mean(dissimilarity(kernel, model.decode(params, key, latent), x))
     first, second = model.decode(params, key, jnp.broadcast_to(latent, (2, *latent.shape)))
     to_first, to_second, between = dissimilarity(kernel, jnp.stack([first, second, first]), jnp.stack([x, x, second]))

@@ -118,8 +118,7 @@ def prepare(
         pilot.labels[train.condition_index[rows]],
         pilot.linear if recipe.observed_effects else pilot.additive,
         model.latent_dim,
-        noise=recipe.noise,
-        noise_dim=recipe.noise_dim,
+        noise_dim=model.noise_dim,
         nets=0.0 if has_few_cells(train) else 1.0,
     )
     settings = settings_of(recipe, kernel_of(recipe, cells).parameters)

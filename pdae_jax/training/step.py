@@ -96,8 +96,7 @@ def averaged(state: TrainState, params: Array, decay: float | Array) -> Array:
 def start_shapes(model: Model) -> Start:
     """A `Start` of zeros, of the shapes that the model takes."""
     d, k, num = model.num_features, model.latent_dim, model.num_perturbations
-    drawn = model.noise_dim if model.noise == "drawn" else 0
-    sizes = ((d, k), (k,), (k + drawn, d), (d,), (num, k), (num, d), (d,), (), ())
+    sizes = ((d, k), (k,), (k + model.noise_dim, d), (d,), (num, k), (num, d), (d,), (), ())
     return Start(*(np.zeros(size, np.float32) for size in sizes))
 
 

@@ -142,8 +142,8 @@ def _distances(predicted: Array, x: Array, weight: Array) -> Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _errors(model: Model, params: dict, cases: Cases, view: View) -> Array:
     def one(case: Cases) -> Array:
-        def translate(seen: Array) -> Array:
-            return model.translate(params, case.noise_key, seen, case.label_source, case.label)
+        def translate(seen: Array, size: Array | None) -> Array:
+            return model.translate(params, case.noise_key, seen, case.label_source, case.label, size)
 
         predicted = view.translated(translate, case.x_source, case.noise_key, case.size_source)
         return _distance(predicted, case.weight_source, case.x, case.weight)

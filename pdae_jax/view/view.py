@@ -64,13 +64,17 @@ class View(NamedTuple):
 
     def translated(
         self,
-        translate: Callable[[Float[Any, "cells seen"]], Float[Any, "cells seen"]],
+        translate: Callable[[Float[Any, "cells seen"], Float[Any, " cells"] | None], Float[Any, "cells seen"]],
         x: Float[Any, "cells features"],
         key: Array,
         size: Float[Any, " cells"] | None = None,
     ) -> Float[Any, "cells features"]:
         """Translate cells, in the user's units throughout: `into`, the model's `translate`, and `back`."""
-        return self.back(x, translate(self.into(x)), key, size)
+        return self.back(x, translate(self.into(x), self.size_seen(size)), key, size)
+
+    def size_seen(self, size: Float[Any, "*cells"] | None) -> Float[Any, "*cells"] | None:
+        """Give the size factors that come with what the model sees: scores of components are no counts."""
+        return size if self.components is None else None
 
     def measurable(
         self, key: Array, moved: Float[Array, "*batch cells seen"], size: Float[Any, "*cells"] | None

@@ -30,14 +30,14 @@ def linear_world():
 NETWORKS = {"noise": "abducted", "noise_dim": 0, "observed_effects": True, "hidden": (16,), "activation": "silu"}
 
 
-def start_of(data, latent_dim, noise="abducted", noise_dim=0, linear=None):
+def start_of(data, latent_dim, noise_dim=0, linear=None):
     linear = fit_means(data) if linear is None else linear
-    return linear_start(data.x, data.labels[data.condition_index], linear, latent_dim, noise=noise, noise_dim=noise_dim)
+    return linear_start(data.x, data.labels[data.condition_index], linear, latent_dim, noise_dim=noise_dim)
 
 
 def started(data, latent_dim=3, linear=None, **options):
     model = make_model(data.num_features, data.num_perturbations, latent_dim=latent_dim, **NETWORKS | options)
-    start = start_of(data, latent_dim, model.noise, model.noise_dim, linear)
+    start = start_of(data, latent_dim, model.noise_dim, linear)
     return model, jax.jit(model.init)(jax.random.key(1), start)
 
 
@@ -158,7 +158,7 @@ def test_scale_is_bounded(linear_world):
 
 def test_drawn_noise_starts_with_the_spread_of_the_directions_left_out(linear_world):
     data, _, _ = linear_world
-    start = start_of(data, 1, "drawn", 2)
+    start = start_of(data, 1, 2)
     kernel = np.asarray(start.decoder_kernel)
     # latent and noise together have the covariance of the data, which has rank 3
     latent = (data.x @ start.encoder_kernel + start.encoder_bias) @ kernel[:1]
@@ -172,7 +172,7 @@ def test_drawn_noise_is_the_papers_form(linear_world):
     model, params = started(data, 2, linear=some_linear_model(), **options)
     assert set(params["shift"]) == {"matrix"} and "scale" not in params["decoder"]
     # effects outside the latents and the gain of combinations are of abducted noise
-    start = start_of(data, 2, "drawn", 2, some_linear_model())
+    start = start_of(data, 2, 2, some_linear_model())
     other = start._replace(observed=start.observed + 1.0, common=start.common + 1.0, saturation=0.9)
     jax.tree.map(np.testing.assert_array_equal, jax.jit(model.init)(jax.random.key(1), other), params)
     x, label, key = jnp.asarray(data.x[:100]), data.labels[0], jax.random.key(2)
@@ -188,7 +188,7 @@ def test_drawn_noise_is_the_papers_form(linear_world):
 
 def test_more_latents_than_features_start_switched_off():
     data = simulate(jax.random.key(0), latent_dim=2, observed_dim=2, num_perturbations=2, cells_per_condition=50).data
-    start = start_of(data, 4, "drawn", 1)
+    start = start_of(data, 4, 1)
     assert np.all(np.isfinite(np.concatenate([np.ravel(leaf) for leaf in start])))
     assert float(np.abs(start.decoder_kernel[2:]).max()) == 0.0
 

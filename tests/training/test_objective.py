@@ -32,7 +32,7 @@ def init(model, key, x, label):
     data = PerturbationData(
         x, index.astype(np.int32), labels, names, tuple("abc"[: label.shape[1]]), tuple("abcde"[: x.shape[1]]), "0"
     )
-    start = linear_start(x, label, fit_means(data), model.latent_dim, noise=model.noise, noise_dim=model.noise_dim)
+    start = linear_start(x, label, fit_means(data), model.latent_dim, noise_dim=model.noise_dim)
     return jax.jit(model.init)(key, start)
 
 
