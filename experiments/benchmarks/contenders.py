@@ -16,7 +16,7 @@ from pdae_jax.training.pilot import make_pilot
 from pdae_jax.training.prepare import prepare
 from pdae_jax.training.step import make_train_steps
 from pdae_jax.types import PerturbationData
-from pdae_jax.view.sample import DeviceData
+from pdae_jax.view.sampler import DeviceData
 from pdae_jax.view.units import make_standardizer
 
 CHUNK = 25

@@ -24,7 +24,7 @@ from pdae_jax import build
 from pdae_jax.training.devices import make_devices
 from pdae_jax.training.prepare import prepare
 from pdae_jax.training.step import make_train_steps
-from pdae_jax.view.sample import DeviceData
+from pdae_jax.view.sampler import DeviceData
 
 NUMBERS = flags.DEFINE_list("numbers", ["1", "2", "4", "8"], "of devices")
 ONE = flags.DEFINE_integer("one", None, "measure this number only, in a process that has as many host devices")

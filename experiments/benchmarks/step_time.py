@@ -28,7 +28,7 @@ from pdae_jax.model.model import Model, make_model
 from pdae_jax.training import objective
 from pdae_jax.training.defaults import ON_SURFACE
 from pdae_jax.training.step import Settings, init_state, make_train_step, start_shapes
-from pdae_jax.view.sample import DeviceData, make_sampler
+from pdae_jax.view.sampler import DeviceData, make_sampler
 
 CHOSEN = flags.DEFINE_list("settings", list(SETTINGS), "settings to time")
 BATCH = flags.DEFINE_integer("batch_size", 128, "rows of a batch")

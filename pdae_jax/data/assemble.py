@@ -17,7 +17,6 @@ from pdae_jax.cells import StoredCells
 from pdae_jax.data.anndata_files import open_anndata
 from pdae_jax.data.condition_columns import read_conditions
 from pdae_jax.data.conditions import Conditions, drop_small, drop_unused
-from pdae_jax.data.counts import Sized
 from pdae_jax.data.doubtful_columns import warn_of_names
 from pdae_jax.data.feature_columns import (
     Selection,
@@ -29,6 +28,7 @@ from pdae_jax.data.feature_columns import (
     varying_names,
 )
 from pdae_jax.data.highly_variable import highly_variable
+from pdae_jax.data.normalisation import Sized
 from pdae_jax.data.notation import Notation, with_found_controls
 from pdae_jax.data.observations import check_frame, check_values, constant_columns, read_features
 from pdae_jax.data.pooled_control import MOST_VALUES, warn_of_pooled_control

@@ -7,7 +7,7 @@ import scipy.sparse
 from absl import logging
 
 from pdae_jax.data.conditions import Conditions
-from pdae_jax.data.counts import TARGET_SUM, is_counts
+from pdae_jax.data.normalisation import TARGET_SUM, is_counts
 from pdae_jax.data.observations import row_blocks
 from pdae_jax.data.tables import Table, find_columns
 from pdae_jax.labels import count_perturbations

@@ -8,7 +8,7 @@ from absl import logging
 from jaxtyping import Float
 
 from pdae_jax.cells import StoredCells, evenly_spaced
-from pdae_jax.data.counts import is_counts
+from pdae_jax.data.normalisation import is_counts
 from pdae_jax.data.observations import some_rows
 from pdae_jax.data.scale import COUNTS, LOG_COUNTS
 from pdae_jax.types import PerturbationData, Reading, once_for_each

@@ -8,10 +8,10 @@ import numpy as np
 
 from pdae_jax.data.anndata_files import Place
 from pdae_jax.data.assemble import Columns, ReadOptions, assemble, assemble_anndata, assemble_frame
-from pdae_jax.data.counts import Sized
 from pdae_jax.data.doubtful_columns import warn_of_names
 from pdae_jax.data.entries import read_dicts, read_matrix, read_names
 from pdae_jax.data.feature_columns import make_selection
+from pdae_jax.data.normalisation import Sized
 from pdae_jax.data.notation import make_notation, with_found_controls
 from pdae_jax.data.tables import column_names, find_columns
 from pdae_jax.data.values import make_treatment, read_values

@@ -7,9 +7,9 @@ import numpy as np
 from absl import logging
 
 from pdae_jax.data.anndata_files import open_anndata
-from pdae_jax.data.counts import TARGET_SUM, is_counts
 from pdae_jax.data.entries import read_names
 from pdae_jax.data.load import from_anndata
+from pdae_jax.data.normalisation import TARGET_SUM, is_counts
 from pdae_jax.data.notation import make_notation, with_found_controls
 from pdae_jax.data.observations import read_observations, row_blocks
 from pdae_jax.labels import split_name

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.cells import evenly_spaced
-from pdae_jax.data.counts import LARGEST_LOG, LOOKED_AT, is_counts, size_factors
 from pdae_jax.data.moments import MIN_ZEROS
+from pdae_jax.data.normalisation import LARGEST_LOG, LOOKED_AT, is_counts, size_factors
 
 COUNTS = "raw counts"
 LOG_COUNTS = "log-normalised counts"
@@ -34,7 +34,7 @@ def found_scale(x: Float[np.ndarray, "cells features"]) -> Scale:
 
     Totals are :math:`\sum_j x_j`, or :math:`\sum_j (e^{x_j} - 1)` of logarithms. Where they are the same in all cells,
     cells were normalised to that total. Without all features the totals differ, and counts are still known by the
-    lattice on which every cell lies, see `data.counts.ShownSizes`.
+    lattice on which every cell lies, see `data.normalisation.ShownSizes`.
 
     Args:
         x: values; cells from all over the data are looked at.

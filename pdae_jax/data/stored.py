@@ -22,7 +22,7 @@ from jaxtyping import Bool
 from tqdm import tqdm
 
 from pdae_jax.cells import BLOCK_ROWS, MANIFEST_FILE, PART_ROWS, StoredCells, part_file, read_manifest
-from pdae_jax.data.counts import ShownSizes, Sized, check_counts, log_sizes, normalised_in_place
+from pdae_jax.data.normalisation import ShownSizes, Sized, check_counts, log_sizes, normalised_in_place
 from pdae_jax.data.observations import check_values, check_varying, read_observations, row_totals
 from pdae_jax.data.values import Treatment, arcsinh_in_place
 

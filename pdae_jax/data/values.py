@@ -8,8 +8,8 @@ from absl import logging
 from jaxtyping import Float
 
 from pdae_jax.data.anndata_files import Place
-from pdae_jax.data.counts import Sized, read_counts
 from pdae_jax.data.joining import check_counts_join, check_joins, check_not_transformed
+from pdae_jax.data.normalisation import Sized, read_counts
 from pdae_jax.data.observations import (
     BLOCK_ROWS,
     SOME_ROWS,

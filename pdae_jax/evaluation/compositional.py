@@ -40,7 +40,7 @@ from pdae_jax.training.prepare import prepare, with_errors
 from pdae_jax.training.step import TrainState
 from pdae_jax.training.validate import make_validator
 from pdae_jax.types import PerturbationData
-from pdae_jax.view.sample import make_sampler
+from pdae_jax.view.sampler import make_sampler
 from pdae_jax.view.stream import feed
 from pdae_jax.view.view import View
 

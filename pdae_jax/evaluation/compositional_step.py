@@ -18,7 +18,7 @@ from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import dissimilarity_matrix
 from pdae_jax.two_sample.scores import batch_score
 from pdae_jax.types import PerturbationData
-from pdae_jax.view.sample import DeviceData
+from pdae_jax.view.sampler import DeviceData
 
 ADVERSARY_STEPS = 2  # per step of the autoencoder, as in CPA
 MIN_STD = 0.03  # of the decoder, in the model's units: where cells lie on a manifold the likelihood has no maximum

@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 
 from pdae_jax.data.anndata_files import Place, open_anndata
 from pdae_jax.data.checks import aligned
-from pdae_jax.data.counts import Sized
 from pdae_jax.data.feature_columns import columns_of, make_selection, measured_columns
+from pdae_jax.data.normalisation import Sized
 from pdae_jax.data.observations import check_values, read_observations, some_rows
 from pdae_jax.data.scale import COUNTS, RAW, found_scale
 from pdae_jax.data.tables import find_columns

@@ -12,7 +12,7 @@ from pdae_jax.recipe import Recipe, Resolved
 from pdae_jax.training.density import has_density
 from pdae_jax.training.pilot import Pilot, make_pilot
 from pdae_jax.types import PerturbationData
-from pdae_jax.view.sample import balanced_rows
+from pdae_jax.view.sampler import balanced_rows
 from pdae_jax.view.view import View, with_units
 
 # Of the largest latent shift: a direction shifted less is taken for curvature or noise. In 15 simulated worlds this

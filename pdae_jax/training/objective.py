@@ -20,7 +20,7 @@ from pdae_jax.model.model import Model
 from pdae_jax.recipe import LossWeights
 from pdae_jax.two_sample.kernels import KernelLike, dissimilarity, dissimilarity_matrix
 from pdae_jax.two_sample.scores import batch_score
-from pdae_jax.view.sample import Batch
+from pdae_jax.view.sampler import Batch
 
 
 class LossTerms(NamedTuple):

@@ -19,7 +19,7 @@ from pdae_jax.training.devices import own_devices
 from pdae_jax.training.prepare import LoopState, Parts, step_of
 from pdae_jax.training.recovery import Stop
 from pdae_jax.training.step import TrainState, make_train_steps
-from pdae_jax.view.sample import DeviceData
+from pdae_jax.view.sampler import DeviceData
 from pdae_jax.view.stream import Streamed, pieces
 
 _MEMORY = 0.5  # share of an accelerator's that members may take

@@ -32,7 +32,7 @@ from pdae_jax.training.validate import Validator, make_validator
 from pdae_jax.two_sample import kernels
 from pdae_jax.types import Params, PerturbationData
 from pdae_jax.view.components import Components
-from pdae_jax.view.sample import DeviceData, balanced_rows, make_sampler
+from pdae_jax.view.sampler import DeviceData, balanced_rows, make_sampler
 from pdae_jax.view.stream import Streamed, feed
 from pdae_jax.view.view import View, make_view
 

@@ -15,7 +15,7 @@ from pdae_jax.training.requests import Request
 from pdae_jax.training.step import settings_of
 from pdae_jax.training.values import VALUES, neutral_of
 from pdae_jax.view.components import Components
-from pdae_jax.view.sample import DeviceData, bootstrap_rows
+from pdae_jax.view.sampler import DeviceData, bootstrap_rows
 from pdae_jax.view.stream import Streamed
 
 _BOOTSTRAP = 3  # folded into the key of a fit; `prepare` splits it into three, which are those of 0, 1 and 2

@@ -21,7 +21,7 @@ from pdae_jax.training.objective import LossTerms, pdae_loss
 from pdae_jax.training.optimizer import make_optimizer
 from pdae_jax.two_sample.kernels import Kernel
 from pdae_jax.types import AnyArray
-from pdae_jax.view.sample import DeviceData
+from pdae_jax.view.sampler import DeviceData
 
 
 class Settings(NamedTuple):

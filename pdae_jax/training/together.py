@@ -29,7 +29,7 @@ from pdae_jax.training.reduction import with_components
 from pdae_jax.training.requests import Outcome, Request, check_request
 from pdae_jax.training.starts import Starts
 from pdae_jax.view.components import Components
-from pdae_jax.view.sample import DeviceData, padded_to
+from pdae_jax.view.sampler import DeviceData, padded_to
 
 MOST_OPEN = 128  # members that are prepared, and have their folders open, at a time
 

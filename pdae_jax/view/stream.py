@@ -17,7 +17,7 @@ from jaxtyping import Array, Int
 
 from pdae_jax.cells import StoredCells
 from pdae_jax.types import PerturbationData
-from pdae_jax.view.sample import DeviceData, Drawn, make_draw, sampling_order, to_device
+from pdae_jax.view.sampler import DeviceData, Drawn, make_draw, sampling_order, to_device
 from pdae_jax.view.view import View
 
 MAX_BYTES = 128 * 2**20  # of cells at once; as many are read ahead

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from pdae_jax.data.counts import size_factors
 from pdae_jax.data.load import from_arrays
+from pdae_jax.data.normalisation import size_factors
 from pdae_jax.data.simulate import design, simulate
 from pdae_jax.evaluation.baselines import (
     BASELINES,

@@ -12,7 +12,7 @@ from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.agreement import replica_disagreement, source_disagreement
 from pdae_jax.reporting import results
-from pdae_jax.view.sample import bootstrap_rows, make_sampler, to_device
+from pdae_jax.view.sampler import bootstrap_rows, make_sampler, to_device
 
 pytestmark = pytest.mark.slow  # they train
 

@@ -24,7 +24,7 @@ from pdae_jax.training.prepare import prepare
 from pdae_jax.training.requests import Request
 from pdae_jax.training.step import make_train_steps
 from pdae_jax.training.validate import Validator, null_variance
-from pdae_jax.view.sample import DeviceData
+from pdae_jax.view.sampler import DeviceData
 
 SMALL = {
     "num_steps": 60,

@@ -14,7 +14,7 @@ from pdae_jax.model.linear import fit_means
 from pdae_jax.model.model import linear_start, make_model
 from pdae_jax.training import objective
 from pdae_jax.types import PerturbationData
-from pdae_jax.view.sample import Batch
+from pdae_jax.view.sampler import Batch
 
 NETWORKS = {"noise": "abducted", "noise_dim": 0, "observed_effects": True, "hidden": (8,), "activation": "silu"}
 

@@ -7,7 +7,7 @@ import pytest
 
 import pdae_jax
 from pdae_jax.view.lattice import as_measured, to_counts, whole_counts
-from pdae_jax.view.sample import make_sampler, to_device
+from pdae_jax.view.sampler import make_sampler, to_device
 from pdae_jax.view.units import make_standardizer
 from pdae_jax.view.view import View, make_view
 

@@ -8,7 +8,7 @@ import pytest
 import scipy.sparse
 
 import pdae_jax
-from pdae_jax.data.counts import is_counts, read_counts, size_factors
+from pdae_jax.data.normalisation import is_counts, read_counts, size_factors
 from pdae_jax.runs.store import fingerprint, load_data, save_data
 from pdae_jax.view.lattice import log_normalised, to_counts
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from pdae_jax.types import PerturbationData
-from pdae_jax.view.sample import balanced_rows, bootstrap_rows, make_sampler, to_device
+from pdae_jax.view.sampler import balanced_rows, bootstrap_rows, make_sampler, to_device
 
 
 def uneven_data():
