@@ -61,10 +61,9 @@ def test_moved_counts_are_whole_numbers_of_each_cells_size():
     data = cells("counts")
     view, _ = make_view(Recipe(), data)
     size = data.sizes(np.arange(data.num_cells))
-    for size_seen, found in (
-        (s, view.translated(lambda x, _: x + 0.4, data.x, KEY, s)) for s in (size, jnp.asarray(size))
-    ):
-        counts = np.expm1(np.asarray(found, np.float64)) * np.asarray(size_seen, np.float64)[:, None]
+    for xp in (np, jnp):
+        found = view.translated(lambda x, _: x + 0.4, xp.asarray(data.x), KEY, xp.asarray(size))
+        counts = np.expm1(np.asarray(found, np.float64)) * size[:, None].astype(np.float64)
         np.testing.assert_allclose(counts, np.round(counts), atol=1e-3)
         assert np.mean(found > data.x) > 0.1
     as_it_is = view.translated(lambda x, _: x + 0.4, data.x, KEY)  # cells that are not known as counts
