@@ -76,7 +76,7 @@ def check_parts(condition: object, parts: Sequence[str], notation: Notation) -> 
 
 
 def read_doses(parts: Iterable[str], notation: Notation) -> dict[str, tuple[str, float]]:
-    """Name and dose of each part of the condition names of a data set.
+    """Read the name and dose of each part of the condition names of a data set.
 
     A number after the last colon is a dose where `dose_in_name` says so, and where it is certain: the name before it is
     listed in `perturbations`, stands alone elsewhere in the data, or has a number that no identifier has (a sign, a

@@ -11,7 +11,7 @@ _BITS = 20  # of a label that count
 
 
 def is_perturbed(label: Float[AnyArray, "*batch perturbations"]) -> Float[AnyArray, "*batch 1"]:
-    """One where a dose is not zero; of NumPy and of JAX arrays."""
+    """Return one where a dose is not zero; of NumPy and of JAX arrays."""
     xp = np if isinstance(label, np.ndarray) else jnp
     return xp.any(label != 0, axis=-1, keepdims=True).astype(label.dtype)
 
@@ -19,7 +19,7 @@ def is_perturbed(label: Float[AnyArray, "*batch perturbations"]) -> Float[AnyArr
 def effective_label(
     label: Float[AnyArray, "*batch perturbations"], saturation: float | AnyArray
 ) -> Float[AnyArray, "*batch perturbations"]:
-    """`phi`: the label times the gain of its order; of NumPy and of JAX arrays."""
+    """Apply `phi`: the label times the gain of its order; of NumPy and of JAX arrays."""
     xp = np if isinstance(label, np.ndarray) and not isinstance(saturation, jax.Array) else jnp
     order = xp.maximum(xp.sum(label != 0, axis=-1, keepdims=True), 1).astype(label.dtype)
     return label * xp.exp(-saturation * xp.log(order))
@@ -42,7 +42,7 @@ def in_dose_units(
 def dose_status(
     labels: Float[np.ndarray, "conditions perturbations"], label: Float[np.ndarray, " perturbations"]
 ) -> str:
-    """Whether the doses of a label are among those that were measured, each perturbation by itself.
+    """Tell whether the doses of a label are among those that were measured, each perturbation by itself.
 
     Returns:
         ``measured``: each dose is in some condition, or 0; ``between``: one is not, but lies between doses that are (0

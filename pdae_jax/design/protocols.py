@@ -36,7 +36,7 @@ class HeldOut(NamedTuple):
 def held_out(
     data: PerturbationData, protocol: str, seed: int = 0, strata: str | Real | Sequence[str | Real] = ()
 ) -> HeldOut:
-    """The conditions that a protocol holds out.
+    """Choose the conditions that a protocol holds out.
 
     Args:
         data: the data.

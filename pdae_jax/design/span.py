@@ -48,11 +48,11 @@ class Span(NamedTuple):
         return np.asarray(np.where(length > 0, outside, 0.0) / np.where(length > 0, length, 1.0))
 
     def contains(self, label: Float[np.ndarray, "*batch perturbations"]) -> Bool[np.ndarray, "*batch"]:
-        """Whether labels lie inside."""
+        """Tell whether labels lie inside."""
         return np.asarray(self.residual(label) <= SPAN_TOLERANCE)
 
     def weights(self) -> Float[np.ndarray, "conditions perturbations"]:
-        r"""A label to the minimum-norm weights of conditions that give its part inside the span.
+        r"""Map a label to the minimum-norm weights of conditions that give its part inside the span.
 
         Their squared norm `L` is the leverage of the label. What rounding leaves of a label outside a span that
         contains it is of the order of :math:`\sqrt L` times `ROUNDING`.
@@ -62,7 +62,7 @@ class Span(NamedTuple):
 
 
 def label_span(labels: Float[np.ndarray, "conditions perturbations"]) -> Span:
-    """The span of labels. Pass differences from the control's label, which are the labels where that is zero."""
+    """Find the span of labels. Pass differences from the control's label, which are the labels where that is zero."""
     scaled, unit, unit_rows = _scaled(labels)
     _, singular, directions = np.linalg.svd(unit_rows, full_matrices=False)
     return Span(scaled, unit, directions[: _rank(singular)])

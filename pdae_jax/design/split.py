@@ -19,7 +19,7 @@ from pdae_jax.types import PerturbationData
 def hold_out(
     data: PerturbationData, conditions: LabelLike | Iterable[LabelLike], *, of_all_strata: bool = True
 ) -> tuple[PerturbationData, PerturbationData]:
-    """Whole conditions held out; both parts keep all label columns.
+    """Hold out whole conditions; both parts keep all label columns.
 
     Args:
         data: the data.
@@ -70,7 +70,7 @@ def _check_strata(data: PerturbationData, names: Sequence[str]) -> None:
 
 
 def hold_out_cells(key: Array, data: PerturbationData, fraction: float) -> tuple[PerturbationData, PerturbationData]:
-    """A random fraction of the cells of every condition held out; both parts have all conditions.
+    """Hold out a random fraction of the cells of every condition; both parts have all conditions.
 
     Of n cells, ``round(fraction * n)`` are held out, but at least 2 and at most ``n - 2``: with fewer, neither side
     has a spread.
@@ -108,7 +108,7 @@ def hold_out_cells(key: Array, data: PerturbationData, fraction: float) -> tuple
 def random_conditions(
     key: Array, data: PerturbationData, number: int, *, combinations_only: bool = True
 ) -> tuple[str, ...]:
-    """Conditions that can be held out together and stay identified by the others.
+    """Choose conditions that can be held out together and stay identified by the others.
 
     Conditions are drawn in random order and kept when the labels of the remaining ones still span all labels. Sets that
     can be left out in this sense are the independent sets of a matroid, so this finds `number` of them if there are.

@@ -10,7 +10,7 @@ from pdae_jax.labels import without_strata
 
 
 def distinct(values: Sequence[Any]) -> tuple[Int[np.ndarray, " cells"], list[Any]]:
-    """Position of every value in the list of distinct values, which is in order of first appearance."""
+    """Return the position of every value in the list of distinct values, which is in order of first appearance."""
     for row, value in enumerate(values):
         if not isinstance(value, Hashable):
             raise TypeError(
@@ -25,7 +25,9 @@ def distinct(values: Sequence[Any]) -> tuple[Int[np.ndarray, " cells"], list[Any
 def distinct_labels(
     rows: Float[np.ndarray, "rows perturbations"],
 ) -> tuple[Int[np.ndarray, " rows"], Float[np.ndarray, "conditions perturbations"]]:
-    """`distinct`, for the rows of a matrix (twenty times faster than ``np.unique(axis=0)``, and keeps the order)."""
+    """Apply `distinct` to the rows of a matrix (twenty times faster than ``np.unique(axis=0)``, and keeps the
+    order).
+    """
     rows = rows + 0.0  # minus zero becomes zero, so that equal rows are equal byte for byte
     index, found = distinct([row.tobytes() for row in rows])
     return index, np.frombuffer(b"".join(found), dtype=rows.dtype).reshape(len(found), rows.shape[1])
@@ -34,13 +36,15 @@ def distinct_labels(
 def first_of_same(
     labels: Float[np.ndarray, "conditions perturbations"], perturbations: Sequence[str], strata: Collection[str]
 ) -> Int[np.ndarray, " conditions"]:
-    """For each condition the first of the same perturbations and doses in whatever stratum; itself without strata."""
+    """Find for each condition the first of the same perturbations and doses in whatever stratum; itself without
+    strata.
+    """
     group, _ = distinct_labels(without_strata(labels, perturbations, strata))
     return np.unique(group, return_index=True)[1][group]
 
 
 def known_alone(singles: Float[np.ndarray, "singles perturbations"]) -> Bool[np.ndarray, " perturbations"]:
-    """Which perturbations and strata conditions of at most one perturbation tell, at any dose.
+    """Find which perturbations and strata conditions of at most one perturbation tell, at any dose.
 
     A stratum that has cells without a perturbation is known, then what a perturbation does in it, and so on.
     """

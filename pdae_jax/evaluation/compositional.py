@@ -74,7 +74,8 @@ class Compositional:
         source: str | None = None,
         floor: float | None = None,
     ) -> Float[np.ndarray, "num_samples features"]:
-        """Source cells encoded, given the embedding of the target label, and drawn from the decoder's Gaussian.
+        """Return the source cells encoded, given the embedding of the target label, and drawn from the decoder's
+        Gaussian.
 
         Args:
             key: the same source cells as a baseline draws with it, and the decoder's noise.
@@ -206,7 +207,7 @@ def fit_comparators(
     recipe: Recipe | None = None,
     progress: bool | Progress | None = None,
 ) -> dict[str, Callable]:
-    """Trained methods to compare with, for ``evaluate(methods=)``.
+    """Train methods to compare with, for ``evaluate(methods=)``.
 
     Args:
         names: ``compositional``, as published, and ``compositional_with_source_label``, whose encoder is told the label

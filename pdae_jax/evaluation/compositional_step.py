@@ -72,21 +72,22 @@ class Weights(NamedTuple):
 def gaussian_nll(
     x: Float[Array, "*batch d"], mean: Float[Array, "*batch d"], std: Float[Array, "*batch d"]
 ) -> Float[Array, "*batch d"]:
-    r"""Negative log density :math:`\tfrac12 \log 2\pi + \log\sigma + \tfrac12 ((x - \mu) / \sigma)^2`."""
+    r"""Return the negative log density :math:`\tfrac12 \log 2\pi + \log\sigma + \tfrac12 ((x - \mu) / \sigma)^2`."""
     return 0.5 * math.log(2 * math.pi) + jnp.log(std) + 0.5 * ((x - mean) / std) ** 2
 
 
 def condition_entropy(
     logits: Float[Array, "*batch classes"], index: Int[Array, "*batch"], most: float = math.inf
 ) -> Float[Array, ""]:
-    """Mean over cells of the cross-entropy of the condition they are of, cut at `most` for each cell."""
+    """Return the mean over cells of the cross-entropy of the condition they are of, cut at `most` for each cell."""
     return jnp.mean(jnp.minimum(optax.softmax_cross_entropy_with_integer_labels(logits, index), most))
 
 
 def prior_distance(
     key: Array, basal: Float[Array, "sources m k"], same: Float[Array, " sources"] | None = None
 ) -> Float[Array, ""]:
-    """Energy distance (U form) of the basal states of each condition to as many draws of N(0, I), mean over them.
+    """Return the energy distance (U form) of the basal states of each condition to as many draws of N(0, I), mean over
+    them.
 
     `same` as in `Batch`.
     """
@@ -103,7 +104,7 @@ def _split(key: Array, step: Array) -> tuple[Array, Array, Array]:
 
 
 def step_keys(key: Array, step: Array) -> Array:
-    """Keys of all cells that a step draws, for `view.stream`."""
+    """Return keys of all cells that a step draws, for `view.stream`."""
     _, key_cells, keys_adversary = _split(key, step)
     return jnp.concatenate([key_cells[None], keys_adversary])
 
@@ -116,7 +117,9 @@ def make_compositional_step(
     average_decay: float,
     num_conditions: int,
 ) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
-    """``step(state, data) -> (state, metrics)``: the adversary descends its loss, then the autoencoder ascends it."""
+    """Make ``step(state, data) -> (state, metrics)``: the adversary descends its loss, then the autoencoder ascends
+    it.
+    """
 
     def adversary_loss(adversary: Array, basal: Array, index: Array, most: float = math.inf) -> Array:
         return condition_entropy(networks.classify(networks.unravel_adversary(adversary), basal), index, most)
@@ -166,7 +169,8 @@ def make_compositional_step(
 def make_networks(
     key_decoder: Array, key_adversary: Array, parts: Parts, train: PerturbationData, subtract_label: bool
 ) -> tuple[Networks, Float[Array, " parameters"], Float[Array, " weights"]]:
-    """Encoder and embedding of the pdae model with their start; its decoder with a second output; the adversary.
+    """Make the encoder and embedding of the pdae model with their start; its decoder with a second output; the
+    adversary.
 
     The last two are vectors: the parameters of the autoencoder and of the adversary at the start.
     """

@@ -47,7 +47,7 @@ def fit_maps(
     true: Float[np.ndarray, "_ latent"],
     condition_index: Int[np.ndarray, " cells"],
 ) -> Maps:
-    """The best map of each class; arguments and errors as in `compare_latents`."""
+    """Fit the best map of each class; arguments and errors as in `compare_latents`."""
     check_latents(learned, true)
     needed = max(learned.shape[1], true.shape[1]) + len(np.unique(condition_index)) + 1
     if len(learned) < needed:
@@ -67,14 +67,14 @@ def fit_maps(
 
 
 def affine_map(learned: Float[np.ndarray, "cells learned"], true: Float[np.ndarray, "cells latent"]) -> LatentMap:
-    r""":math:`\arg\min_{B, b} \|\hat Z B + b - Z\|`, of smallest norm where learned latents are dependent."""
+    r"""Return :math:`\arg\min_{B, b} \|\hat Z B + b - Z\|`, of smallest norm where learned latents are dependent."""
     centre, target = learned.mean(axis=0), true.mean(axis=0)
     matrix = np.linalg.lstsq(learned - centre, true - target, rcond=None)[0]
     return LatentMap(matrix, target - centre @ matrix)
 
 
 def orthogonal_map(learned: Float[np.ndarray, "cells learned"], true: Float[np.ndarray, "cells latent"]) -> LatentMap:
-    r""":math:`\arg\min_{R, b} \|\hat Z R + b - Z\|`, `R` orthogonal; the narrower side is filled up with zeros.
+    r"""Return :math:`\arg\min_{R, b} \|\hat Z R + b - Z\|`, `R` orthogonal; the narrower side is filled up with zeros.
 
     With :math:`\hat Z^T Z = U S V^T` of the centred latents, :math:`R = U V^T` (Schoenemann 1966). With `k` true and
     more learned latents the first `k` columns of the result are the true latents, the others stand for zeros.
@@ -87,7 +87,7 @@ def orthogonal_map(learned: Float[np.ndarray, "cells learned"], true: Float[np.n
 
 
 def agreement(mapped: Float[np.ndarray, "cells mapped"], true: Float[np.ndarray, "cells latent"]) -> Agreement:
-    """Mapped latents against true ones, cell by cell; columns beyond the true ones against zero."""
+    """Compare mapped latents with true ones, cell by cell; columns beyond the true ones against zero."""
     latent_dim = true.shape[1]
     squared, variance = np.mean((mapped[:, :latent_dim] - true) ** 2, axis=0), np.var(true, axis=0)
     surplus = mapped[:, latent_dim:]
@@ -101,7 +101,7 @@ def agreement(mapped: Float[np.ndarray, "cells mapped"], true: Float[np.ndarray,
 
 
 def whitening(latents: np.ndarray, condition_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric map to identity covariance within conditions, and the standard deviations before it."""
+    """Find the symmetric map to identity covariance within conditions, and the standard deviations before it."""
     _, index = np.unique(condition_index, return_inverse=True)
     counts = np.bincount(index)
     totals = np.zeros((len(counts), latents.shape[1]))
@@ -114,18 +114,18 @@ def whitening(latents: np.ndarray, condition_index: np.ndarray) -> tuple[np.ndar
 
 
 def pad(x: np.ndarray, width: int) -> np.ndarray:
-    """Filled up with zero columns to a width."""
+    """Fill up with zero columns to a width."""
     return np.pad(x, ((0, 0), (0, width - x.shape[1])))
 
 
 def ratio(numerator: Any, denominator: Any) -> Any:
-    """Quotient, NaN where the denominator is zero."""
+    """Return the quotient, NaN where the denominator is zero."""
     positive = np.asarray(denominator) > 0
     return np.where(positive, numerator, np.nan) / np.where(positive, denominator, 1.0)
 
 
 def check_latents(learned: np.ndarray, true: np.ndarray) -> None:
-    """``ValueError`` for unequal numbers of rows and for latents that are not finite."""
+    """Raise ``ValueError`` for unequal numbers of rows and for latents that are not finite."""
     if len(learned) != len(true):
         raise ValueError(
             f"{len(learned)} learned latents and {len(true)} true ones. Pass those of the same cells, in one order."

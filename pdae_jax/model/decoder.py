@@ -23,7 +23,7 @@ class Decoder(NamedTuple):
 def make_decoder(
     latent_dim: int, num_features: int, *, has_scale: bool, noise_dim: int, hidden: Sequence[int], activation: str
 ) -> Decoder:
-    """A linear map plus an MLP of latents, and of standard normal noise where that is drawn.
+    """Make a linear map plus an MLP of latents, and of standard normal noise where that is drawn.
 
     Args:
         latent_dim: k.

@@ -14,7 +14,7 @@ class Encoder(NamedTuple):
 
 
 def make_encoder(num_features: int, latent_dim: int, *, hidden: Sequence[int], activation: str) -> Encoder:
-    """A linear map plus an MLP that starts near zero."""
+    """Make a linear map plus an MLP that starts near zero."""
     init_mlp, apply = make_mlp(num_features, latent_dim, hidden=hidden, activation=activation, linear_skip=True)
 
     def init(key, kernel, bias):

@@ -64,7 +64,7 @@ class Ensemble:
 def find_bad(
     errors: Float[np.ndarray, " replicas"], alignment: Float[np.ndarray, "replicas replicas"]
 ) -> tuple[Diagnosis, ...]:
-    """Which replicas to keep, of their errors on left-out conditions and their distances from each other.
+    """Find which replicas to keep, of their errors on left-out conditions and their distances from each other.
 
     Dropped are replicas whose error is more than `BAD_ERROR` times that of the better half, and those farther than
     `BAD_ALIGNMENT` times the usual from the others that are left. The replica with the smallest error is always kept.
@@ -83,7 +83,7 @@ def find_bad(
 
 
 def pairwise_alignment(replicas: tuple[Fitted, ...], seed: int = 0) -> Float[np.ndarray, "replicas replicas"]:
-    """Root mean square of what an orthogonal map leaves between the whitened latents of two replicas."""
+    """Return the root mean square of what an orthogonal map leaves between the whitened latents of two replicas."""
     train = replicas[0].train
     rows = np.random.default_rng(seed).permutation(train.num_cells)[:_MAX_CELLS]
     latents = []
@@ -99,7 +99,9 @@ def pairwise_alignment(replicas: tuple[Fitted, ...], seed: int = 0) -> Float[np.
 
 
 def check_model(fitted: Any, call: str) -> None:
-    """``TypeError`` where something else stands in the place of a model; `call` shows the order of the arguments."""
+    """Raise ``TypeError`` where something else stands in the place of a model; `call` shows the order of the
+    arguments.
+    """
     if not isinstance(fitted, Fitted | Ensemble):
         raise TypeError(
             f"The first argument is a {type(fitted).__name__}, not a model. Call {call} with what fit, fit_ensemble or "

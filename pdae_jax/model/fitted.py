@@ -37,7 +37,7 @@ class Fitted:
 
     @as_written()
     def encode(self, x: Float[np.ndarray, "cells features"]) -> Float[np.ndarray, "cells latent"]:
-        """Latents of cells given in the user's units."""
+        """Return the latents of cells given in the user's units."""
         if x.ndim != 2 or x.shape[1] != self.train.num_features:
             raise ValueError(
                 f"Cells of shape {x.shape}, but the model was fitted on [cells, {self.train.num_features}] "
@@ -58,7 +58,7 @@ class Fitted:
         label_to: Float[np.ndarray, "... perturbations"],
         size: Float[np.ndarray, " cells"] | None = None,
     ) -> Float[np.ndarray, "cells features"]:
-        """Cells as they would be under another label, in the user's units throughout.
+        """Move cells to where they would be under another label, in the user's units throughout.
 
         Args:
             key: of drawn noise, and of whole counts; noise that is carried along needs none.

@@ -180,7 +180,7 @@ class _LeaveOneOut(NamedTuple):
 
 
 def _inverse(x: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
-    """Of X X^T with something added on the diagonal, by Cholesky."""
+    """Invert X X^T with something added on the diagonal, by Cholesky."""
     matrix = x @ x.T
     matrix[np.diag_indices_from(matrix)] += diagonal
     factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)

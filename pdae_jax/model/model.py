@@ -82,7 +82,7 @@ def make_model(
     activation: str,
     floor: Sequence[float] | Float[np.ndarray, " features"] | None = None,
 ) -> Model:
-    """Encoder, shift and decoder, joined; equal arguments give the same model, which is compiled once.
+    """Make the encoder, shift and decoder, joined; equal arguments give the same model, which is compiled once.
 
     `Recipe` has what `fit` takes for them.
 
@@ -228,7 +228,7 @@ def linear_start(
     noise_dim: int = 0,
     nets: float = 1.0,
 ) -> Start:
-    """PCA of the cells, whitened within conditions; the linear model's effects split into `W` and `V`.
+    """Start from the PCA of the cells, whitened within conditions; the linear model's effects split into `W` and `V`.
 
     Base latents, shifts taken off, start with mean zero and identity covariance, as the theory has them. Principal
     directions beyond the latent ones start as drawn noise, at their own spread. Pass a

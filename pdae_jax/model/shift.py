@@ -27,7 +27,7 @@ class Shift(NamedTuple):
 
 
 def make_shift(*, observed_effects: bool) -> Shift:
-    """Effects that vanish for the control. Without `observed_effects` they are of the latents only, and add up."""
+    """Make effects that vanish for the control. Without `observed_effects` they are of the latents only, and add up."""
 
     def init(matrix, observed, common, saturation):
         effects = {"matrix": jnp.asarray(matrix)}

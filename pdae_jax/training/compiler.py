@@ -18,14 +18,18 @@ RUNS_OFTEN = {"xla_backend_optimization_level": 1}
 
 
 def compiler_options(options: dict[str, int]) -> dict[str, int]:
-    """`options` for ``jax.jit(..., compiler_options=)``: on CPUs, and where ``XLA_FLAGS`` does not set the level."""
+    """Return `options` for ``jax.jit(..., compiler_options=)``: on CPUs, and where ``XLA_FLAGS`` does not set the
+    level.
+    """
     chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
     return options if jax.default_backend() == "cpu" and not chosen else {}
 
 
 @contextlib.contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """For tracing: it makes so many objects that Python looks through all that are alive, in vain, again and again."""
+    """Switch garbage collection off for tracing: that makes so many objects that Python looks through all that are
+    alive, in vain, again and again.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:

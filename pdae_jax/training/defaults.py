@@ -56,7 +56,7 @@ _PAIRED = 2048  # cells whose distances from each other are looked at
 
 
 def resolve_recipe(recipe: Recipe, train: PerturbationData, pilot: Pilot | None = None) -> Resolved:
-    """The recipe with what depends on the data filled in: floor, scale, steps, number of latents."""
+    """Fill in what the recipe leaves to the data: floor, scale, steps, number of latents."""
     recipe = with_units(recipe, train)
     pilot = pilot or make_pilot(recipe, train)
     if recipe.latent_dim is None:
@@ -72,7 +72,7 @@ def resolve_recipe(recipe: Recipe, train: PerturbationData, pilot: Pilot | None 
 
 
 def lies_on_surface(pilot: Pilot, latent_dim: int) -> bool:
-    """Whether cells have a density along a surface of `latent_dim` dimensions, `has_density` of some of them.
+    """Tell whether cells have a density along a surface of `latent_dim` dimensions, `has_density` of some of them.
 
     Not where conditions have few cells, as of bulk measurements in three wells: the cells next to one are then those of
     other conditions, and lie in as many directions as there are perturbations, whatever the noise.
@@ -87,7 +87,7 @@ def lies_on_surface(pilot: Pilot, latent_dim: int) -> bool:
 
 
 def has_few_cells(train: PerturbationData) -> bool:
-    """Whether conditions have so few cells that these tell their means at most, as three wells do.
+    """Tell whether conditions have so few cells that these tell their means at most, as three wells do.
 
     What cells spread within conditions is then little beside what perturbations do, and latents lie far out.
     """
@@ -95,7 +95,8 @@ def has_few_cells(train: PerturbationData) -> bool:
 
 
 def default_steps(recipe: Recipe, train: PerturbationData) -> int:
-    """`MAX_STEPS`, or as many as take each cell for a source `PASSES` times where those are fewer; then whole chunks.
+    """Return `MAX_STEPS`, or as many as take each cell for a source `PASSES` times where those are fewer; then whole
+    chunks.
 
     Conditions are drawn equally often, whatever their size: counted are the cells of the median condition.
     """
@@ -106,7 +107,7 @@ def default_steps(recipe: Recipe, train: PerturbationData) -> int:
 
 
 def effective_rank(pilot: Pilot) -> int:
-    """How many latent dimensions the training conditions shift, seen through the linear start.
+    """Find how many latent dimensions the training conditions shift, seen through the linear start.
 
     The theory asks for `rank(W A) = k`: latents that no condition shifts cannot be identified, and with more latents
     than the truth has, shifts lead off the cells' manifold. Counted are the singular values of the linear start's

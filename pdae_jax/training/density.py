@@ -9,7 +9,7 @@ MAX_DIMENSION = 1.5
 
 
 def has_density(x: Float[np.ndarray, "cells features"], latent_dim: int) -> bool:
-    """Whether the likelihood of cells under a chart with `latent_dim` latents is well defined.
+    """Tell whether the likelihood of cells under a chart with `latent_dim` latents is well defined.
 
     It does not where values repeat (`has_atoms`): a chart may be as steep as it likes there. Nor where cells spread in
     many more directions than there are latents (`intrinsic_dimension`): across the surface nothing bounds it.
@@ -22,7 +22,7 @@ def has_density(x: Float[np.ndarray, "cells features"], latent_dim: int) -> bool
 
 
 def has_atoms(x: Float[np.ndarray, "cells features"]) -> bool:
-    """Whether more than 1 % of the cells (at least three) share one value of a feature, as zeros of counts do.
+    """Tell whether more than 1 % of the cells (at least three) share one value of a feature, as zeros of counts do.
 
     Features that are the same in all cells do not matter.
     """
@@ -33,7 +33,8 @@ def has_atoms(x: Float[np.ndarray, "cells features"]) -> bool:
 
 
 def intrinsic_dimension(x: Float[np.ndarray, "cells features"]) -> float:
-    """In how many directions cells spread at the distance of their neighbours; memory grows with cells squared.
+    """Estimate in how many directions cells spread at the distance of their neighbours; memory grows with cells
+    squared.
 
     The distance to the second neighbour over that to the first has a Pareto law whose exponent is the dimension
     (Facco et al., Scientific Reports 2017); its maximum likelihood estimate. Cells that coincide are counted once;

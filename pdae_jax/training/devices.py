@@ -44,27 +44,29 @@ class Devices(NamedTuple):
         return not self.of_others or jax.process_index() == 0
 
     def everywhere(self, tree: Any) -> Any:
-        """The same arrays on all devices; those of the first process."""
+        """Put the same arrays on all devices; those of the first process."""
         return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(self.mesh, PartitionSpec())), self.of_first(tree))
 
     def spread(self, tree: Any) -> Any:
-        """Arrays whose first axis, of as many entries as there are devices or a multiple, is spread over them."""
+        """Return arrays whose first axis, of as many entries as there are devices or a multiple, is spread over
+        them.
+        """
         return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(self.mesh, PartitionSpec(AXIS))), tree)
 
     def split(self, array: jax.Array) -> jax.Array:
-        """Inside `jit`: an array whose first axis the devices share."""
+        """Split, inside `jit`, the first axis of an array over the devices."""
         return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec(AXIS)))
 
     def joined(self, array: jax.Array) -> jax.Array:
-        """Inside `jit`: an array that all devices have."""
+        """Give, inside `jit`, an array to all devices."""
         return jax.lax.with_sharding_constraint(array, NamedSharding(self.mesh, PartitionSpec()))
 
     def one_copy(self, tree: Any) -> Any:
-        """On one device of this process, what `everywhere` has put on all, or was computed from it."""
+        """Return, on one device of this process, what `everywhere` has put on all, or was computed from it."""
         return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
 
     def of_first(self, tree: Any) -> Any:
-        """The arrays of the first process, in all of them."""
+        """Return the arrays of the first process, in all of them."""
         if not self.of_others:
             return tree
         numbers = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, tree)
@@ -78,7 +80,7 @@ class Devices(NamedTuple):
         )
 
     def any_of(self, flag: bool) -> bool:
-        """Whether it is set in any process."""
+        """Tell whether it is set in any process."""
         return bool(np.any(multihost_utils.process_allgather(np.array(flag)))) if self.of_others else flag
 
 
@@ -93,7 +95,7 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 @functools.lru_cache(maxsize=8)
 def make_devices(number: int) -> Devices:
-    """Devices to share a fit: the first of this process, or all of all processes.
+    """Choose devices to share a fit: the first of this process, or all of all processes.
 
     Raises:
         ValueError: there are not so many, or some processes would have none of them.
@@ -110,12 +112,12 @@ def make_devices(number: int) -> Devices:
 
 @functools.lru_cache(maxsize=1)
 def own_devices() -> Devices:
-    """All devices of this process."""
+    """Return all devices of this process."""
     return Devices(Mesh(np.array(jax.local_devices()), (AXIS,)))
 
 
 def local_devices(number: int) -> list[Any]:
-    """So many devices of this process.
+    """Return so many devices of this process.
 
     Raises:
         ValueError: there are not so many.
@@ -133,7 +135,7 @@ def _first(number: int, found: list[Any], owner: str) -> list[Any]:
 
 
 def on_devices(function: Callable[[T], R], items: Sequence[T], devices: Sequence[Any]) -> Iterator[R]:
-    """The function of each item, in their order; every device has one at a time, in a thread of its own.
+    """Apply the function to each item, in their order; every device has one at a time, in a thread of its own.
 
     The first item comes before all others: what is computed once for all is then there.
     """
@@ -155,7 +157,7 @@ def on_devices(function: Callable[[T], R], items: Sequence[T], devices: Sequence
 
 
 def shared_by(devices: int | None, num_targets: int, in_files: bool) -> Devices | None:
-    """The devices that share the batches of a fit; None: it has one device.
+    """Return the devices that share the batches of a fit; None: it has one device.
 
     Raises:
         ValueError: they cannot.

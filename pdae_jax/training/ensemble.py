@@ -123,17 +123,17 @@ def train_ensemble(request: Request, num_replicas: int, progress: bool | Progres
 
 
 def replica_key(key: Array, r: int) -> Array:
-    """What a replica starts from."""
+    """Return what a replica starts from."""
     return jax.random.fold_in(key, r)
 
 
 def replica_folder(path: pathlib.Path, r: int) -> pathlib.Path:
-    """The run folder of a replica in that of its ensemble."""
+    """Return the run folder of a replica in that of its ensemble."""
     return path / REPLICAS / f"{r:03d}"
 
 
 def ensemble_of(key: Array, replicas: Sequence[Fitted], path: pathlib.Path | None) -> Ensemble:
-    """The replicas as one model, the bad ones marked."""
+    """Join the replicas to one model, the bad ones marked."""
     if replicas[0].validation_errors:
         shares = [share_of_control(replica.validation_errors) for replica in replicas]
     else:

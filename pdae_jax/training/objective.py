@@ -44,7 +44,7 @@ def pdae_loss(
     form: str,
     terms: Sequence[str] | None = None,
 ) -> tuple[Float[Array, ""], LossTerms]:
-    """The objective on one stratified batch; differentiable in `params`.
+    """Compute the objective on one stratified batch; differentiable in `params`.
 
     Args:
         params: of the model.
@@ -89,7 +89,9 @@ def translation_score(
     form: str,
     same: Float[Array, " sources"] | None = None,
 ) -> Float[Array, ""]:
-    """Mean score over targets (``pooled``) or over source-target pairs (``pairwise``); `same` as in `Batch`."""
+    """Return the mean score over targets (``pooled``) or over source-target pairs (``pairwise``); `same` as in
+    `Batch`.
+    """
     num_targets, num_sources, m, d = predicted.shape
     same = jnp.full(num_sources, 1.0 / m) if same is None else same
     if form == "pooled":
@@ -107,7 +109,9 @@ def translation_score(
 def reconstruction_score(
     params: dict, model: Model, key: Array, x: Float[Array, "sources m d"], latent: Array, kernel: KernelLike
 ) -> Float[Array, ""]:
-    """Distance of a cell from what is decoded of its latent; with drawn noise the energy score of two such decodes."""
+    """Return the distance of a cell from what is decoded of its latent; with drawn noise the energy score of two
+    such decodes.
+    """
     if not model.noise_dim:
         return jnp.mean(dissimilarity(kernel, model.decode(params, key, latent), x))
     first, second = model.decode(params, key, jnp.broadcast_to(latent, (2, *latent.shape)))
@@ -116,7 +120,8 @@ def reconstruction_score(
 
 
 def contrast(params: dict, model: Model, latent: Array, label_source: Array) -> Float[Array, ""]:
-    r"""Cross-entropy of a cell's condition given its latent, when latents of condition `e` follow `N(\phi(a_e) W, I)`.
+    r"""Return the cross-entropy of a cell's condition given its latent, when latents of condition `e` follow
+    `N(\phi(a_e) W, I)`.
 
     .. math:: -\log \frac{\exp(-\tfrac12 |z - \phi(a_s) W|^2)}{\sum_e \exp(-\tfrac12 |z - \phi(a_e) W|^2)}
 
@@ -142,7 +147,8 @@ def likelihood(
     latent: Float[Array, "sources m k"],
     label_source: Float[Array, "sources perturbations"],
 ) -> Float[Array, ""]:
-    r"""Maximum likelihood of cells when latents of condition `e` follow `N(\phi(a_e) W, I)`: a loss with its gradient.
+    r"""Return the negative log likelihood of cells when latents of condition `e` follow `N(\phi(a_e) W, I)`: a loss
+    with its gradient.
 
     By the change of variables along the surface that the decoder draws, the negative log density of a cell is
 

@@ -14,7 +14,7 @@ def make_optimizer(
     warmup_steps: int | Array,
     clip_norm: float | Array,
 ) -> optax.GradientTransformation:
-    """Adam on a warm-up and cosine schedule, gradients clipped by global norm.
+    """Make Adam on a warm-up and cosine schedule, gradients clipped by global norm.
 
     Adam: Kingma & Ba, ICLR 2015; the cosine: Loshchilov & Hutter, ICLR 2017; the clipping: Pascanu, Mikolov & Bengio,
     ICML 2013.

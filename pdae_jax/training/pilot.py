@@ -23,7 +23,7 @@ class Pilot:
     train: PerturbationData  # as `make_view` gives them
 
     def cells(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n features"]:
-        """Training cells in the model's units."""
+        """Return the training cells in the model's units."""
         return self.view.units.forward(self.train.x[rows]).astype(np.float32)
 
     @functools.cached_property

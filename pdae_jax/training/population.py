@@ -188,7 +188,8 @@ def _table(settings: Sequence[Mapping[str, Any]], num_replicas: int, outcomes: S
 
 
 def share_of_control(errors: Mapping[str, Mapping[str, float]]) -> float:
-    """The sum of errors on validation conditions over that of predicting no effect; NaN where that is not positive.
+    """Return the sum of errors on validation conditions over that of predicting no effect; NaN where that is not
+    positive.
 
     Not a mean of ratios: conditions without an effect have a control's distance around zero.
     """

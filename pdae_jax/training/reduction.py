@@ -15,7 +15,8 @@ from pdae_jax.view.view import with_units
 def with_components(
     recipe: Recipe, train: PerturbationData, workdir: str | pathlib.Path | None
 ) -> tuple[Recipe, Components | None]:
-    """The components that a recipe asks for, those of the run in the workdir if it has some; and the recipe with units.
+    """Return the components that a recipe asks for, those of the run in the workdir if it has some; and the recipe with
+    units.
 
     The units are found from the features: scores have no floor.
     """

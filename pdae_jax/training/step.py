@@ -40,7 +40,7 @@ class Settings(NamedTuple):
 
 
 def settings_of(recipe: Resolved, kernel: Float[AnyArray, " parameters"]) -> Settings:
-    """The settings of a recipe, and the parameters of the kernel that it asks for."""
+    """Return the settings of a recipe, and the parameters of the kernel that it asks for."""
     weights = LossWeights(*(jnp.asarray(value, float) for value in recipe.weights))
     names = [name for name in Settings._fields if name not in ("weights", "kernel")]
     numbers = {name: jnp.asarray(getattr(recipe, name), float) for name in names}
@@ -66,7 +66,7 @@ class Metrics(NamedTuple):
 
 
 def init_state(key: Array, params: dict, settings: Settings) -> TrainState:
-    """The state at step 0, of a run with this key that starts from these parameters of a model."""
+    """Return the state at step 0, of a run with this key that starts from these parameters of a model."""
     vector, _ = ravel_pytree(params)
     # a copy: `params` and `average` must not share buffers, the steps donate both
     opt_state = _optimizer(settings).init(vector)
@@ -94,7 +94,7 @@ def averaged(state: TrainState, params: Array, decay: float | Array) -> Array:
 
 
 def start_shapes(model: Model) -> Start:
-    """A `Start` of zeros, of the shapes that the model takes."""
+    """Return a `Start` of zeros, of the shapes that the model takes."""
     d, k, num = model.num_features, model.latent_dim, model.num_perturbations
     sizes = ((d, k), (k,), (k + model.noise_dim, d), (d,), (num, k), (num, d), (d,), (), ())
     return Start(*(np.zeros(size, np.float32) for size in sizes))
@@ -102,7 +102,7 @@ def start_shapes(model: Model) -> Start:
 
 @functools.lru_cache(maxsize=64)
 def make_unravel(model: Model) -> Callable[[Float[Array, " parameters"]], dict]:
-    """The function from the vector of a `TrainState` to the parameters that the model takes."""
+    """Make the function from the vector of a `TrainState` to the parameters that the model takes."""
     return unraveller(jax.eval_shape(model.init, jax.random.key(0), start_shapes(model)))[1]
 
 
@@ -115,7 +115,7 @@ def make_train_step(
     form: str,
     devices: Devices | None = None,
 ) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
-    """``step(state, data) -> (state, metrics)``: draw a batch, descend, average.
+    """Make ``step(state, data) -> (state, metrics)``: draw a batch, descend, average.
 
     Args:
         model: pure functions.
@@ -156,7 +156,7 @@ def make_train_step(
 
 @functools.lru_cache(maxsize=32)  # a step that is run again, as by a second fit of its shapes, is not compiled again
 def make_train_steps(step: Callable, num_steps: int) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
-    """`num_steps` steps in one compiled scan; state donated, metrics are means over the steps."""
+    """Run `num_steps` steps in one compiled scan; state donated, metrics are means over the steps."""
 
     def steps(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
         state, metrics = jax.lax.scan(lambda carry, _: step(carry, data), state, None, length=num_steps)

@@ -47,7 +47,7 @@ class Validator(NamedTuple):
 
 
 def worth_keeping(value: AnyArray | float, lowest: AnyArray | float, noise: float) -> Array:
-    """Whether parameters with this mean error are kept instead of earlier ones.
+    """Tell whether parameters with this mean error are kept instead of earlier ones.
 
     They are unless they are worse by more than chance: as the learning rate falls later parameters are the better
     ones, and where evaluations differ by chance the smallest may be any of them. An exact prediction has errors around
@@ -63,7 +63,9 @@ def worth_keeping(value: AnyArray | float, lowest: AnyArray | float, noise: floa
 
 
 def check_errors(errors: Float[np.ndarray, " conditions"], conditions: Sequence[str], step: int) -> None:
-    """``FloatingPointError`` where an error is NaN or infinite: nothing compares with it, so nothing could be kept."""
+    """Raise ``FloatingPointError`` where an error is NaN or infinite: nothing compares with it, so nothing could be
+    kept.
+    """
     bad = [name for name, error in zip(conditions, errors, strict=True) if not np.isfinite(error)]
     if bad:
         raise FloatingPointError(
@@ -173,7 +175,8 @@ def _shared_errors(
 
 
 def exact_noise(cells: Sequence[Float[np.ndarray, "_ features"]], used: Sequence[int], sources: Sequence[str]) -> float:
-    r"""Standard deviation of the mean of U-form energy distances over conditions, for predictions that are exact.
+    r"""Return the standard deviation of the mean of U-form energy distances over conditions, for predictions that are
+    exact.
 
     For :math:`m` cells translated to condition `c` and compared with `n_c` of its own, to leading order
 
@@ -196,7 +199,7 @@ def exact_noise(cells: Sequence[Float[np.ndarray, "_ features"]], used: Sequence
 
 
 def null_variance(y: Float[np.ndarray, "n features"], m: int) -> float:
-    """Variance of the U-form energy distance between these cells and `m` others of the same law.
+    """Return the variance of the U-form energy distance between these cells and `m` others of the same law.
 
     :math:`2 (1/n + 1/m)^2` times the distance variance.
     """
@@ -204,7 +207,8 @@ def null_variance(y: Float[np.ndarray, "n features"], m: int) -> float:
 
 
 def distance_variance(y: Float[np.ndarray, "n features"]) -> float:
-    """Mean squared distance of two cells after double centring, U-centred (Szekely & Rizzo, Ann. Statist. 42, 2014).
+    """Return the mean squared distance of two cells after double centring, U-centred (Szekely & Rizzo, Ann. Statist.
+    42, 2014).
 
     Of some of the cells; zero where they are too few to have one.
     """

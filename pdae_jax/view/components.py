@@ -32,11 +32,11 @@ class Components(NamedTuple):
         scores: Float[Any, "cells components"],
         moved: Float[Any, "cells components"],
     ) -> Float[Any, "cells features"]:
-        """Cells with these scores, once the scores have moved; of NumPy and of JAX arrays."""
+        """Return cells with these scores, once the scores have moved; of NumPy and of JAX arrays."""
         return (x + (moved - scores) @ self.loadings.T).astype(np.float32)
 
     def reduced(self, data: PerturbationData) -> PerturbationData:
-        """The same cells by their scores, in memory."""
+        """Return the same cells by their scores, in memory."""
         return dataclasses.replace(
             data,
             x=np.concatenate([self.scores(block) for block in data.blocks()]),
@@ -46,7 +46,7 @@ class Components(NamedTuple):
 
 
 def find_components(train: PerturbationData, number: int) -> Components:
-    """Half of the components for the longest differences of condition means from the control; then principal ones.
+    """Find half of the components for the longest differences of condition means from the control; then principal ones.
 
     Principal components of cells alone would be those of their noise where effects are small, and a model that does not
     see a direction cannot move a cell along it.
@@ -74,7 +74,9 @@ def find_components(train: PerturbationData, number: int) -> Components:
 
 @once_for_each
 def spectrum(train: PerturbationData) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, largest first, and eigenvectors of the covariance of the pooled, equally weighted conditions."""
+    """Return eigenvalues, largest first, and eigenvectors of the covariance of the pooled, equally weighted
+    conditions.
+    """
     centre = condition_means(train).mean(axis=0)
     some = [np.random.default_rng(0).permutation(rows)[:_MOST_CELLS] for rows in train.rows]
     blocks = ((block - centre, len(rows)) for rows in some for block in train.blocks(np.sort(rows)))

@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 def to_device(
     data: PerturbationData, view: View | None = None, *, order: Int[np.ndarray, " cells"] | None = None
 ) -> DeviceData:
-    """Data for the sampler.
+    """Put data on the device for the sampler.
 
     Args:
         data: cells as `make_view` gives them.
@@ -74,7 +74,7 @@ def to_device(
 
 
 def padded_to(data: DeviceData, rows: int) -> DeviceData:
-    """The same data with more rows of cells, which belong to no condition and are never drawn."""
+    """Pad the data with more rows of cells, which belong to no condition and are never drawn."""
     assert data.x is not None
     more = rows - len(data.x)
     if not more:
@@ -84,19 +84,21 @@ def padded_to(data: DeviceData, rows: int) -> DeviceData:
 
 
 def sampling_order(data: PerturbationData) -> Int[np.ndarray, " cells"]:
-    """Rows as the sampler has them: the same in every run, and random, as cells of a condition may come sorted."""
+    """Return rows as the sampler has them: the same in every run, and random, as cells of a condition may come
+    sorted.
+    """
     return _by_condition(np.random.default_rng(0), data)
 
 
 def bootstrap_rows(key: Array, data: DeviceData) -> Int[Array, " cells"]:
-    """As many cells of each condition as there are, drawn with replacement: for `DeviceData.rows`."""
+    """Draw as many cells of each condition as there are, with replacement: for `DeviceData.rows`."""
     number = int(np.sum(data.count))
     condition = jnp.repeat(jnp.arange(len(data.count)), data.count, total_repeat_length=number)
     return data.start[condition] + jax.random.randint(key, condition.shape, 0, data.count[condition])
 
 
 def balanced_rows(random: np.random.Generator, data: PerturbationData, cells: int) -> Int[np.ndarray, " rows"]:
-    """Rows of `cells` cells of each condition, distinct as long as they last, then all over again."""
+    """Choose rows of `cells` cells of each condition, distinct as long as they last, then all over again."""
     counts = data.counts
     chosen = np.arange(cells) % counts[:, None]
     return _by_condition(random, data)[(np.cumsum(counts) - counts)[:, None] + chosen].ravel()
@@ -109,7 +111,8 @@ def _by_condition(random: np.random.Generator, data: PerturbationData) -> Int[np
 
 
 def rows_of(data: DeviceData, condition: Int[Array, " s"], bits: UInt32[Array, "s bits"]) -> Int[Array, "s m"]:
-    """Rows of cells of conditions, chosen by random bits, one for each and one more: distinct where there are so many.
+    """Choose rows of cells of conditions, chosen by random bits, one for each and one more: distinct where there are so
+    many.
 
     Remainders, not `jax.random.randint`: with that, half of what is compiled for a step of a small model would be
     random numbers. They favour the first cells of a part by less than their number over 2^32.
@@ -124,7 +127,9 @@ def rows_of(data: DeviceData, condition: Int[Array, " s"], bits: UInt32[Array, "
 
 
 def chance_of_one_cell(count: Int[Array, " s"], m: int) -> Float[Array, " s"]:
-    """Chance that two of `m` rows drawn by `rows_of` are one cell: 1 / m where there are `m` cells or more."""
+    """Return the chance that two of `m` rows drawn by `rows_of` are one cell: 1 / m where there are `m` cells or
+    more.
+    """
     count = jnp.maximum(count, 2)  # one cell has no pairs, and no spread to correct
     times, more = m // count, m % count
     return (count * times**2 + more * (2 * times + 1)).astype(jnp.float32) / m**2
@@ -142,7 +147,7 @@ class Drawn(NamedTuple):
 def make_draw(
     num_conditions: int, *, num_sources: int, cells_per_source: int, num_targets: int, cells_per_target: int
 ) -> Callable[[Array, DeviceData], Drawn]:
-    """``draw(key, data) -> Drawn``: which cells a batch has; of the data it needs no cell."""
+    """Make ``draw(key, data) -> Drawn``: which cells a batch has; of the data it needs no cell."""
     num_sources, num_targets = min(num_sources, num_conditions), min(num_targets, num_conditions)
     chooses = min(num_sources, num_targets) < num_conditions
 
@@ -170,7 +175,7 @@ def make_draw(
 
 
 def make_sampler(num_conditions: int, **sizes: int) -> Callable[[Array, DeviceData], Batch]:
-    """``sample(key, data) -> Batch``; conditions without replacement, and cells where a condition has enough.
+    """Make ``sample(key, data) -> Batch``; conditions without replacement, and cells where a condition has enough.
 
     Every condition is drawn equally often, whatever its size. Numbers of sources or targets above the number of
     conditions are cut to it. The batch follows from the key alone. `sizes` are those of `make_draw`.

@@ -47,7 +47,7 @@ def feed(
     sizes: tuple[int, int, int, int],
     keys: Callable[[Array, Array], Array] | None = None,
 ) -> DeviceData | Streamed:
-    """Training cells for a loop: all of them on the device, or, where they stay in files, those of a few steps.
+    """Feed training cells for a loop: all of them on the device, or, where they stay in files, those of a few steps.
 
     Args:
         data: training data as `make_view` gives them.
@@ -63,14 +63,14 @@ def feed(
 
 
 def step_keys(key: Array, step: Array) -> Array:
-    """The key of the one draw of a training step."""
+    """Return the key of the one draw of a training step."""
     return jax.random.fold_in(key, 2 * step)[None]
 
 
 def pieces(
     data: DeviceData | Streamed, key: Array, step: int | Int[np.ndarray, " replicas"], num_steps: int
 ) -> Iterator[Piece]:
-    """The cells of the next steps, piece by piece; the next piece is read while the caller works on one.
+    """Yield the cells of the next steps, piece by piece; the next piece is read while the caller works on one.
 
     Args:
         data: of `feed`.

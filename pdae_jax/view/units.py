@@ -18,11 +18,11 @@ class Standardizer(NamedTuple):
     dose: Float[np.ndarray, " perturbations"]  # `dose_units` of the training data
 
     def forward(self, x):
-        """The user's units to the model's."""
+        """Turn the user's units into the model's."""
         return (x - self.mean) / self.scale
 
     def backward(self, x):
-        """The model's units to the user's."""
+        """Turn the model's units into the user's."""
         return x * self.scale + self.mean
 
     def label(self, label: Float[np.ndarray, "*batch perturbations"]) -> Float[np.ndarray, "*batch perturbations"]:
