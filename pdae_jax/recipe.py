@@ -133,8 +133,8 @@ class Resolved(Recipe):
 
     @property
     def weights(self) -> LossWeights:
-        """Of the terms of the loss."""
-        return LossWeights(self.reconstruction, self.contrast, self.likelihood)
+        """Weights of the terms of the loss."""
+        return LossWeights(*(getattr(self, name) for name in LossWeights._fields))
 
 
 def as_written_now(values: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ In the order of reading, the way of a file:
     conditions                the table of distinct conditions, the control first
     feature_columns           which columns are features; `doubtful_columns`, `highly_variable`
     observations              values as float32, finite, varying
-    values, scale, counts     counts and cytometry recognised and transformed
+    values, scale             counts and cytometry recognised and transformed; `normalisation` of counts
     joining                   cells that join other data are on their scale
     stored                    cells that do not fit into memory
     assemble                  all of it put together; `pooled_control` and `split_column` look at the result

@@ -155,7 +155,7 @@ BASELINES: dict[str, Method] = {
 
 
 def additive_shift(train: PerturbationData, label: LabelLike) -> Float[np.ndarray, " features"]:
-    r"""Return the sum the single effects :math:`\sum_j \delta_j(a_j)` of a label of any order and dose.
+    r"""Sum the single effects :math:`\sum_j \delta_j(a_j)` of a label of any order and dose.
 
     :math:`\delta_j(a)` is the difference of the means of single `j` and control where `j` was measured alone at dose
     `a`, and `a` times the slope (least squares through the origin over its doses) where it was at other doses only.
