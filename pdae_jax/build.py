@@ -66,7 +66,7 @@ KNOWN_DATA = {"simulated": simulate, **DATASETS}
 
 
 class Experiment(NamedTuple):
-    """What a config defines."""
+    """Everything a config defines."""
 
     key: Array  # of the fit
     train: PerturbationData

@@ -16,7 +16,7 @@ BLOCK_ROWS = 4096  # made dense at a time
 
 
 class StoredCells:
-    """What stands for the matrix of `PerturbationData` where that is larger than memory.
+    """A stand-in for the matrix of `PerturbationData` where that is larger than memory.
 
     Made by ``pdae_jax.from_anndata(..., store=folder)``, see `data.stored`. Rows are taken as from an array, by
     positions in any order or by a slice, and come as a dense float32 array. Files are mapped into memory: the system

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Kind(Protocol):
-    """What a setting may be."""
+    """The values that a setting may have."""
 
     def checked(self, name: str, value: Any) -> Any:
         """Return the value as a plain one; ``TypeError`` or ``ValueError`` with the name, what was found and the

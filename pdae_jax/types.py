@@ -27,7 +27,7 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What the values of a file or table are, and what was done to them: to show, and for cells that join later.
+    """The kind of the values of a file or table, and what was done to them: to show, and for cells that join later.
 
     It is no part of the identity of a data set (`runs.store.fingerprint`).
     """

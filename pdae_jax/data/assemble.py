@@ -61,7 +61,7 @@ class Columns:
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """What a caller says of a table or file."""
+    """All that a caller says of a table or file."""
 
     columns: Columns
     notation: Notation  # how conditions are written

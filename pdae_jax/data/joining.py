@@ -127,7 +127,7 @@ def _is_log_counts(data: PerturbationData) -> bool:
 
 
 class _Typical(NamedTuple):
-    """Of a few cells of each condition."""
+    """Statistics of a few cells of each condition."""
 
     rates: Float[np.ndarray, "conditions features"]  # mean of e^x - 1
     mean: Float[np.ndarray, " features"]  # of all

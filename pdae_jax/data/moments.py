@@ -11,7 +11,7 @@ MIN_ZEROS = 0.05  # of all values, for data to be counts or their logarithms
 
 
 class Moments(NamedTuple):
-    """What one pass through all cells finds of each feature."""
+    """Moments of each feature, found in one pass through all cells."""
 
     mean: Float[np.ndarray, " features"]
     std: Float[np.ndarray, " features"]

@@ -23,7 +23,7 @@ _LEAST_TOTAL = 2.0  # below it the same sum of every cell is that of shares
 
 
 class Scale(NamedTuple):
-    """What values are, one of `SCALES`, and the total of every cell before logarithms, where all have the same."""
+    """The kind of values, one of `SCALES`, and the total of every cell before logarithms, where all have the same."""
 
     kind: str
     total: float | None = None

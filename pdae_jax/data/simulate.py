@@ -85,7 +85,7 @@ class World:
 
 
 class Simulation(NamedTuple):
-    """What `simulate` returns: the data a user would have, and the truth behind them."""
+    """The result of `simulate`: the data a user would have, and the truth behind them."""
 
     data: PerturbationData
     world: World

@@ -33,7 +33,7 @@ _LAYOUT = 1  # of the files; another number is written anew
 
 
 class Content(NamedTuple):
-    """What a file holds, as far as it is known without reading it, and read when that is not enough."""
+    """The content of a file, as far as it is known without reading it, and read when that is not enough."""
 
     path: pathlib.Path
     layer: str | None

@@ -8,7 +8,7 @@ from pdae_jax.spelling import first_names, nearest_names, unquoted
 
 
 class Table(NamedTuple):
-    """What is needed of an AnnData."""
+    """The parts of an AnnData that are needed."""
 
     obs: Any  # data frame with the asked columns
     features: list[str]

@@ -24,7 +24,7 @@ from pdae_jax.types import PerturbationData, Reading
 
 
 class Treatment(NamedTuple):
-    """What is done to values as they are read; made by `make_treatment`, which checks."""
+    """The treatment of values as they are read; made by `make_treatment`, which checks."""
 
     normalize: bool = False
     arcsinh: float | None = None

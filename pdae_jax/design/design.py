@@ -21,7 +21,7 @@ Label = Float[np.ndarray, "*batch perturbations"]  # in the user's doses
 
 
 class Identification(NamedTuple):
-    """What the training conditions say of a label."""
+    """All that the training conditions say of a label."""
 
     identified: bool  # it lies in their span
     residual: float  # share of its length outside, 0 = inside

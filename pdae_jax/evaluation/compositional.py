@@ -50,7 +50,7 @@ DISENTANGLE = ("adversarial", "prior", "none")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Compositional:
-    """What `fit_compositional` returns; `samples` is a method for `evaluate`."""
+    """The result of `fit_compositional`; `samples` is a method for `evaluate`."""
 
     networks: Networks
     params: dict  # averaged over steps; those that were kept where there is a validation set

@@ -54,7 +54,7 @@ class Opponents(NamedTuple):
 
 
 class Cells(NamedTuple):
-    """Of one step, by condition."""
+    """Cells of one step, by condition."""
 
     x: Float[Array, "sources m features"]
     label: Float[Array, "sources 1 perturbations"]
@@ -63,7 +63,7 @@ class Cells(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Of the terms beside the reconstruction; a term with weight 0 is not computed."""
+    """Weights of the terms beside the reconstruction; a term with weight 0 is not computed."""
 
     adversary: float = 0.0
     prior: float = 0.0

@@ -30,7 +30,7 @@ class Diagnosis(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Ensemble:
-    """What `fit_ensemble` returns. `predict`, `evaluate` and `check_guarantee` take it in place of a `Fitted`."""
+    """The result of `fit_ensemble`. `predict`, `evaluate` and `check_guarantee` take it in place of a `Fitted`."""
 
     replicas: tuple[Fitted, ...]  # all that were trained
     diagnosis: tuple[Diagnosis, ...]  # one per replica

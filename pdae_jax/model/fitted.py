@@ -21,7 +21,7 @@ _BLOCK = 8192  # cells encoded at once: bounds memory, and one compiled shape se
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fitted:
-    """What `fit` returns: a model that predicts in the user's units, with its data and its record."""
+    """The result of `fit`: a model that predicts in the user's units, with its data and its record."""
 
     model: Model
     params: dict  # averaged over steps; those that `fit` kept where there is a validation set

@@ -114,7 +114,7 @@ def fit_means(train: PerturbationData, *, additive: bool = False) -> LinearModel
 
 
 class _Choice(NamedTuple):
-    """What leave-one-out decides."""
+    """The choices of leave-one-out."""
 
     ridge: float
     saturation: float

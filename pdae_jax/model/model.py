@@ -119,7 +119,7 @@ def make_model(
 
 
 class _Networks(NamedTuple):
-    """What fixes encoder, decoder and shift."""
+    """The arguments that fix encoder, decoder and shift."""
 
     latent_dim: int
     num_features: int

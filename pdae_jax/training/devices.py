@@ -35,12 +35,12 @@ class Devices(NamedTuple):
 
     @property
     def of_others(self) -> bool:
-        """Whether other processes have some of them."""
+        """True where other processes have some of them."""
         return not NamedSharding(self.mesh, PartitionSpec()).is_fully_addressable
 
     @property
     def writes(self) -> bool:
-        """Whether this process is the one that has a folder."""
+        """True in the process that has a folder."""
         return not self.of_others or jax.process_index() == 0
 
     def everywhere(self, tree: Any) -> Any:

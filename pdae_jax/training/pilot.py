@@ -17,7 +17,7 @@ from pdae_jax.view.view import View, make_view
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pilot:
-    """What the defaults are found from and every fit starts from."""
+    """The data as the defaults are found from and every fit starts from."""
 
     view: View
     train: PerturbationData  # as `make_view` gives them

@@ -32,7 +32,7 @@ _NOT_VALIDATED = "No member has validation conditions that differ from the contr
 
 
 class Population(NamedTuple):
-    """What `fit_population` returns."""
+    """The result of `fit_population`."""
 
     table: Table  # one row a member: settings, replica, validation error, kept step, steps taken, error
     members: tuple[Fitted | None, ...]  # in the order of the table; None where one failed, and the table says why

@@ -25,7 +25,7 @@ from pdae_jax.view.sampler import DeviceData
 
 
 class Settings(NamedTuple):
-    """What a step reads of a recipe and what changes no shape: values of the program, not constants in it.
+    """The settings that a step reads of a recipe and that change no shape: values of the program, not constants in it.
 
     So fits that differ in these alone share one compiled step, and a population has them along its leading axis.
     """
@@ -59,7 +59,7 @@ class TrainState(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """What a step reports."""
+    """The numbers that a step reports."""
 
     loss: NamedTuple  # `LossTerms`, or those of another model
     gradient_norm: Float[Array, "..."]

@@ -25,7 +25,7 @@ MAX_CELLS = 1000  # of a sample; a fixed random choice, so that evaluations of o
 
 
 class Cases(NamedTuple):
-    """What is fixed of each validation condition; every field has one row a condition."""
+    """The fixed part of each validation condition; every field has one row a condition."""
 
     noise_key: Array
     x_source: Float[Array, "conditions m features"]  # cells as they are everywhere here, in the user's units

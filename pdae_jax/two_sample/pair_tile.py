@@ -41,12 +41,12 @@ class Cells(NamedTuple):
 
     @property
     def rows(self) -> Array:
-        """Of one tile, ``[R, d]``."""
+        """Rows of one tile, ``[R, d]``."""
         return self.x.T if self.square is None else self.x
 
 
 class Totals(NamedTuple):
-    """What the loop over tiles adds up; derivatives that are not wanted are None. R and C are rows of a tile."""
+    """The sums of the loop over tiles; derivatives that are not wanted are None. R and C are rows of a tile."""
 
     high: Array  # [R]
     low: Array  # [R]

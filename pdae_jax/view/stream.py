@@ -24,7 +24,7 @@ MAX_BYTES = 128 * 2**20  # of cells at once; as many are read ahead
 
 
 class Streamed(NamedTuple):
-    """What a loop trains on where cells stay in files; `DeviceData` where they do not."""
+    """The cells that a loop trains on where they stay in files; `DeviceData` where they do not."""
 
     data: PerturbationData
     view: View

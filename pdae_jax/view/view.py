@@ -24,7 +24,7 @@ _ROUNDING = 1e-5  # in the model's units: a zero that was carried along comes ba
 
 
 class View(NamedTuple):
-    """What a model sees of cells, made once a fit by `make_view`; of NumPy and, inside `jit`, of JAX arrays.
+    """The view that a model has of cells, made once a fit by `make_view`; of NumPy and, inside `jit`, of JAX arrays.
 
     A pytree: for a compiled program its arrays are values, and what is None is its form.
     """

@@ -38,7 +38,7 @@ class Point(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What came of a point."""
+    """The outcome of a point."""
 
     score: float
     seconds: float  # where it went on from earlier calls with those of their steps
