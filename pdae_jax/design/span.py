@@ -54,8 +54,8 @@ class Span(NamedTuple):
     def weights(self) -> Float[np.ndarray, "conditions perturbations"]:
         r"""Map a label to the minimum-norm weights of conditions that give its part inside the span.
 
-        Their squared norm `L` is the leverage of the label. What rounding leaves of a label outside a span that
-        contains it is of the order of :math:`\sqrt L` times `ROUNDING`.
+        Their squared norm `L` is the leverage of the label (Hoaglin & Welsch, Am. Stat. 32, 1978). What rounding
+        leaves of a label outside a span that contains it is of the order of :math:`\sqrt L` times `ROUNDING`.
         """
         # in coordinates of the basis the conditions have full rank: nothing is left to cut off
         return np.linalg.pinv(self.basis @ self.labels.T, rcond=0.0) @ self.basis / self.unit

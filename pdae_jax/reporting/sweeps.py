@@ -55,8 +55,6 @@ def importance(table: Any, seed: int = 0) -> Table:
 
     Functional ANOVA of a random forest (Hutter, Hoos and Leyton-Brown, ICML 2014).
 
-    Hutter, Hoos & Leyton-Brown, ICML 2014.
-
     Raises:
         ImportError: optuna or scikit-learn is not installed.
         ValueError: fewer than four finished points, or no difference between their scores.
