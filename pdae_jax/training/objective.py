@@ -156,7 +156,7 @@ def likelihood(
 
     with a basis `T` of the tangents at `x`. Where `f` inverts `g` the gradient of the log determinant in `g` is that of
     :math:`\operatorname{tr} J_g(x) J_f(z)`, `J_f` held fixed, and of :math:`v^\top u,\ u = J_g J_f v`, on average over
-    random signs `v` (Hutchinson's estimator of traces, Commun. Stat. Simul. Comput. 18, 1989; used so by Draxler et al.,
+    random signs `v` (Hutchinson's estimator of traces, Commun. Stat. Simul. 18, 1989; so used by Draxler et al.,
     AISTATS 2024; Sorrenson et al., ICLR 2024): two directional derivatives a cell.
     The value is :math:`\tfrac12 |g(x) - \phi(a) W|^2 + v^\top (v - u)`; the second part vanishes where `g` inverts `f`.
 
