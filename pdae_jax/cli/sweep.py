@@ -42,7 +42,7 @@ from pdae_jax.cli.configs import load_config
 from pdae_jax.cli.reading import read_data
 from pdae_jax.cli.run import default_workdir
 from pdae_jax.cli.sweeps import launchers, report, searches, tune
-from pdae_jax.cli.sweeps.asked import Sweep, check, define
+from pdae_jax.cli.sweeps.options import Sweep, check, define
 from pdae_jax.cli.sweeps.points import (
     RESULT_FILE,
     Point,
@@ -104,9 +104,9 @@ def _sweep(sweep: Sweep) -> None:
         search.tell(point, result)
         rows.append(_row(point, result))
         report.write_table(workdir, rows)
-        print(f"[{len(rows)}/{search.total}] {_words(point, result)}", flush=True)
+        print(f"[{len(rows)}/{search.total}] {_line(point, result)}", flush=True)
 
-    while points := search.ask(_together(sweep)):
+    while points := search.ask(_batch_size(sweep)):
         _run(sweep, points, search, ended)
     if not rows or sweep.asked.dry_run:
         return
@@ -123,7 +123,7 @@ def _sweep(sweep: Sweep) -> None:
             _evaluate_winner(sweep, table)
 
 
-def _together(sweep: Sweep) -> int:
+def _batch_size(sweep: Sweep) -> int:
     """Count the points that are asked for at once: all of a list, as many as a search can do without results."""
     if sweep.asked.at_once and sweep.asked.search != "asha":
         return sweep.asked.at_once
@@ -211,14 +211,14 @@ def _launched(sweep: Sweep, points: list[Point]) -> Iterator[tuple[Point, Result
     elif sweep.asked.launcher == "population":
         yield from launchers.population(points, sweep.config, sweep.source)
     elif sweep.asked.launcher == "ray":
-        yield from launchers.ray(points, functools.partial(_alone, sweep))
+        yield from launchers.ray(points, functools.partial(_command_alone, sweep))
     else:
         parameters = {"timeout_min": sweep.asked.slurm_minutes}
         if sweep.asked.slurm_cluster == "slurm":
             parameters = {"slurm_time": sweep.asked.slurm_minutes, "slurm_cpus_per_task": sweep.asked.slurm_cpus}
             parameters |= {"slurm_gpus_per_task": sweep.asked.slurm_gpus} if sweep.asked.slurm_gpus else {}
             parameters |= {"slurm_partition": sweep.asked.slurm_partition} if sweep.asked.slurm_partition else {}
-        alone = functools.partial(_alone, sweep)
+        alone = functools.partial(_command_alone, sweep)
         yield from launchers.slurm(
             points, alone, sweep.workdir / "slurm", sweep.asked.slurm_cluster, sweep.asked.dry_run, **parameters
         )
@@ -236,7 +236,7 @@ def _report_of(sweep: Sweep) -> Callable[[Point], Any]:
     return report_of
 
 
-def _alone(sweep: Sweep, point: Point) -> list[str]:
+def _command_alone(sweep: Sweep, point: Point) -> list[str]:
     """Write the command of a process that trains one point."""
     overrides = config_flags.get_override_values(sweep.asked["config"])
     asked = {**point._asdict(), "folder": str(point.folder.resolve())}
@@ -311,6 +311,6 @@ def _evaluate_best_run(sweep: Sweep, config: Any, table: Any) -> None:
     print(results.write_results(folder, command=sweep.call.text, **experiment.evaluation))
 
 
-def _words(point: Point, result: Result) -> str:
+def _line(point: Point, result: Result) -> str:
     ending = f"{result.score:.4f}" if result.state == "finished" else f"{result.state}: {result.error}"
     return f"{folder_name(point.settings)}  {ending}  ({result.seconds:.1f} s)"

@@ -10,7 +10,7 @@ from matplotlib.collections import PathCollection
 
 from pdae_jax.cli import base
 from pdae_jax.cli.command import Call
-from pdae_jax.cli.sweeps import asked, searches
+from pdae_jax.cli.sweeps import options, searches
 from pdae_jax.cli.sweeps.points import Point, Result, grid_of
 from pdae_jax.reporting import sweeps
 
@@ -185,8 +185,8 @@ def test_what_names_validation_conditions_lets_points_be_ranked(name):
     config = base.get_config()
     values = {"dry_run": False, "launcher": "inline", "search": "grid", "objectives": [], "at_once": None}
     flags: Any = SimpleNamespace(config=config, **values)
-    sweep = asked.Sweep(flags, Call(("pdae-jax", "sweep"), ()), Path("runs"))
+    sweep = options.Sweep(flags, Call(("pdae-jax", "sweep"), ()), Path("runs"))
     with pytest.raises(ValueError, match="no validation conditions"):
-        asked.check(sweep)
+        options.check(sweep)
     config.split[name] = ("A+B",) if name == "validation" else "part"
-    asked.check(sweep)
+    options.check(sweep)

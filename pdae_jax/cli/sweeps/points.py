@@ -141,7 +141,7 @@ class StoppedEarly(Exception):
     """The search has seen enough of a point."""
 
 
-class Told:
+class StoppableProgress:
     """The progress of a fit, which asks after each evaluation whether to go on."""
 
     def __init__(self, folder: pathlib.Path, report: Callable[[float, int], bool]):
@@ -231,7 +231,7 @@ def _trained(
             recipe=experiment.recipe,
             workdir=point.folder,
             start_from=start_from,
-            progress=True if report is None else Told(point.folder, report),
+            progress=True if report is None else StoppableProgress(point.folder, report),
             config={"file": source, "command": point.command, **own.to_dict()},
         )
         steps = fitted.history[-1]["step"] if fitted.history else 0

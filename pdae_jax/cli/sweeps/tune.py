@@ -273,7 +273,7 @@ def _run(
     _, gpus = start_ray()
     from ray import tune  # pyright: ignore[reportMissingImports]
 
-    class Told(tune.Callback):
+    class TrialEnds(tune.Callback):
         def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
             ended(trial, "")
 
@@ -290,5 +290,5 @@ def _run(
         tune.with_resources(train, {"cpu": 1, "gpu": gpus}),
         param_space=space,
         tune_config=tune.TuneConfig(scheduler=scheduler, max_concurrent_trials=at_once, reuse_actors=True),
-        run_config=tune.RunConfig(name=FOLDER, storage_path=str(workdir.resolve()), verbose=0, callbacks=[Told()]),
+        run_config=tune.RunConfig(name=FOLDER, storage_path=str(workdir.resolve()), verbose=0, callbacks=[TrialEnds()]),
     ).fit()
