@@ -70,7 +70,7 @@ def make_ours(task: Task, recipe: Recipe) -> Contender:
 
     def translate(x, label):
         view, key = parts.frame.view, jax.random.key(0)
-        label = view.units.label(label)
+        label = parts.frame.design.row(label)
         moved = move(parts.frame.unravel(state.average), key, view.into(x), jnp.zeros_like(label), label)
         return view.back(x, np.asarray(moved), key)
 
@@ -110,14 +110,14 @@ def make_pytorch_recipe(task: Task, recipe: Recipe) -> Contender:
     data, every = task.train, np.arange(task.train.num_cells)
     start = linear_start(
         pilot.cells(every),
-        pilot.labels[data.condition_index],
+        pilot.design.rows[data.condition_index],
         pilot.additive,
         recipe.latent_dim,
     )
     x = torch.from_numpy(pilot.cells(np.concatenate(data.rows)))
     sizes = np.cumsum([0, *map(len, data.rows)])
     rows = [np.arange(a, b) for a, b in itertools.pairwise(sizes)]
-    step, average = make_recipe_step(start, x, rows, torch.from_numpy(pilot.labels), recipe)
+    step, average = make_recipe_step(start, x, rows, torch.from_numpy(pilot.design.rows), recipe)
 
     def advance() -> int:
         step()
@@ -125,7 +125,7 @@ def make_pytorch_recipe(task: Task, recipe: Recipe) -> Contender:
 
     @torch.no_grad()
     def translate(x, label):
-        label = torch.from_numpy(pilot.view.units.label(label))
+        label = torch.from_numpy(pilot.design.row(label))
         moved = average.translate(torch.from_numpy(pilot.view.into(x)), label)
         return pilot.view.back(x, moved.numpy(), jax.random.key(0))
 

@@ -154,7 +154,7 @@ def quick_table(
 ) -> Any:
     """Energy distances of all replicas, in one compiled call each."""
     first, rows = replicas[0], []
-    validator = make_validator(key, first.model, first.view, first.train, test)
+    validator = make_validator(key, first.model, first.view, first.design, first.train, test)
     for r, replica in enumerate(replicas):
         about = {"method": "pdae", "replica": r, "kept": kept[r], "n_true": MAX_CELLS}
         rows += [

@@ -1,11 +1,13 @@
 """The design of an experiment: what the labels of its conditions mean, asked of one object.
 
 A label is written in the user's doses. The model gets its `row`, in which 1 is the largest dose of each perturbation.
-What the rows of the training conditions span is what their effects determine.
+What the training conditions determine of it is its part in the span of their labels (von Kuegelgen et al., arXiv
+2504.18522), in these units.
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,18 +40,14 @@ class Design:
 
     labels: Float[np.ndarray, "conditions perturbations"]  # in the user's doses; the control is the zero row
     perturbations: tuple[str, ...]  # names of the columns
-    strata: tuple[str, ...] = ()  # those that are cell types, lines or donors, and make no combination
+    doses: effects.Doses  # what doses count for
+    strata: tuple[str, ...] = ()  # perturbations that are cell types, lines or donors, and make no combination
 
     # ---- rows: what the model and its linear start get for a label
 
-    @functools.cached_property
-    def units(self) -> Float[np.ndarray, " perturbations"]:
-        """Largest dose of each perturbation, which is 1 in a row; 1 for a perturbation that was never given."""
-        return read_only(effects.dose_units(self.labels))
-
     def row(self, label: Label) -> Float[np.ndarray, "*batch columns"]:
-        """Translate a label, or several, to what the model gets: float32, in units of the largest doses."""
-        return effects.in_dose_units(label, self.units)
+        """Turn a label, or several, into what the model gets, float32."""
+        return self.doses.row(label)
 
     @functools.cached_property
     def rows(self) -> Float[np.ndarray, "conditions columns"]:
@@ -58,8 +56,13 @@ class Design:
 
     @property
     def num_columns(self) -> int:
-        """Width of a row: one column for each perturbation."""
+        """Width of a row: a column for each perturbation."""
         return len(self.perturbations)
+
+    @functools.cached_property
+    def scaled(self) -> Float[np.ndarray, "conditions columns"]:
+        """What the doses of all conditions count for: their rows before these are rounded, in float64."""
+        return read_only(self.doses.scaled(self.labels))
 
     # ---- conditions: which is what
 
@@ -120,12 +123,16 @@ class Design:
     @functools.cached_property
     def span(self) -> Span:
         """Span of the labels, which are their differences from the control."""
-        return label_span(self.labels)
+        return label_span(self.scaled)
 
     @functools.cached_property
     def span_of_singles(self) -> Span:
         """Span of the conditions of at most one perturbation."""
-        return label_span(self.labels[self.orders <= 1])
+        return label_span(self.scaled[self.orders <= 1])
+
+    def span_without(self, left_out: np.ndarray) -> Span:
+        """Find the span of all but some conditions, given by their rows or by a mask."""
+        return label_span(np.delete(self.scaled, left_out, axis=0))
 
     @functools.cached_property
     def _weights(self) -> Float[np.ndarray, "conditions perturbations"]:
@@ -134,15 +141,15 @@ class Design:
     @functools.cached_property
     def determined_by_others(self) -> Bool[np.ndarray, " conditions"]:
         """Conditions whose label lies in the span of the others': that can be left out, each by itself."""
-        return read_only(determined_by_others(self.labels))
+        return read_only(determined_by_others(self.scaled))
 
     def contains(self, label: Label) -> Bool[np.ndarray, "*batch"]:
         """Tell whether the conditions determine the effect of a label: it lies in their span."""
-        return self.span.contains(label)
+        return self.span.contains(self.doses.scaled(label))
 
     def identification(self, label: Float[np.ndarray, " perturbations"]) -> Identification:
         """Say what the conditions determine of a label."""
-        target = np.asarray(label, np.float64)
+        target = self.doses.scaled(label)
         weights = self._weights @ target
         return Identification(
             bool(self.span.contains(target)), float(self.span.residual(target)), weights, float(weights @ weights)
@@ -154,12 +161,12 @@ class Design:
         One that lies inside is returned as it is, and rounding is taken off others: the gain of a combination depends
         on how many of its doses are not zero.
         """
-        target = np.asarray(label, np.float64)
+        target = self.doses.scaled(label)
         if self.span.contains(target):
             return np.asarray(label, np.float32)
-        size = SPAN_TOLERANCE * np.linalg.norm(target / self.units) * self.units
         projected = self.span.project(target)
-        return np.where(np.abs(projected) > size, projected, 0.0).astype(np.float32)
+        rounding = np.abs(projected) <= SPAN_TOLERANCE * np.linalg.norm(target)
+        return self.doses.dose(np.where(rounding, 0.0, projected)).astype(np.float32)
 
     # ---- doses
 
@@ -180,4 +187,17 @@ class Design:
 @once_for_each  # thousands of labels may be asked of one data set
 def design_of(data: PerturbationData) -> Design:
     """The design of a data set."""
-    return Design(data.labels, data.perturbations, data.strata)
+    return make_design(data.labels, data.perturbations, data.strata)
+
+
+def make_design(
+    labels: Float[np.ndarray, "conditions perturbations"], perturbations: Sequence[str], strata: Sequence[str] = ()
+) -> Design:
+    """Make a design of labels, effects in proportion to doses.
+
+    Args:
+        labels: doses of each condition; the control is the zero row.
+        perturbations: names of the columns.
+        strata: names of those that are cell types, lines or donors.
+    """
+    return Design(labels, tuple(perturbations), effects.doses_of(labels), tuple(strata))

@@ -1,4 +1,6 @@
-"""Effects of labels: `phi`, the gain of combinations, and the units of doses."""
+"""Effects of labels: what doses count for, and the gain of combinations; together `phi`."""
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,18 +27,32 @@ def effective_label(
     return label * xp.exp(-saturation * xp.log(order))
 
 
-def dose_units(labels: Float[np.ndarray, "conditions perturbations"]) -> Float[np.ndarray, " perturbations"]:
-    """The largest size of the doses of each perturbation: the unit in which nM and uM are the same experiment."""
+class Doses(NamedTuple):
+    """What the dose of each perturbation counts for, by itself: linear, 0 at no dose and 1 at the largest.
+
+    The place of a dose-response: whatever form it has, `scaled` is it, and `dose` its inverse.
+    """
+
+    unit: Float[np.ndarray, " perturbations"]  # the largest dose; 1 for a perturbation that was never given
+
+    def scaled(self, label: Float[np.ndarray, "*batch perturbations"]) -> Float[np.ndarray, "*batch perturbations"]:
+        """Scale doses to what they count for, in float64."""
+        return np.asarray(label, np.float64) / self.unit
+
+    def dose(self, scaled: Float[np.ndarray, "*batch perturbations"]) -> Float[np.ndarray, "*batch perturbations"]:
+        """Find the doses that count for so much."""
+        return scaled * self.unit
+
+    def row(self, label: Float[np.ndarray, "*batch perturbations"]) -> Float[np.ndarray, "*batch perturbations"]:
+        """Scale doses, to six digits: what the factor between nM and uM does to a float32 leaves no trace."""
+        mantissa, exponent = np.frexp(self.scaled(label))
+        return np.ldexp(np.round(mantissa * 2**_BITS) / 2**_BITS, exponent).astype(np.float32)
+
+
+def doses_of(labels: Float[np.ndarray, "conditions perturbations"]) -> Doses:
+    """Find the largest dose of each perturbation: the unit in which nM and uM are the same experiment."""
     largest = np.max(np.abs(labels.astype(np.float64)), axis=0, initial=0.0)
-    return np.where(largest > 0, largest, 1.0)
-
-
-def in_dose_units(
-    label: Float[np.ndarray, "*batch perturbations"], units: Float[np.ndarray, " perturbations"]
-) -> Float[np.ndarray, "*batch perturbations"]:
-    """Labels over their units, to six digits: what the factor between nM and uM does to a float32 leaves no trace."""
-    mantissa, exponent = np.frexp(np.asarray(label, np.float64) / units)
-    return np.ldexp(np.round(mantissa * 2**_BITS) / 2**_BITS, exponent).astype(np.float32)
+    return Doses(np.where(largest > 0, largest, 1.0))
 
 
 def dose_status(
@@ -56,7 +72,7 @@ def dose_status(
 def new_doses(
     labels: Float[np.ndarray, "conditions perturbations"], label: Float[np.ndarray, " perturbations"]
 ) -> Bool[np.ndarray, " perturbations"]:
-    """Which doses of a label no condition has."""
-    units = dose_units(labels)
-    known, asked = np.asarray(labels, np.float64) / units, np.asarray(label, np.float64) / units
+    """Find the doses of a label that no condition has."""
+    unit = doses_of(labels).unit
+    known, asked = np.asarray(labels, np.float64) / unit, np.asarray(label, np.float64) / unit
     return (asked != 0) & ~np.any(np.isclose(known, asked, rtol=1e-5, atol=0.0), axis=0)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pdae_jax.design.effects import dose_units
+from pdae_jax.design.effects import doses_of
 
 #: Relative error of a dose: float32, after a few operations such as a ratio of two doses.
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
@@ -25,7 +25,7 @@ _DETERMINED = 1e-3
 
 
 class Span(NamedTuple):
-    """The span of the rows of a label matrix."""
+    """The span of the rows of a matrix: of labels, or of what their doses count for."""
 
     labels: Float[np.ndarray, "conditions perturbations"]  # each perturbation in units of its largest dose
     unit: Float[np.ndarray, " perturbations"]  # largest dose; 1 for a perturbation that was never given
@@ -37,11 +37,11 @@ class Span(NamedTuple):
         return len(self.basis)
 
     def project(self, label: Float[np.ndarray, "*batch perturbations"]) -> Float[np.ndarray, "*batch perturbations"]:
-        """The part of labels inside the span, in units of doses."""
+        """Project labels on the span."""
         return (label / self.unit) @ self.basis.T @ self.basis * self.unit
 
     def residual(self, label: Float[np.ndarray, "*batch perturbations"]) -> Float[np.ndarray, "*batch"]:
-        """Share of the length of labels that lies outside, each perturbation in its unit; 0 for the zero label."""
+        """Give the share of the length of labels outside, each perturbation in its unit; 0 for the zero label."""
         scaled = np.asarray(label, np.float64) / self.unit
         outside = np.linalg.norm(scaled - scaled @ self.basis.T @ self.basis, axis=-1)
         length = np.linalg.norm(scaled, axis=-1)
@@ -69,12 +69,12 @@ def label_span(labels: Float[np.ndarray, "conditions perturbations"]) -> Span:
 
 
 def label_rank(labels: Float[np.ndarray, "conditions perturbations"]) -> int:
-    """Number of directions that labels span."""
+    """Count the directions that labels span."""
     return label_span(labels).rank
 
 
 def determined_by_others(labels: Float[np.ndarray, "conditions perturbations"]) -> Bool[np.ndarray, " conditions"]:
-    """Whether the label of each condition lies in the span of the others': whether its leverage is below one."""
+    """Tell which conditions lie in the span of the others: a leverage below one (Belsley, Kuh & Welsch 1980)."""
     left, singular, _ = np.linalg.svd(_scaled(labels)[2], full_matrices=False)
     leverage = np.sum(left[:, : _rank(singular)] ** 2, axis=1)
     return 1.0 - leverage > _DETERMINED
@@ -83,7 +83,7 @@ def determined_by_others(labels: Float[np.ndarray, "conditions perturbations"]) 
 def least_squares(
     labels: Float[np.ndarray, "conditions perturbations"], y: Float[np.ndarray, "conditions features"]
 ) -> Float[np.ndarray, "perturbations features"]:
-    """Slopes of `y` on labels without intercept; nothing for directions of labels that were not measured.
+    """Find slopes of `y` on labels without intercept; nothing for directions of labels that were not measured.
 
     Where labels are collinear: the solution with the smallest slopes, each perturbation in units of its largest dose.
     """
@@ -93,7 +93,7 @@ def least_squares(
 
 def _scaled(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels in units of the largest doses, these units, and the former with rows of length one."""
-    unit = dose_units(labels)
+    unit = doses_of(labels).unit
     scaled = np.asarray(labels, np.float64) / unit
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
     return scaled, unit, scaled / np.where(length > 0, length, 1.0)

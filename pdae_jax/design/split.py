@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Array
 
 from pdae_jax.design.design import design_of
-from pdae_jax.design.span import label_rank
 from pdae_jax.labels import LabelLike
 from pdae_jax.randomness import check_key
 from pdae_jax.spelling import first_names
@@ -126,16 +125,16 @@ def random_conditions(
         ValueError: there are not so many.
     """
     check_key(key)
-    labels, first = data.labels, design_of(data).across_strata
-    eligible = (data.orders >= (2 if combinations_only else 1)) & (first == np.arange(data.num_conditions))
-    rank = design_of(data).span.rank
+    design = design_of(data)
+    first = design.across_strata
+    eligible = (design.orders >= (2 if combinations_only else 1)) & (first == np.arange(data.num_conditions))
     keep = np.ones(data.num_conditions, dtype=bool)
     for row in np.asarray(jax.random.permutation(key, data.num_conditions)):
         if (~keep & eligible).sum() == number:
             break
         if eligible[row]:
             keep[first == row] = False
-            keep[first == row] = label_rank(labels[keep]) < rank
+            keep[first == row] = design.span_without(~keep).rank < design.span.rank
     found = tuple(name for name, kept in zip(data.conditions, keep, strict=True) if not kept)
     left_out = int((~keep & eligible).sum())
     if not 0 < number == left_out:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from pdae_jax.compiled import as_written
 from pdae_jax.data.checks import check_same_columns, check_training_data
+from pdae_jax.design.design import Design
 from pdae_jax.evaluation.baselines import _draw
 from pdae_jax.evaluation.compositional_step import (
     Networks,
@@ -55,13 +56,14 @@ class Compositional:
     networks: Networks
     params: dict  # averaged over steps; those that were kept where there is a validation set
     view: View
+    design: Design
     train: PerturbationData  # in the user's units
     recipe: Recipe
     history: list[dict[str, Any]]
 
     def basal(self, x: Float[np.ndarray, "cells features"], label: LabelLike) -> Float[np.ndarray, "cells latent"]:
         """Basal states of cells of one condition, in the user's units."""
-        own = jnp.asarray(self.view.units.label(self.train.label(label)))
+        own = jnp.asarray(self.design.row(self.train.label(label)))
         return np.asarray(self.networks.basal(self.params, jnp.asarray(self.view.into(x)), own))
 
     def samples(
@@ -90,7 +92,7 @@ class Compositional:
         start = source or train.control
         rows = train.rows[train.index(start)]
         rows = rows[_draw(make_random(key), len(rows), num_samples)]
-        labels = [jnp.asarray(self.view.units.label(train.label(name))) for name in (start, label)]
+        labels = [jnp.asarray(self.design.row(train.label(name))) for name in (start, label)]
 
         def translate(seen: np.ndarray, _: np.ndarray | None) -> np.ndarray:
             moved = [
@@ -179,7 +181,7 @@ def fit_compositional(
     )
     frame = frame._replace(recipe=frame.recipe.override(patience=recipe.patience or 0), unravel=networks.unravel)
     if validation:
-        validator = make_validator(key_validate, networks.model, frame.view, train, validation)
+        validator = make_validator(key_validate, networks.model, frame.view, frame.design, train, validation)
         frame = frame._replace(validator=validator)
     names = ("num_sources", "cells_per_source", "num_targets", "cells_per_target")
     sample = make_sampler(train.num_conditions, **dict(zip(names, _sizes(frame.recipe), strict=True)))
@@ -188,11 +190,11 @@ def fit_compositional(
     # copies: a step donates its state
     start = TrainState(jnp.zeros((), jnp.int32), key_steps, params, jnp.copy(params), opponents)
     state = with_errors(parts.state._replace(train=start, kept=jnp.copy(params)), frame.validator)
-    history, data = History(), feed(train, frame.view, _sizes(frame.recipe), step_keys)
+    history, data = History(), feed(train, frame.view, frame.design, _sizes(frame.recipe), step_keys)
     with contextlib.closing(make_progress(progress, "fit_compositional")) as bar:
         state = run_steps(parts._replace(frame=frame, step=step, data=data), state, None, history, bar)
     params = frame.unravel(state.kept if validation else state.train.average)
-    return Compositional(networks, params, frame.view, train, frame.recipe, history.entries)
+    return Compositional(networks, params, frame.view, frame.design, train, frame.recipe, history.entries)
 
 
 COMPARATORS = {"compositional": False, "compositional_with_source_label": True}  # name -> `subtract_label`

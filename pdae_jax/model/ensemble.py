@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from pdae_jax.design.design import Design
 from pdae_jax.model.alignment import orthogonal_map, whitening
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.recipe import Recipe
@@ -44,6 +45,10 @@ class Ensemble:
     @property
     def train(self) -> PerturbationData:
         return self.replicas[0].train
+
+    @property
+    def design(self) -> Design:
+        return self.replicas[0].design
 
     @property
     def validation(self) -> PerturbationData | None:

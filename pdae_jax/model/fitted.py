@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from pdae_jax.compiled import as_written
+from pdae_jax.design.design import Design
 from pdae_jax.model.model import Model
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
@@ -26,6 +27,7 @@ class Fitted:
     model: Model
     params: dict  # averaged over steps; those that `fit` kept where there is a validation set
     view: View
+    design: Design  # of the training data, for this model
     train: PerturbationData  # in the user's units
     validation: PerturbationData | None
     validation_errors: dict[str, dict[str, float]]  # of a condition: "pdae", "start", "control"
@@ -68,10 +70,10 @@ class Fitted:
             size: size factors of cells that are counts, which come back as log-normalised whole numbers; None: as they
                 are.
         """
-        labels = [self.view.units.label(label) for label in (label_from, label_to)]
+        rows = [self.design.row(label) for label in (label_from, label_to)]
 
         def translate(seen: np.ndarray, size: np.ndarray | None) -> np.ndarray:
-            return np.asarray(_translate(self.model, self.params, key, seen, *labels, size))
+            return np.asarray(_translate(self.model, self.params, key, seen, *rows, size))
 
         return self.view.translated(translate, x, key, size)
 
@@ -82,8 +84,8 @@ class Fitted:
         label_to: Float[np.ndarray, "... perturbations"],
     ) -> Float[np.ndarray, "... latent"]:
         """The displacement of the latents from one label to another."""
-        labels = map(self.view.units.label, (label_from, label_to))
-        return np.asarray(_shift(self.model, self.params, *labels))
+        rows = map(self.design.row, (label_from, label_to))
+        return np.asarray(_shift(self.model, self.params, *rows))
 
     @property
     def shift_matrix(self) -> Float[np.ndarray, "perturbations latent"]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pdae_jax.compiled import as_written
-from pdae_jax.design.design import design_of
+from pdae_jax.design.design import Design, design_of
 from pdae_jax.labels import LabelLike
 from pdae_jax.model.ensemble import Ensemble, check_model
 from pdae_jax.model.fitted import Fitted
@@ -54,7 +54,7 @@ def check_guarantee(
             f"first: check_guarantee(fitted, {label!r})."
         )
     if isinstance(model, PerturbationData):
-        return identification_of(model, label)
+        return identification_of(design_of(model), model, label)
     check_model(model, "check_guarantee(fitted, label)")
     cells = resolve_source(model, model.train.label(label), source if from_condition is None else from_condition)
     return guarantee_of(model, label, cells)
@@ -63,13 +63,13 @@ def check_guarantee(
 def guarantee_of(model: Fitted | Ensemble, label: LabelLike, cells: Source) -> Verdict:
     """Judge the prediction of a label from the cells of a source."""
     train, members = model.train, model.members
-    start, identified = cells.condition, design_of(train).identified_part(train.label(label))
+    start, identified = cells.condition, model.design.identified_part(train.label(label))
     outside = float(np.mean([outside_share(member, identified, cells) for member in members]))
     tested, distance, control = _tested(members)
     sources = [source_disagreement(member, identified, start) for member in members]
     effect = float(np.mean([found.effect for found in sources]))
     return dataclasses.replace(
-        identification_of(train, label),
+        identification_of(model.design, train, label),
         latent_rank=min(_latent_rank(member) for member in members),
         latent_dim=members[0].model.latent_dim,
         outside=outside,
@@ -83,9 +83,9 @@ def guarantee_of(model: Fitted | Ensemble, label: LabelLike, cells: Source) -> V
     )
 
 
-def identification_of(train: PerturbationData, label: LabelLike) -> Verdict:
+def identification_of(design: Design, train: PerturbationData, label: LabelLike) -> Verdict:
     """Judge identification and doses alone, which labels decide."""
-    design, vector = design_of(train), train.label(label)
+    vector = train.label(label)
     found = design.identification(vector)
     return Verdict(
         condition=label if isinstance(label, str) else train.name(vector),
@@ -110,8 +110,8 @@ def _tested(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float, float]:
 
 @once_for_each
 def _latent_rank(fitted: Fitted) -> int:
-    labels = fitted.train.labels
-    shifts = fitted.shift(np.zeros(labels.shape[1], np.float32), labels)
+    labels = fitted.design.labels
+    shifts = fitted.shift(labels[fitted.design.control], labels)
     singular = np.linalg.svd(shifts, compute_uv=False)
     return int(np.sum(singular > RANK_TOLERANCE * max(float(singular[0]), 1e-12)))
 

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int
 
 from pdae_jax.compiled import as_written
 from pdae_jax.data.moments import moments
-from pdae_jax.design.design import design_of
 from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble, check_model
 from pdae_jax.model.fitted import Fitted
@@ -225,7 +224,7 @@ def _batches(
     fitted: Fitted, vector: np.ndarray, key: Array, num_samples: int, source: Source
 ) -> Iterator[tuple[Float[np.ndarray, "batch features"], Int[np.ndarray, " batch"]]]:
     """Translate cells of a source: these, and their rows in it."""
-    target, rows = design_of(fitted.train).identified_part(vector), source.rows
+    target, rows = fitted.design.identified_part(vector), source.rows
     key_rows, key_noise = jax.random.split(key)
     rng = make_random(key_rows)
     queue = rng.permutation(rows)

@@ -116,9 +116,9 @@ def effective_rank(pilot: Pilot) -> int:
     data = pilot.train
     most = min(data.num_conditions - 1, data.num_perturbations, data.num_features)
     rows = balanced_rows(np.random.default_rng(0), data, int(np.clip(8192 // data.num_conditions, 8, 500)))
-    label = pilot.labels[data.condition_index[rows]]
+    label = pilot.design.rows[data.condition_index[rows]]
     start = linear_start(pilot.cells(rows), label, pilot.linear, most)
-    moved = effective_label(pilot.labels.astype(np.float64), start.saturation) @ start.shift_matrix
+    moved = effective_label(pilot.design.rows.astype(np.float64), start.saturation) @ start.shift_matrix
     singular = np.linalg.svd(moved, compute_uv=False)
     return max(1, int(np.sum(singular > RELEVANT_SHIFT * singular[0])))
 

@@ -9,6 +9,7 @@ the theory leaves nothing else free (arXiv 2504.18522).
 """
 
 import contextlib
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -139,8 +140,8 @@ def ensemble_of(key: Array, replicas: Sequence[Fitted], path: pathlib.Path | Non
     else:
         # nothing was left out: how well the training conditions themselves are met from the control
         first, train = replicas[0], replicas[0].train
-        perturbed = train.select([c for c, a in zip(train.conditions, train.labels, strict=True) if np.any(a)])
-        validator = make_validator(key, first.model, first.view, train, perturbed)
+        perturbed = train.select(list(itertools.compress(train.conditions, first.design.perturbed)))
+        validator = make_validator(key, first.model, first.view, first.design, train, perturbed)
         control = np.sum(validator.control)
         shares = [max(float(np.sum(validator.errors(replica.params))) / control, 0.0) for replica in replicas]
     return Ensemble(tuple(replicas), find_bad(np.array(shares), pairwise_alignment(tuple(replicas))), path)

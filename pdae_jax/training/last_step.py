@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array
 
 from pdae_jax.design.design import design_of
-from pdae_jax.design.span import label_span
 from pdae_jax.design.split import hold_out
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import make_random
@@ -43,7 +42,7 @@ def folds_to_leave_out(train: PerturbationData, key: Array) -> list[list[str]]:
     for start in range(0, min(len(determined), _ENOUGH), size):
         chosen = np.flatnonzero(np.isin(first, shuffled[start : start + size]))
         # those that only others among them determine go back
-        inside = label_span(np.delete(train.labels, chosen, axis=0)).contains(train.labels[chosen])
+        inside = design.span_without(chosen).contains(design.scaled[chosen])
         left_out = chosen[~np.isin(first[chosen], first[chosen[~inside]])]
         if len(left_out):
             folds.append([train.conditions[row] for row in left_out])

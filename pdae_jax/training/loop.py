@@ -211,6 +211,7 @@ def fitted_of(
         model=frame.model,
         params=frame.unravel(params),
         view=frame.view,
+        design=frame.design,
         train=train,
         validation=validation,
         validation_errors=errors,

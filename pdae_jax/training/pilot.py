@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pdae_jax.data.moments import condition_means
-from pdae_jax.design.design import design_of
+from pdae_jax.design.design import Design, design_of
 from pdae_jax.model.linear import LinearModel, fit_linear
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
@@ -21,15 +21,11 @@ class Pilot:
 
     view: View
     train: PerturbationData  # as `make_view` gives them
+    design: Design  # whose rows are the model's labels
 
     def cells(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n features"]:
         """Return the training cells in the model's units."""
         return self.view.units.forward(self.train.x[rows]).astype(np.float32)
-
-    @functools.cached_property
-    def labels(self) -> Float[np.ndarray, "conditions perturbations"]:
-        """Labels of the conditions in the model's units."""
-        return self.view.units.label(self.train.labels)
 
     @functools.cached_property
     def linear(self) -> LinearModel:
@@ -43,9 +39,9 @@ class Pilot:
 
     def _linear(self, additive: bool) -> LinearModel:
         means = self.view.units.forward(condition_means(self.train))
-        return fit_linear(means, design_of(self.train), self.train.counts, additive=additive)
+        return fit_linear(means, self.design, self.train.counts, additive=additive)
 
 
 def make_pilot(recipe: Recipe, train: PerturbationData, components: Components | None = None) -> Pilot:
     """Look at training data through the view of a recipe, `make_view`."""
-    return Pilot(*make_view(recipe, train, components))
+    return Pilot(*make_view(recipe, train, components), design_of(train))

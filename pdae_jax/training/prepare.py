@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.design.design import Design
 from pdae_jax.model.model import Model, Start, linear_start
 from pdae_jax.randomness import make_random
 from pdae_jax.recipe import LossWeights, Recipe, Resolved
 from pdae_jax.training.compiler import RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import build_model, has_few_cells, resolve_recipe
 from pdae_jax.training.devices import Devices
-from pdae_jax.training.pilot import make_pilot
+from pdae_jax.training.pilot import Pilot, make_pilot
 from pdae_jax.training.step import (
     Settings,
     TrainState,
@@ -34,7 +35,7 @@ from pdae_jax.types import Params, PerturbationData
 from pdae_jax.view.components import Components
 from pdae_jax.view.sampler import DeviceData, balanced_rows, make_sampler
 from pdae_jax.view.stream import Streamed, feed
-from pdae_jax.view.view import View, make_view
+from pdae_jax.view.view import View
 
 
 class Errors(NamedTuple):
@@ -61,6 +62,7 @@ class Frame(NamedTuple):
 
     recipe: Resolved
     view: View
+    design: Design
     model: Model
     unravel: Callable[[Array], Params]  # of a vector of parameters
     validator: Validator | None
@@ -109,13 +111,13 @@ def prepare(
     if like is not None and isinstance(like.data, DeviceData) and _same_units(like.frame.recipe, recipe):
         data = like.data
     else:
-        data = feed(pilot.train, pilot.view, sizes_of(recipe))
+        data = feed(pilot.train, pilot.view, pilot.design, sizes_of(recipe))
     random = make_random(key)
     rows = balanced_rows(random, train, int(np.clip(_START_CELLS // train.num_conditions, 8, 256)))
     cells = pilot.cells(rows)
     additive = linear_start(
         cells,
-        pilot.labels[train.condition_index[rows]],
+        pilot.design.rows[train.condition_index[rows]],
         pilot.linear if recipe.observed_effects else pilot.additive,
         model.latent_dim,
         noise_dim=model.noise_dim,
@@ -131,7 +133,7 @@ def prepare(
         if chunk and isinstance(data, DeviceData) and devices is None:
             make_train_steps(step, min(chunk, recipe.num_steps)).lower(start.out_info[0].train, data).compile()
         state, key_validate = compiling.result()(key, additive, settings)
-    frame = _frame(recipe, model, pilot.view, key, key_validate, train, validation, source, devices)
+    frame = _frame(recipe, model, pilot, key, key_validate, train, validation, source, devices)
     return Parts(
         frame=frame,
         num_steps=steps_to_take(recipe),
@@ -157,10 +159,10 @@ def outline(
 ) -> tuple[Frame, LoopState]:
     """Of a run with a resolved recipe, what its checkpoint is read with: the state has shapes only."""
     recipe = Resolved(**dataclasses.asdict(recipe))
-    view, _ = make_view(recipe, train, components)
-    model = build_model(recipe, train, view)
+    pilot = make_pilot(recipe, train, components)
+    model = build_model(recipe, train, pilot.view)
     key_validate = jax.random.split(key, 3)[2]
-    frame = _frame(recipe, model, view, key, key_validate, train, validation, source)
+    frame = _frame(recipe, model, pilot, key, key_validate, train, validation, source)
     start = functools.partial(_start, model=model)
     state, _ = jax.eval_shape(start, key, start_shapes(model), settings_of(recipe, kernel_of(recipe, None).parameters))
     return frame, jax.eval_shape(lambda state: with_errors(state, frame.validator), state)
@@ -169,7 +171,7 @@ def outline(
 def _frame(
     recipe: Resolved,
     model: Model,
-    view: View,
+    pilot: Pilot,
     key: Array,
     key_validate: Array,
     train: PerturbationData,
@@ -178,10 +180,12 @@ def _frame(
     devices: Devices | None = None,
 ) -> Frame:
     seed = int(make_random(jax.random.fold_in(key, _SEED)).integers(2**31 - 1))
-    frame = Frame(recipe, view, model, jax.jit(make_unravel(model)), None, seed)
+    frame = Frame(recipe, pilot.view, pilot.design, model, jax.jit(make_unravel(model)), None, seed)
     if validation is None:
         return frame
-    validator = make_validator(key_validate, model, view, train, validation, source, devices=devices)
+    validator = make_validator(
+        key_validate, model, pilot.view, pilot.design, train, validation, source, devices=devices
+    )
     return frame._replace(validator=validator)
 
 

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 from scipy.spatial.distance import pdist, squareform
 
+from pdae_jax.design.design import Design
 from pdae_jax.model.model import Model
 from pdae_jax.randomness import make_random
 from pdae_jax.spelling import first_names
@@ -78,6 +79,7 @@ def make_validator(
     key: Array,
     model: Model,
     view: View,
+    design: Design,
     train: PerturbationData,
     validation: PerturbationData,
     source: Mapping[str, str] | None = None,
@@ -103,8 +105,8 @@ def make_validator(
         x_source=jnp.asarray(np.stack([train.x[each] for each in chosen])),
         # a cell that stands twice in a sample would count as a pair of distinct ones
         weight_source=jnp.asarray(np.arange(MAX_CELLS) < counts[:, None], dtype=jnp.float32),
-        label_source=jnp.asarray(view.units.label(train.labels[[train.index(name) for name in sources]])),
-        label=jnp.asarray(view.units.label(validation.labels)),
+        label_source=jnp.asarray(design.rows[[train.index(name) for name in sources]]),
+        label=jnp.asarray(design.row(validation.labels)),
         x=jnp.asarray(np.stack([np.pad(c, ((0, size - len(c)), (0, 0))) for c in cells])),
         # padded rows weigh nothing: one compiled shape for all conditions
         weight=jnp.asarray(np.stack([np.arange(size) < len(c) for c in cells]), dtype=jnp.float32),

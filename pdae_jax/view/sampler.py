@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
+from pdae_jax.design.design import Design
 from pdae_jax.types import PerturbationData
 from pdae_jax.view.view import View
 
@@ -45,13 +46,18 @@ class Batch(NamedTuple):
 
 
 def to_device(
-    data: PerturbationData, view: View | None = None, *, order: Int[np.ndarray, " cells"] | None = None
+    data: PerturbationData,
+    view: View | None = None,
+    design: Design | None = None,
+    *,
+    order: Int[np.ndarray, " cells"] | None = None,
 ) -> DeviceData:
     """Put data on the device for the sampler.
 
     Args:
         data: cells as `make_view` gives them.
-        view: whose units are the model's; None: cells and labels stay as they are.
+        view: whose units are the model's; None: cells stay as they are.
+        design: whose rows are the model's labels; None: labels stay as they are.
         order: rows of the data, sorted by condition, whose cells stay where they are; None: all cells are put on the
             device, in random order within conditions.
     """
@@ -67,7 +73,7 @@ def to_device(
         x=x,
         start=put((np.cumsum(counts) - counts).astype(np.int32)),
         count=put(counts.astype(np.int32)),
-        labels=put(data.labels if units is None else units.label(data.labels)),
+        labels=put(data.labels if design is None else design.row(data.labels)),
         size=put(size),
         view=None if size is None else put(view),
     )

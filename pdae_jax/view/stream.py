@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from pdae_jax.cells import StoredCells
+from pdae_jax.design.design import Design
 from pdae_jax.types import PerturbationData
 from pdae_jax.view.sampler import DeviceData, Drawn, make_draw, sampling_order, to_device
 from pdae_jax.view.view import View
@@ -44,6 +45,7 @@ class Piece(NamedTuple):
 def feed(
     data: PerturbationData,
     view: View,
+    design: Design,
     sizes: tuple[int, int, int, int],
     keys: Callable[[Array, Array], Array] | None = None,
 ) -> DeviceData | Streamed:
@@ -52,13 +54,14 @@ def feed(
     Args:
         data: training data as `make_view` gives them.
         view: whose units are the model's.
+        design: whose rows are its labels.
         sizes: sources, cells of each, targets and cells of each in a step.
         keys: of the draws of a step, as the step makes them of the key of the run; None: `step_keys`.
     """
     if not isinstance(data.x, StoredCells):
-        return to_device(data, view)
+        return to_device(data, view, design)
     order = sampling_order(data)
-    index = to_device(data, view, order=order)
+    index = to_device(data, view, design, order=order)
     return Streamed(data, view, order, index, _draw(data.num_conditions, sizes), keys or step_keys)
 
 

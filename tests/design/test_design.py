@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from pdae_jax.design.design import Design, design_of
+from pdae_jax.design.design import design_of, make_design
 from tests.design.test_span import data_of
 
 LABELS = np.array(
     [[0, 0, 0], [100, 0, 0], [0, 2, 0], [50, 2, 0], [0, 0, 1], [100, 0, 1], [50, 2, 1]], np.float32
 )  # a drug in nM, another in uM, a cell type
-DESIGN = Design(LABELS, ("A", "B", "nk"), strata=("nk",))
+DESIGN = make_design(LABELS, ("A", "B", "nk"), strata=("nk",))
 
 
 def test_which_conditions_are_what():
@@ -25,17 +25,17 @@ def test_which_conditions_are_what():
 
 
 def test_a_row_does_not_depend_on_the_unit_of_a_dose():
-    np.testing.assert_array_equal(DESIGN.units, [100, 2, 1])
+    np.testing.assert_array_equal(DESIGN.doses.unit, [100, 2, 1])
     np.testing.assert_array_equal(DESIGN.rows[3], [0.5, 1, 0])
     assert DESIGN.rows.dtype == np.float32 and DESIGN.num_columns == 3
     factors = np.array([1e-3, 1e6, 1.0])
-    other = Design((LABELS * factors).astype(np.float32), DESIGN.perturbations, DESIGN.strata)
+    other = make_design((LABELS * factors).astype(np.float32), DESIGN.perturbations, DESIGN.strata)
     np.testing.assert_array_equal(other.rows, DESIGN.rows)
     np.testing.assert_array_equal(other.row(np.array([25, 3, 1]) * factors), [0.25, 1.5, 1])
 
 
 def test_what_conditions_determine_does_not_depend_on_the_unit_either():
-    known = Design(LABELS[[0, 1, 3]], DESIGN.perturbations)
+    known = make_design(LABELS[[0, 1, 3]], DESIGN.perturbations)
     assert known.span.rank == 2 and known.span_of_singles.rank == 1
     np.testing.assert_array_equal(known.determined_by_others, [True, False, False])
     pair = known.identification(np.array([0.0, 2.0, 0.0]))
@@ -56,9 +56,9 @@ def test_doses_that_were_not_measured():
 
 
 def test_a_design_without_a_control_says_so():
-    assert Design(LABELS[1:], DESIGN.perturbations).perturbed.all()
+    assert make_design(LABELS[1:], DESIGN.perturbations).perturbed.all()
     with pytest.raises(ValueError, match="control"):
-        _ = Design(LABELS[1:], DESIGN.perturbations).control
+        _ = make_design(LABELS[1:], DESIGN.perturbations).control
 
 
 def test_it_is_made_once_for_each_data_set():

@@ -162,7 +162,7 @@ def test_the_same_cells_are_moved_as_by_baselines(fits, source):
         return x + jnp.sum(label_to - 10.0 * label_from) / model.view.units.scale
 
     networks = model.networks._replace(model=model.networks.model._replace(translate=translate))
-    moving = type(model)(networks, model.params, model.view, model.train, model.recipe, [])
+    moving = type(model)(networks, model.params, model.view, model.design, model.train, model.recipe, [])
     number, label = BATCH + 100, {"p1": 0.5, "p2": 2.0}
     samples = moving.samples(KEY, model.train, label, number, source=source)
     unmoved = BASELINES["additive"](KEY, model.train, source or "control", number, source=source)

@@ -9,6 +9,7 @@ from scipy.stats import ortho_group
 
 import pdae_jax
 from pdae_jax.data.simulate import simulate
+from pdae_jax.design.design import design_of
 from pdae_jax.evaluation.identification import (
     MAP_CLASSES,
     compare_latents,
@@ -263,6 +264,7 @@ def untrained(model, params, standardizer, train):
         model=model,
         params=params,
         view=View(standardizer),
+        design=design_of(train),
         train=train,
         validation=None,
         validation_errors={},

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pdae_jax.design.design import Design
+from pdae_jax.design.design import make_design
 from pdae_jax.design.effects import effective_label
 from pdae_jax.model import linear
 from pdae_jax.model.linear import DEFAULT_RIDGE, fit_linear
@@ -23,7 +23,7 @@ def some_labels(num=8, pairs=12, seed=0):
 
 
 def design_of(labels):
-    return Design(labels, tuple(map(str, range(labels.shape[1]))))
+    return make_design(labels, [f"p{i}" for i in range(labels.shape[1])])
 
 
 def means_of(labels, saturation=0.0, noise=0.0, features=20, common=0.0, rank=None, seed=1):

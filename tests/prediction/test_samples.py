@@ -13,7 +13,7 @@ import pdae_jax
 from pdae_jax import predict as predict_function
 from pdae_jax.cli.check import unmeasured_doubles
 from pdae_jax.data.simulate import simulate
-from pdae_jax.design.design import Design, design_of
+from pdae_jax.design.design import design_of, make_design
 from pdae_jax.labels import parse_label
 from pdae_jax.prediction.verdict import Verdict
 from pdae_jax.reporting import report
@@ -191,7 +191,7 @@ def test_a_dose_that_was_never_measured_is_not_trusted(fitted, label, status, le
 
 
 def test_doses_of_a_series_are_compared_one_by_one():
-    design = Design(np.array([[0, 0], [0.1, 0], [1, 0], [0, -2], [0.1, -2]], np.float32), ("A", "B"))
+    design = make_design(np.array([[0, 0], [0.1, 0], [1, 0], [0, -2], [0.1, -2]], np.float32), ("A", "B"))
     found = [
         design.dose_status(np.array(label, np.float32))
         for label in ([0.1 * (1 + 1e-7), 0], [1, -2], [0.5, -2], [0, -1])
