@@ -23,7 +23,8 @@ QUICKLY_COMPILED = (
     "--xla_cpu_parallel_codegen_split_count=1",
 )
 if not os.environ.get("PDAE_TEST_OPTIMIZED"):
-    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *QUICKLY_COMPILED]).strip()
+    given = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag not in QUICKLY_COMPILED]
+    os.environ["XLA_FLAGS"] = " ".join([*given, *QUICKLY_COMPILED])
 
 # What one worker has compiled the other reads, and so do the processes that tests start.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -33,11 +34,17 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+# Most of what tracing makes stays: to look for garbage among it after every 700 objects takes 7 % of the time.
+gc.set_threshold(20_000, 10, 10)
+
 import jax  # noqa: E402  (reads the environment)
 
 MOST_MAPS = 20_000
 # files that take longest begin first, so that no worker has one of them left when the other is done
-LONGEST = ("launchers", "population", "tune", "pair_sum", "stored", "components", "scripts", "devices", "compositional")
+LONGEST = (
+    *("launchers", "fit", "tune", "components", "population", "pair_sum", "compositional", "stored", "scripts"),
+    *("devices", "table", "ensemble", "samples"),
+)
 
 # The same examples every time, and no deadline: the first example of a jitted function compiles it.
 hypothesis.settings.register_profile("pdae_jax", derandomize=True, deadline=None, max_examples=30, database=None)
