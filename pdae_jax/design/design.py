@@ -186,7 +186,7 @@ class Design:
 
 @once_for_each  # thousands of labels may be asked of one data set
 def design_of(data: PerturbationData) -> Design:
-    """The design of a data set."""
+    """Return the design of a data set."""
     return make_design(data.labels, data.perturbations, data.strata)
 
 

@@ -62,7 +62,7 @@ class Compositional:
     history: list[dict[str, Any]]
 
     def basal(self, x: Float[np.ndarray, "cells features"], label: LabelLike) -> Float[np.ndarray, "cells latent"]:
-        """Basal states of cells of one condition, in the user's units."""
+        """Return the basal states of cells of one condition, in the user's units."""
         own = jnp.asarray(self.design.row(self.train.label(label)))
         return np.asarray(self.networks.basal(self.params, jnp.asarray(self.view.into(x)), own))
 

@@ -83,7 +83,7 @@ class Fitted:
         label_from: Float[np.ndarray, "... perturbations"],
         label_to: Float[np.ndarray, "... perturbations"],
     ) -> Float[np.ndarray, "... latent"]:
-        """The displacement of the latents from one label to another."""
+        """Return the displacement of the latents from one label to another."""
         rows = map(self.design.row, (label_from, label_to))
         return np.asarray(_shift(self.model, self.params, *rows))
 

@@ -25,7 +25,7 @@ class Standardizer(NamedTuple):
 
 
 def make_standardizer(data: PerturbationData, kind: str) -> Standardizer:
-    """Means and scales over all cells: per ``feature``, one ``global`` scale, or ``none``."""
+    """Find means and scales over all cells: per ``feature``, one ``global`` scale, or ``none``."""
     if kind == "none":
         return Standardizer(np.zeros(data.num_features, np.float32), np.ones(data.num_features, np.float32))
     found = moments(data)
