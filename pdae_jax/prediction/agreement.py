@@ -65,11 +65,11 @@ def replica_disagreement(
 def _disagreement(models: Sequence[Fitted], label: np.ndarray, sources: Sequence[str]) -> Disagreement:
     """Compare the laws that each model predicts from its source."""
     train = models[0].train
-    cells, weight = _some_cells(train, train.control)
-    laws, weights = [cells], [weight]
+    rows, weight = _some_rows(train, train.control)
+    laws, weights = [train.x[rows]], [weight]
     for number, (model, source) in enumerate(zip(models, sources, strict=True), 1):
-        cells, weight = _some_cells(train, source)
-        laws.append(_law(model, cells, train.labels[train.index(source)], label, number))
+        rows, weight = _some_rows(train, source)
+        laws.append(_law(model, rows, label, number))
         weights.append(weight)
     origin = np.array([train.control, *sources])
     # laws of one source are of the same cells: two samples of them would overlap by chance
@@ -82,12 +82,15 @@ def _disagreement(models: Sequence[Fitted], label: np.ndarray, sources: Sequence
     return Disagreement(max(float(np.mean(between)), 0.0) / effect if known else float("nan"), max(effect, 0.0))
 
 
-def _some_cells(train: PerturbationData, condition: str) -> tuple[np.ndarray, np.ndarray]:
-    """Choose a fixed number of rows, so that one compiled shape serves all; weight 1 marks distinct cells."""
+def _some_rows(train: PerturbationData, condition: str) -> tuple[np.ndarray, np.ndarray]:
+    """Choose a fixed number of rows of cells, so that one compiled shape serves all; weight 1 marks distinct cells."""
     row = train.index(condition)
     chosen = np.random.default_rng(row).permutation(train.rows[row])[:_CELLS]
-    return train.x[np.resize(chosen, _CELLS)], (np.arange(_CELLS) < len(chosen)).astype(np.float32)
+    return np.resize(chosen, _CELLS), (np.arange(_CELLS) < len(chosen)).astype(np.float32)
 
 
-def _law(fitted: Fitted, cells: np.ndarray, label_from: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
-    return fitted.translate(jax.random.key(seed), cells, label_from[None], label[None])
+def _law(fitted: Fitted, rows: np.ndarray, label: np.ndarray, seed: int) -> np.ndarray:
+    """Translate training cells of one condition as predictions do."""
+    train = fitted.train
+    label_from = train.labels[train.condition_index[rows[:1]]]
+    return fitted.translate(jax.random.key(seed), train.x[rows], label_from, label[None], train.sizes(rows))
