@@ -158,7 +158,7 @@ def test_the_same_cells_are_moved_as_by_baselines(fits, source):
     """With a translation that only adds the difference of the labels: exact, also beyond one block and one round."""
     model = fits["prior"]
 
-    def translate(params, key, x, label_from, label_to):
+    def translate(params, key, x, label_from, label_to, size=None):
         return x + jnp.sum(label_to - 10.0 * label_from) / model.view.units.scale
 
     networks = model.networks._replace(model=model.networks.model._replace(translate=translate))

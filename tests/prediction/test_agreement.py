@@ -30,7 +30,7 @@ def gaussian_cells(seed, perturbed=CELLS):
 def moving(fitted, train, shift):
     """A model that moves every cell by a fixed shift, whatever the label."""
     shift = np.asarray(shift, np.float32)
-    model = fitted.model._replace(translate=lambda params, key, x, label_from, label_to: x + shift)
+    model = fitted.model._replace(translate=lambda params, key, x, label_from, label_to, size: x + shift)
     return dataclasses.replace(fitted, model=model, train=train)
 
 
