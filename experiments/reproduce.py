@@ -29,10 +29,8 @@ from pdae_jax.runs import folder
 from pdae_jax.runs.files import read_json
 from pdae_jax.runs.store import load_data
 from pdae_jax.training.ensemble import train_ensemble
-from pdae_jax.training.fit import fit_request
-from pdae_jax.training.requests import Request
-from pdae_jax.training.restore import Record, read_record
-from pdae_jax.training.together import train_requests
+from pdae_jax.training.load import Record, read_record
+from pdae_jax.training.train import train_request
 
 REST = "the folder of one run"
 _CLOSE = 0.05  # of the control's energy distance, on another machine
@@ -93,15 +91,7 @@ def train(record: Record, workdir: pathlib.Path) -> Fitted | Ensemble:
     request = record.request(workdir)
     if "num_replicas" in record.identity:
         return train_ensemble(request, record.identity["num_replicas"], progress=True)
-    return _bootstrapped(request) if request.bootstrap else fit_request(request, progress=True)
-
-
-def _bootstrapped(request: Request) -> Fitted:
-    """Train a member of a population."""
-    (outcome,) = train_requests([request], progress=True, name="fit")
-    if outcome.fitted is None:
-        raise FloatingPointError(outcome.error)
-    return outcome.fitted
+    return train_request(request, progress=True)
 
 
 def load(path: pathlib.Path, record: Record) -> Fitted | Ensemble:

@@ -15,8 +15,8 @@ from pdae_jax.recipe import Recipe
 from pdae_jax.reporting.overview import describe
 from pdae_jax.training.ensemble import fit_ensemble
 from pdae_jax.training.fit import fit
+from pdae_jax.training.load import load_ensemble, load_run
 from pdae_jax.training.population import Population, fit_population
-from pdae_jax.training.restore import load_ensemble, load_run
 from pdae_jax.two_sample.aggregated import aggregated_test
 from pdae_jax.two_sample.permutation import benjamini_hochberg, two_sample_test, two_sample_tests
 from pdae_jax.types import PerturbationData

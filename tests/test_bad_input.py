@@ -140,8 +140,7 @@ def test_fit_without_control_or_with_seen_validation():
 def test_a_folder_with_something_else_is_left_alone(tmp_path, monkeypatch):
     (tmp_path / "000").mkdir()
     (tmp_path / "000" / "thesis.txt").write_text("all of it")
-    for module in ("fit", "ensemble", "together"):  # the first that computes
-        monkeypatch.setattr(f"pdae_jax.training.{module}.with_components", lambda *_: pytest.fail("refused too late"))
+    monkeypatch.setattr("pdae_jax.training.train.make_plan", lambda *_: pytest.fail("refused too late"))
     options = {"key": KEY, "workdir": tmp_path / "000"}
     for fit in (
         lambda: pdae_jax.fit(arrays(), **options),

@@ -117,8 +117,7 @@ AT_THE_DOORS = {
 @pytest.mark.parametrize("door", AT_THE_DOORS)
 def test_arguments_are_checked_by_their_name(door, monkeypatch):
     call, values = AT_THE_DOORS[door]
-    for module in ("fit", "ensemble", "together"):
-        monkeypatch.setattr(f"pdae_jax.training.{module}.with_components", lambda *_: pytest.fail("refused too late"))
+    monkeypatch.setattr("pdae_jax.training.train.make_plan", lambda *_: pytest.fail("refused too late"))
     for value in values:
         with pytest.raises((TypeError, ValueError), match=rf"^{door.split()[0]}="):
             call(value)

@@ -13,6 +13,7 @@ from pdae_jax.model.model import linear_start
 from pdae_jax.recipe import Recipe
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.pilot import make_pilot
+from pdae_jax.training.plan import Request, make_plan
 from pdae_jax.training.prepare import prepare
 from pdae_jax.training.step import make_train_steps
 from pdae_jax.types import PerturbationData
@@ -56,7 +57,8 @@ class Contender(NamedTuple):
 
 
 def make_ours(task: Task, recipe: Recipe) -> Contender:
-    parts = prepare(jax.random.key(task.seed), task.train, None, recipe, chunk=CHUNK)
+    plan = make_plan(Request(task.train, jax.random.key(task.seed), recipe.override(log_every=CHUNK), streams=1))
+    parts = prepare(plan, ahead=True)
     steps, data = make_train_steps(parts.step, CHUNK), parts.data
     assert isinstance(data, DeviceData)
     state = parts.state.train
@@ -69,8 +71,8 @@ def make_ours(task: Task, recipe: Recipe) -> Contender:
         return CHUNK
 
     def translate(x, label):
-        view, key = parts.frame.view, jax.random.key(0)
-        label = parts.frame.design.row(label)
+        view, key = parts.plan.view, jax.random.key(0)
+        label = parts.plan.design.row(label)
         moved = move(parts.frame.unravel(state.average), key, view.into(x), jnp.zeros_like(label), label)
         return view.back(x, np.asarray(moved), key)
 

@@ -7,7 +7,7 @@ from pdae_jax import build
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.runs.track import stage
-from pdae_jax.training.restore import load_model
+from pdae_jax.training.load import load_model
 
 
 def read_data(config: Any) -> build.Experiment:

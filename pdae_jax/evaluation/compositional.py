@@ -7,7 +7,6 @@ adversary that guesses the condition from it is to fail, or the basal states of 
 `N(0, I)`. Everything else is that of `fit`: networks, linear start, batches, optimiser, averaged parameters.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -33,12 +32,15 @@ from pdae_jax.labels import LabelLike
 from pdae_jax.prediction.samples import BATCH
 from pdae_jax.randomness import make_random
 from pdae_jax.recipe import Recipe
-from pdae_jax.runs.track import History, Progress, make_progress
+from pdae_jax.runs.track import History, Progress
 from pdae_jax.settings import Whole
-from pdae_jax.training.loop import run_steps
+from pdae_jax.training.member import Member
 from pdae_jax.training.optimizer import make_optimizer
-from pdae_jax.training.prepare import prepare, with_errors
+from pdae_jax.training.plan import Request, make_plan
+from pdae_jax.training.prepare import prepare
+from pdae_jax.training.state import start_errors, with_errors, with_start
 from pdae_jax.training.step import TrainState
+from pdae_jax.training.train import train_members
 from pdae_jax.training.validate import make_validator
 from pdae_jax.types import PerturbationData
 from pdae_jax.view.sampler import make_sampler
@@ -166,11 +168,12 @@ def fit_compositional(
     if recipe.patience and validation is None:
         raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
     key_start, key_decoder, key_adversary, key_steps, key_validate = jax.random.split(key, 5)
-    parts = prepare(key_start, train, None, recipe)
-    frame = parts.frame
-    networks, params, adversary = make_networks(key_decoder, key_adversary, parts, train, subtract_label)
+    # streams: all keys are split here
+    program = prepare(make_plan(Request(train, key_start, recipe, streams=1)))
+    frame, plan, view, design = program.frame, program.plan, program.plan.view, program.plan.design
+    networks, params, adversary = make_networks(key_decoder, key_adversary, program, train, subtract_label)
     optimizer = make_optimizer(
-        parts.num_steps,
+        program.num_steps,
         learning_rate=LEARNING_RATE if recipe.learning_rate is None else recipe.learning_rate,
         warmup_steps=recipe.warmup_steps,
         clip_norm=recipe.clip_norm,
@@ -179,22 +182,26 @@ def fit_compositional(
         adversary=adversary_weight if disentangle == "adversarial" else 0.0,
         prior=prior_weight if disentangle == "prior" else 0.0,
     )
-    frame = frame._replace(recipe=frame.recipe.override(patience=recipe.patience or 0), unravel=networks.unravel)
+    plan = plan._replace(recipe=plan.recipe.override(patience=recipe.patience or 0))
+    frame = frame._replace(plan=plan, unravel=networks.unravel)
     if validation:
-        validator = make_validator(key_validate, networks.model, frame.view, frame.design, train, validation)
+        validator = make_validator(key_validate, networks.model, view, design, train, validation)
         frame = frame._replace(validator=validator)
     names = ("num_sources", "cells_per_source", "num_targets", "cells_per_target")
-    sample = make_sampler(train.num_conditions, **dict(zip(names, _sizes(frame.recipe), strict=True)))
+    sample = make_sampler(train.num_conditions, **dict(zip(names, _sizes(plan.recipe), strict=True)))
     step = make_compositional_step(networks, optimizer, sample, weights, recipe.average_decay, train.num_conditions)
     opponents = Opponents(optimizer.init(params), adversary, optimizer.init(adversary))
     # copies: a step donates its state
     start = TrainState(jnp.zeros((), jnp.int32), key_steps, params, jnp.copy(params), opponents)
-    state = with_errors(parts.state._replace(train=start, kept=jnp.copy(params)), frame.validator)
-    history, data = History(), feed(train, frame.view, frame.design, _sizes(frame.recipe), step_keys)
-    with contextlib.closing(make_progress(progress, "fit_compositional")) as bar:
-        state = run_steps(parts._replace(frame=frame, step=step, data=data), state, None, history, bar)
-    params = frame.unravel(state.kept if validation else state.train.average)
-    return Compositional(networks, params, frame.view, frame.design, train, frame.recipe, history.entries)
+    state = with_errors(program.state._replace(train=start, kept=jnp.copy(params)), frame.validator)
+    state = with_start(state, start_errors(state, frame))
+    data = feed(train, view, design, _sizes(plan.recipe), step_keys)
+    member = Member(program._replace(frame=frame, step=step, data=data), state, History())
+    train_members([member], progress=progress, name="fit_compositional")
+    if member.error:
+        raise FloatingPointError(member.error)
+    params = frame.unravel(member.state.kept if validation else member.state.train.average)
+    return Compositional(networks, params, view, design, train, plan.recipe, member.history.entries)
 
 
 COMPARATORS = {"compositional": False, "compositional_with_source_label": True}  # name -> `subtract_label`

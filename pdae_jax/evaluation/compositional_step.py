@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from pdae_jax.model.model import Model
 from pdae_jax.model.networks import make_mlp, with_skip
-from pdae_jax.training.prepare import Parts
+from pdae_jax.training.prepare import Program
 from pdae_jax.training.step import Metrics, TrainState, averaged
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import dissimilarity_matrix
@@ -167,22 +167,22 @@ def make_compositional_step(
 
 
 def make_networks(
-    key_decoder: Array, key_adversary: Array, parts: Parts, train: PerturbationData, subtract_label: bool
+    key_decoder: Array, key_adversary: Array, program: Program, train: PerturbationData, subtract_label: bool
 ) -> tuple[Networks, Float[Array, " parameters"], Float[Array, " weights"]]:
     """Make the encoder and embedding of the pdae model with their start; its decoder with a second output; the
     adversary.
 
     The last two are vectors: the parameters of the autoencoder and of the adversary at the start.
     """
-    frame, start = parts.frame, parts.frame.unravel(parts.state.train.params)
-    recipe, pdae = frame.recipe, frame.model
+    frame, start = program.frame, program.frame.unravel(program.state.train.params)
+    recipe, pdae = program.plan.recipe, frame.model
     nets = {"activation": recipe.activation, "linear_skip": True}
     d, k = pdae.num_features, pdae.latent_dim
     init_decoder, decode_both = make_mlp(k, 2 * d, hidden=tuple(reversed(recipe.hidden)), **nets)
     init_adversary, classify = make_mlp(
         k, train.num_conditions, hidden=recipe.hidden, activation=recipe.activation, linear_skip=False
     )
-    floor = frame.view.floor_of_model
+    floor = program.plan.view.floor_of_model
 
     def effect(params, label):
         return pdae.shift(params, jnp.zeros_like(label), label)

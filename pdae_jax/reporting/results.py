@@ -28,7 +28,7 @@ from pdae_jax.runs import folder
 from pdae_jax.runs.files import digest, read_arrays, write_text, written, written_path
 from pdae_jax.runs.store import fingerprint, load_data, save_data
 from pdae_jax.runs.track import stage
-from pdae_jax.training.restore import load_model
+from pdae_jax.training.load import load_model
 from pdae_jax.types import PerturbationData, Table
 
 EVALUATION_FILE = "evaluation.csv"

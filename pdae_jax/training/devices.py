@@ -4,7 +4,6 @@ The devices of a fit may be those of several processes, each of which calls `fit
 (`jax.distributed`). What differs between processes, such as a folder that only the first can see, is that of the first.
 """
 
-import functools
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -79,6 +78,10 @@ class Devices(NamedTuple):
             found,
         )
 
+    def number_of_first(self, number: int) -> int:
+        """A number of the first process, in all of them."""
+        return int(self.of_first(np.array(number)))
+
     def any_of(self, flag: bool) -> bool:
         """Tell whether it is set in any process."""
         return bool(np.any(multihost_utils.process_allgather(np.array(flag)))) if self.of_others else flag
@@ -93,7 +96,6 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(values.shape, sharding, lambda part: values[part])
 
 
-@functools.lru_cache(maxsize=8)
 def make_devices(number: int) -> Devices:
     """Choose devices to share a fit: the first of this process, or all of all processes.
 
@@ -110,7 +112,6 @@ def make_devices(number: int) -> Devices:
     return Devices(Mesh(np.array(chosen), (AXIS,)))
 
 
-@functools.lru_cache(maxsize=1)
 def own_devices() -> Devices:
     """Return all devices of this process."""
     return Devices(Mesh(np.array(jax.local_devices()), (AXIS,)))

@@ -21,17 +21,15 @@ from jaxtyping import Array
 from pdae_jax.compiled import as_written
 from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.model.fitted import Fitted
-from pdae_jax.randomness import STREAMS, check_key
+from pdae_jax.randomness import check_key
 from pdae_jax.recipe import Recipe
-from pdae_jax.runs.folder import REPLICAS_FOLDER, RunFolder, begin
-from pdae_jax.runs.track import Progress, stage
+from pdae_jax.runs.folder import REPLICAS_FOLDER, RunFolder
+from pdae_jax.runs.track import Progress
 from pdae_jax.settings import Flag, Whole
-from pdae_jax.training.fit import with_stop
+from pdae_jax.training.plan import Plan, Request, identity_of
 from pdae_jax.training.population import share_of_control
-from pdae_jax.training.recovery import identity_of, streams_of_folder
-from pdae_jax.training.reduction import save_components, with_components
-from pdae_jax.training.requests import Request, check_request
-from pdae_jax.training.together import train_requests
+from pdae_jax.training.reduction import save_components
+from pdae_jax.training.train import plan_request, train_requests
 from pdae_jax.training.validate import make_validator
 from pdae_jax.types import PerturbationData
 
@@ -90,37 +88,46 @@ def fit_ensemble(
 
 def train_ensemble(request: Request, num_replicas: int, progress: bool | Progress | None) -> Ensemble:
     """Replicas of the fit that is asked for, as one model."""
-    source = check_request(request.train, request.validation, request.source, request.recipe)
-    path = None if request.workdir is None else pathlib.Path(request.workdir)
-    if path is not None:
-        begin(path)
-    streams = request.streams or streams_of_folder(path) or STREAMS
-    with stage(progress, "Preparing: what the cells look like"):
-        recipe, components = with_components(request.recipe, request.train, path)
-    request = request._replace(source=source, recipe=recipe, components=components, streams=streams)
-    recipe = with_stop(request, path, progress, components)  # once for all replicas
-    request = request._replace(recipe=recipe)
-    identity = identity_of(request, recipe) | {"num_replicas": num_replicas, "bootstrap": request.bootstrap}
-    data = request.train, request.validation
+    plan = plan_request(request, progress)  # once for all replicas: its last step, and what its cells look like
+    request = plan.request._replace(recipe=plan.recipe, components=plan.view.components)
     with contextlib.ExitStack() as stack:
+        path = None if request.workdir is None else pathlib.Path(request.workdir)
         if path is not None:
-            run = stack.enter_context(contextlib.closing(RunFolder(path, identity, dict(request.config), *data)))
-            save_components(run.path, components)
-        requests = [
-            request._replace(
-                key=replica_key(request.key, r),
-                workdir=None if path is None else replica_folder(path, r),
-                config={},
-            )
-            for r in range(num_replicas)
-        ]
-        outcomes = train_requests(requests, progress=progress, name="ensemble")
+            identity = identity_of(request, _recipe_of(plan)) | {
+                "num_replicas": num_replicas,
+                "bootstrap": request.bootstrap,
+            }
+            parts = identity, dict(request.config), request.train, request.validation
+            run = stack.enter_context(contextlib.closing(RunFolder(path, *parts)))
+            save_components(run.path, plan.view.components)
+        outcomes = train_requests(
+            [
+                request._replace(
+                    key=replica_key(request.key, r),
+                    workdir=None if path is None else replica_folder(path, r),
+                    config={},
+                )
+                for r in range(num_replicas)
+            ],
+            progress=progress,
+            name="ensemble",
+        )
     replicas = []
     for r, outcome in enumerate(outcomes):
         if outcome.fitted is None:
             raise FloatingPointError(f"Replica {r}: {outcome.error}")
         replicas.append(outcome.fitted)
     return ensemble_of(request.root, replicas, path)
+
+
+def _recipe_of(plan: Plan) -> Recipe:
+    """The recipe in the folder of an ensemble: as it was asked for, or found where folds chose the last step."""
+    asked, found = plan.request.recipe, plan.recipe
+    if found.stop_step != asked.stop_step:
+        return found
+    if plan.view.components is None:
+        return asked
+    return asked.override(nonnegative=found.nonnegative, standardize=found.standardize)
 
 
 def replica_key(key: Array, r: int) -> Array:

@@ -1,6 +1,6 @@
 """Many fits at once: settings, seeds and left-out conditions as members of a population.
 
-Rates, weights and the other values of the compiled step (`values.VALUES`) share a program; `together` trains them.
+Rates, weights and the other values of the compiled step (`step.VALUES`) share a program; `train` trains them.
 
 Every member ends as its own `fit` does, to rounding: same key, same start, same batches.
 """
@@ -20,9 +20,9 @@ from pdae_jax.randomness import check_key
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs.track import Progress
 from pdae_jax.settings import Flag, Whole
-from pdae_jax.training.recovery import streams_of_folder
-from pdae_jax.training.requests import Outcome, Request
-from pdae_jax.training.together import train_requests
+from pdae_jax.training.plan import Outcome, Request
+from pdae_jax.training.resume import streams_of_folder
+from pdae_jax.training.train import train_requests
 from pdae_jax.types import PerturbationData, Table
 
 LEAVE_OUT = "leave_out"  # in a setting: names of training conditions that validate its members

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,14 +14,15 @@ from jaxtyping import Array, Float, Int
 
 from pdae_jax.model.model import Model, Start
 from pdae_jax.model.networks import unraveller
-from pdae_jax.recipe import LossWeights, Resolved
+from pdae_jax.recipe import LossWeights, Recipe, Resolved
 from pdae_jax.training.compiler import RUNS_OFTEN, compiler_options
 from pdae_jax.training.devices import Devices
 from pdae_jax.training.objective import LossTerms, pdae_loss
 from pdae_jax.training.optimizer import make_optimizer
+from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import Kernel
 from pdae_jax.types import AnyArray
-from pdae_jax.view.sampler import DeviceData
+from pdae_jax.view.sampler import DeviceData, make_sampler
 
 
 class Settings(NamedTuple):
@@ -45,6 +46,35 @@ def settings_of(recipe: Resolved, kernel: Float[AnyArray, " parameters"]) -> Set
     names = [name for name in Settings._fields if name not in ("weights", "kernel")]
     numbers = {name: jnp.asarray(getattr(recipe, name), float) for name in names}
     return Settings(**numbers, weights=weights, kernel=jnp.asarray(kernel, float))
+
+
+#: Fields of a recipe that are values of the compiled step, and some value for each.
+VALUES: Mapping[str, Any] = {
+    "num_steps": 1000,
+    "learning_rate": 1e-3,
+    "warmup_steps": 100,
+    "clip_norm": 1.0,
+    "average_decay": 0.999,
+    **dict.fromkeys(LossWeights._fields, 1.0),  # but for 0, of a term that is not computed
+}
+
+
+def neutral_of(recipe: Recipe) -> Recipe:
+    """Return the same for all recipes that differ in values of the program; what is open stays open."""
+    changes = {
+        name: None if getattr(recipe, name) is None else 0.0 if getattr(recipe, name) == 0 else value
+        for name, value in VALUES.items()
+    }
+    changes |= {"patience": None, "stop_step": None}
+    beta, bandwidths = 1.0 if recipe.beta == 1 else 0.5, (1.0,) * len(recipe.bandwidths)
+    fields = {field.name: getattr(recipe, field.name) for field in dataclasses.fields(Recipe)}
+    return Recipe(**{**fields, **changes, "beta": beta, "bandwidths": bandwidths})
+
+
+def with_values(resolved: Resolved, recipe: Recipe) -> Resolved:
+    """Give a neutral recipe that was resolved the values of one of those it stands for."""
+    values = {name: getattr(recipe, name) for name in (*VALUES, "patience") if getattr(recipe, name) is not None}
+    return resolved.override(**values, stop_step=recipe.stop_step, beta=recipe.beta, bandwidths=recipe.bandwidths)
 
 
 class TrainState(NamedTuple):
@@ -163,3 +193,49 @@ def make_train_steps(step: Callable, num_steps: int) -> Callable[[TrainState, De
         return state, jax.tree.map(lambda value: jnp.mean(value, axis=0), metrics)
 
     return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options(RUNS_OFTEN))
+
+
+def sizes_of(recipe: Recipe) -> tuple[int, int, int, int]:
+    """Sources, cells of each, targets and cells of each in a step."""
+    return recipe.num_sources, recipe.cells_per_source, recipe.num_targets, recipe.cells_per_target
+
+
+def kernel_of(recipe: Resolved, median: float) -> kernels.Kernel:
+    """The kernel of the loss; bandwidths are multiples of the median distance of cells."""
+    if recipe.kernel == "energy":
+        return kernels.energy(recipe.beta)
+    return _KERNELS[recipe.kernel](np.asarray([factor * median for factor in recipe.bandwidths]))
+
+
+_KERNELS = {"gaussian": kernels.gaussian, "laplace": kernels.laplace, "imq": kernels.inverse_multiquadric}
+
+
+def step_for(recipe: Resolved, model: Model, num_conditions: int, devices: Devices | None = None) -> Callable:
+    """The training step of a recipe, the same for all whose numbers are `Settings`."""
+    terms = tuple(name for name in LossWeights._fields if getattr(recipe, name))
+    kernel = (recipe.kernel, recipe.beta == 1.0, len(recipe.bandwidths))
+    return _make_step(model, num_conditions, sizes_of(recipe), kernel, terms, recipe.form, devices)
+
+
+@functools.lru_cache(maxsize=64)  # fits that differ in nothing that is compiled share the program
+def _make_step(
+    model: Model,
+    num_conditions: int,
+    sizes: tuple[int, int, int, int],
+    kernel: tuple[str, bool, int],
+    terms: tuple[str, ...],
+    form: str,
+    devices: Devices | None,
+) -> Callable:
+    num_sources, cells_per_source, num_targets, cells_per_target = sizes
+    sample = make_sampler(
+        num_conditions,
+        num_sources=num_sources,
+        cells_per_source=cells_per_source,
+        num_targets=num_targets,
+        cells_per_target=cells_per_target,
+    )
+    name, is_root, number = kernel
+    # parameters are those of the state; the exponent 1 is computed without a power
+    profile = kernels.energy(1.0 if is_root else 0.5) if name == "energy" else _KERNELS[name](np.ones(number))
+    return make_train_step(model, sample, kernel=profile, terms=terms, form=form, devices=devices)

@@ -14,7 +14,7 @@ from pdae_jax.design.design import design_of
 from pdae_jax.design.protocols import held_out
 from pdae_jax.design.split import random_conditions
 from pdae_jax.runs.store import fingerprint, load_data, save_data
-from pdae_jax.training.last_step import folds_to_leave_out
+from pdae_jax.training.folds import folds_to_leave_out
 
 KEY = jax.random.key(0)
 DRUGS, DONORS = ("A", "B", "C", "D"), ("D1", "D2", "D3")

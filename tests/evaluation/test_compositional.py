@@ -64,9 +64,9 @@ def fits(data):
         }
 
 
-def with_random_start(key, train, validation, recipe):
+def with_random_start(plan):
     """As `prepare`, with linear maps and shifts drawn anew."""
-    parts = prepare(key, train, validation, recipe)
+    parts, key = prepare(plan), plan.request.key
     params = parts.frame.unravel(parts.state.train.params)
 
     def drawn(leaf):

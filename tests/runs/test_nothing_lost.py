@@ -19,7 +19,7 @@ from pdae_jax.runs import folder
 from pdae_jax.runs.files import append_line, read_arrays, write_arrays, write_text
 from pdae_jax.runs.folder import RunFolder
 from pdae_jax.runs.track import read_metrics
-from pdae_jax.training.recovery import STOPPED, told_to_stop
+from pdae_jax.training.resume import STOPPED, told_to_stop
 
 KEY = jax.random.key(0)
 SMALL = {

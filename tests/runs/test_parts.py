@@ -14,7 +14,7 @@ from pdae_jax.reporting import results
 from pdae_jax.runs import folder
 from pdae_jax.runs.files import append_line, write_arrays, write_text
 from pdae_jax.runs.folder import RunFolder
-from pdae_jax.training.restore import load_model, read_record
+from pdae_jax.training.load import load_model, read_record
 
 KEY = jax.random.key(0)
 OPTIONS = {"latent_dim": 2, "hidden": (4,), "components": 3, "stop_step": 0, "progress": False}

@@ -14,14 +14,13 @@ from jax.flatten_util import ravel_pytree
 import pdae_jax
 from pdae_jax.evaluation.baselines import linear_model
 from pdae_jax.losses import energy_distance
-from pdae_jax.randomness import key_of_fit
 from pdae_jax.runs import folder
 from pdae_jax.runs.track import read_metrics
-from pdae_jax.training import fit, last_step
+from pdae_jax.training import folds
 from pdae_jax.training.compiler import RUNS_OFTEN, RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import ON_SURFACE, WITH_NOISE, resolve_recipe
+from pdae_jax.training.plan import Request, make_plan
 from pdae_jax.training.prepare import prepare
-from pdae_jax.training.requests import Request
 from pdae_jax.training.step import make_train_steps
 from pdae_jax.training.validate import Validator, null_variance
 from pdae_jax.view.sampler import DeviceData
@@ -54,6 +53,11 @@ def split():
 
 def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def prepared(train, recipe, validation=None, source=None, streams=1, ahead=False):
+    request = Request(train, KEY, recipe, validation, source, streams=streams)
+    return prepare(make_plan(request), ahead=ahead)
 
 
 @pytest.fixture(scope="module")
@@ -96,8 +100,8 @@ def test_a_run_folder_loads_as_what_was_fitted(finished):
 
 
 def test_a_run_folder_is_read_without_the_work_of_a_fit(finished, monkeypatch):
-    for name in ("make_pilot", "linear_start", "feed", "step_for"):
-        monkeypatch.setattr(f"pdae_jax.training.prepare.{name}", lambda *_, **__: pytest.fail("nothing is fitted here"))
+    for name in ("plan.resolve_recipe", "prepare.linear_start", "prepare.feed", "prepare.step_for"):
+        monkeypatch.setattr(f"pdae_jax.training.{name}", lambda *_, **__: pytest.fail("nothing is fitted here"))
     loaded = pdae_jax.load_run(finished.workdir)
     assert same(loaded.params, finished.params) and loaded.validation_errors == finished.validation_errors
 
@@ -216,16 +220,19 @@ def test_noise_of_the_mean_counts_what_conditions_share(source):
     """Against worlds where every condition is the control's law, shifted, and the same source cells are moved."""
     random, counts = np.random.default_rng(0), {"ctrl": 60, "p0": 50, "p1": 70, "p2": 60, "p0+p1": 40}
     conditions = list(counts)[1:]
-    # 400 worlds of cells less their shifts, and as many samples of exact predictions' laws
-    worlds, own = (
-        {name: random.normal(size=(400, n, 2)).astype(np.float32) for name, n in counts.items()} for _ in range(2)
-    )
-    distances = jax.jit(jax.vmap(energy_distance))
-    errors = [distances(worlds[source.get(name, "ctrl")], own[name]) for name in conditions]
-    simulated = np.std(np.mean(errors, axis=0))
-    x = np.concatenate([worlds[name][0] for name in counts])
-    data = pdae_jax.from_arrays(x, conditions=np.repeat(list(counts), list(counts.values())), control="ctrl")
-    parts = prepare(KEY, data, data.select(conditions), pdae_jax.Recipe(latent_dim=1, hidden=(4,)), source)
+
+    def world():
+        x = random.normal(size=(sum(counts.values()), 2))  # less their shifts
+        return pdae_jax.from_arrays(x, conditions=np.repeat(list(counts), list(counts.values())), control="ctrl")
+
+    def mean_error(data):
+        moved = [data.cells(source.get(name, "ctrl")) for name in conditions]
+        own = [random.normal(size=(counts[name], 2)) for name in conditions]
+        return np.mean([energy_distance(x, y) for x, y in zip(moved, own, strict=True)])
+
+    simulated = np.std([mean_error(world()) for _ in range(400)])
+    data = world()
+    parts = prepared(data, pdae_jax.Recipe(latent_dim=1, hidden=(4,)), data.select(conditions), source)
     assert parts.frame.validator is not None
     np.testing.assert_allclose(parts.frame.validator.noise, simulated, rtol=0.15)
 
@@ -323,9 +330,9 @@ def with_all_pairs(**world):
 
 @pytest.mark.slow
 def test_without_validation_left_out_combinations_choose_the_last_step(many_pairs, tmp_path):
-    folds = last_step.folds_of(Request(many_pairs, KEY, pdae_jax.Recipe()))
+    found = folds.folds_of(Request(many_pairs, KEY, pdae_jax.Recipe()))
     pairs = [name for name in many_pairs.conditions if "+" in name]
-    assert [len(fold) for fold in folds] == [2] * 5 and sorted(name for fold in folds for name in fold) == sorted(pairs)
+    assert [len(fold) for fold in found] == [2] * 5 and sorted(name for fold in found for name in fold) == sorted(pairs)
     fitted = pdae_jax.fit(many_pairs, key=KEY, workdir=tmp_path / "run", **SMALL)
     assert fitted.recipe.stop_step in (0, 20, 40, 60) and fitted.validation_errors == {}
     again = pdae_jax.fit(many_pairs, key=KEY, workdir=tmp_path / "run", **SMALL)
@@ -337,7 +344,7 @@ def test_without_validation_left_out_combinations_choose_the_last_step(many_pair
 def test_a_fit_that_chose_its_last_step_resumes_to_the_same_bits(tmp_path, monkeypatch):
     """The choice is made once, and read from the folder by the run that goes on."""
     data, options = with_all_pairs(), {**SMALL, "learning_rate": 1e-2, "latent_dim": 2}
-    monkeypatch.setattr(last_step, "_ENOUGH", 4)  # two folds do
+    monkeypatch.setattr(folds, "_ENOUGH", 4)  # two folds do
     whole = pdae_jax.fit(data, key=KEY, **options)
     # a world where training helps, or nothing would be interrupted
     assert isinstance(whole.recipe.stop_step, int) and whole.recipe.stop_step > 20
@@ -361,26 +368,26 @@ def test_a_fit_that_chose_its_last_step_resumes_to_the_same_bits(tmp_path, monke
     first, second = interrupted_in("choice/1/checkpoints"), interrupted_in("checkpoints")
     assert first[-1] == ("choice/1/checkpoints", 20) and second[0] == ("choice/1/checkpoints", 40)
     assert not (tmp_path / "run" / "choice").exists()
-    monkeypatch.setattr(fit, "folds_of", lambda *_: pytest.fail("the last step was chosen again"))
+    monkeypatch.setattr(folds, "folds_of", lambda *_: pytest.fail("the last step was chosen again"))
     resumed = pdae_jax.fit(data, key=KEY, workdir=tmp_path / "run", **options)
     assert resumed.recipe == whole.recipe and same(resumed.params, whole.params)
 
 
 def test_the_last_step_is_the_best_over_all_folds():
     one, two = {0: 1.0, 20: 0.5, 40: 0.9}, {0: 0.4, 20: 0.8, 40: 0.2}
-    assert last_step.best_step([one]) == 20 and last_step.best_step([two]) == 40
-    assert last_step.best_step([one, two]) == 40  # 1.4, 1.3, 1.1
-    assert last_step.best_step([one, {0: 0.4, 20: 0.8}]) == 20  # 1.4, 1.3, and 1.7 of one that ended
-    assert last_step.best_step([{0: 0.1, 20: 0.1}] * 2) == 0  # no better than the start
+    assert folds.best_step([one]) == 20 and folds.best_step([two]) == 40
+    assert folds.best_step([one, two]) == 40  # 1.4, 1.3, 1.1
+    assert folds.best_step([one, {0: 0.4, 20: 0.8}]) == 20  # 1.4, 1.3, and 1.7 of one that ended
+    assert folds.best_step([{0: 0.1, 20: 0.1}] * 2) == 0  # no better than the start
 
 
 def test_only_combinations_that_the_rest_determines_are_left_out(split, many_pairs):
-    assert last_step.folds_to_leave_out(split[0], KEY) == []  # too few
+    assert folds.folds_to_leave_out(split[0], KEY) == []  # too few
     # without the singles, six pairs of four perturbations determine each other, and not when many are gone
     names = [c for c in many_pairs.conditions if "+" in c and "p4" not in c]
     few = many_pairs.select(["control", *names])
     for seed in range(5):
-        for left_out in last_step.folds_to_leave_out(few, jax.random.key(seed)):
+        for left_out in folds.folds_to_leave_out(few, jax.random.key(seed)):
             kept = few.select([c for c in few.conditions if c not in left_out])
             assert all(pdae_jax.check_guarantee(kept, name).identified for name in left_out)
 
@@ -460,7 +467,7 @@ def test_linear_gaussian_world_is_recovered():
 
 def test_steps_compile_once(split):
     train, _, _ = split
-    parts = prepare(KEY, train, None, pdae_jax.Recipe().override(**SMALL))
+    parts = prepared(train, pdae_jax.Recipe().override(**SMALL))
     traces = []
 
     def counted(state, data: DeviceData):
@@ -479,7 +486,7 @@ def test_fits_that_differ_in_rates_share_one_compiled_step_and_train_at_their_ow
     train, _, _ = split
     recipe = pdae_jax.Recipe().override(**{**SMALL, "reconstruction": 0.5})
     first, second = (
-        prepare(KEY, train, None, recipe.override(**changes))
+        prepared(train, recipe.override(**changes))
         for changes in ({}, {"learning_rate": 1e-5, "average_decay": 0.5, "reconstruction": 0.25})
     )
     assert first.step is second.step
@@ -494,7 +501,7 @@ def test_fits_that_differ_in_rates_share_one_compiled_step_and_train_at_their_ow
 
 def test_state_is_the_vector_of_the_parameters(split):
     train, _, _ = split
-    parts = prepare(key_of_fit(KEY), train, None, pdae_jax.Recipe().override(**SMALL))
+    parts = prepared(train, pdae_jax.Recipe().override(**SMALL), streams=2)
     params = parts.frame.unravel(parts.state.train.params)
     np.testing.assert_array_equal(ravel_pytree(params)[0], parts.state.train.params)
     start = pdae_jax.fit(train, key=KEY, **{**SMALL, "stop_step": 0})
@@ -505,7 +512,7 @@ def test_state_is_the_vector_of_the_parameters(split):
 def test_steps_compiled_beside_the_start_are_those_that_run(split, caplog):
     train, _, _ = split
     recipe = pdae_jax.Recipe().override(**SMALL)
-    plain = prepare(KEY, train, None, recipe)
+    plain = prepared(train, recipe)
 
     def compiled(parts) -> bool:
         caplog.clear()
@@ -514,7 +521,7 @@ def test_steps_compiled_beside_the_start_are_those_that_run(split, caplog):
         assert int(state.step) == 7
         return "Finished XLA compilation of jit(steps)" in caplog.text
 
-    parts = prepare(KEY, train, None, recipe.override(form="pooled"), chunk=7)
+    parts = prepared(train, recipe.override(form="pooled", log_every=7, eval_every=7, checkpoint_every=7), ahead=True)
     np.testing.assert_array_equal(plain.state.train.params, parts.state.train.params)
     assert not compiled(parts)
     assert compiled(plain)  # so the log would have told

@@ -11,11 +11,13 @@ import pytest
 
 import pdae_jax
 from pdae_jax.randomness import key_of_fit, key_record, recorded_key
-from pdae_jax.training import last_step, pool, prepare, starts
+from pdae_jax.training import folds, prepare
 from pdae_jax.training.ensemble import replica_key
-from pdae_jax.training.fit import fit_request
-from pdae_jax.training.recovery import streams_of_folder
-from pdae_jax.training.requests import Request
+from pdae_jax.training.member import Member
+from pdae_jax.training.places import places_for
+from pdae_jax.training.plan import Request
+from pdae_jax.training.resume import streams_of_folder
+from pdae_jax.training.train import train_request
 from pdae_jax.view.stream import step_keys
 
 KEY = jax.random.key(3)
@@ -38,8 +40,8 @@ def keys_of_fit(key, streams, monkeypatch):
         (found["cells", step],) = step_keys(steps, jnp.asarray(step))
         found["loss", step] = jax.random.fold_in(steps, 2 * step + 1)
     found |= {("validate", i): k for i, k in enumerate(jax.random.split(found["validate"], 3))}
-    found |= {"seed": jax.random.fold_in(root, prepare._SEED), "choice": jax.random.fold_in(root, last_step._CHOICE)}
-    found |= {"bootstrap": jax.random.fold_in(root, starts._BOOTSTRAP), "root": root}
+    found |= {"seed": jax.random.fold_in(root, prepare._SEED), "choice": jax.random.fold_in(root, folds._CHOICE)}
+    found |= {"bootstrap": jax.random.fold_in(root, prepare._BOOTSTRAP), "root": root}
     return {("steps", "of the fit"): steps, **found}
 
 
@@ -84,10 +86,11 @@ def test_the_kind_of_a_key_is_recorded(kind):
 def test_keys_whose_draws_side_by_side_are_not_their_own_train_one_at_a_time(kind):
     keys = jax.random.split(jax.random.key(0, impl=kind), 3)
     together, alone = jax.vmap(jax.random.normal)(keys), [jax.random.normal(key) for key in keys]
-    members = [object.__new__(pool.Member) for _ in keys]  # what the rest of a member is does not matter
+    members = [object.__new__(Member) for _ in keys]  # what the rest of a member is does not matter
     for member, key in zip(members, keys, strict=True):
         member.state = SimpleNamespace(train=SimpleNamespace(key=key))
-    assert pool.places_for(members, 3) == (3 if np.array_equal(together, alone) else 1)
+        member.program = SimpleNamespace(devices=None)
+    assert places_for(members, 3) == (3 if np.array_equal(together, alone) else 1)
 
 
 SMALL = {"latent_dim": 1, "hidden": (4,), "num_steps": 20, "log_every": 5, "eval_every": 5, "checkpoint_every": 10}
@@ -111,9 +114,9 @@ class Stops:
 @pytest.mark.slow
 def test_a_run_that_an_earlier_version_began_ends_as_it_would_have(data, tmp_path):
     request = Request(data, KEY, pdae_jax.Recipe(**SMALL), streams=1)
-    whole = fit_request(request)
+    whole = train_request(request)
     with pytest.raises(KeyboardInterrupt):
-        fit_request(request._replace(workdir=tmp_path / "run"), progress=Stops())
+        train_request(request._replace(workdir=tmp_path / "run"), progress=Stops())
     assert streams_of_folder(tmp_path / "run") == 1
     resumed = pdae_jax.fit(data, key=KEY, workdir=tmp_path / "run", **SMALL)
     loaded, new = pdae_jax.load_run(tmp_path / "run"), pdae_jax.fit(data, key=KEY, workdir=tmp_path / "new", **SMALL)

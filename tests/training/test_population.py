@@ -9,8 +9,9 @@ from jax.flatten_util import ravel_pytree
 import pdae_jax
 from experiments import reproduce
 from pdae_jax.runs.track import SilentProgress
-from pdae_jax.training import last_step, pool, population, together
-from pdae_jax.training.requests import Request
+from pdae_jax.training import folds, places, population
+from pdae_jax.training import train as train_module
+from pdae_jax.training.plan import Request
 
 pytestmark = pytest.mark.slow  # they train
 
@@ -122,7 +123,7 @@ def test_left_out_conditions_are_an_axis(data):
 
 
 def test_the_last_step_is_chosen_for_each_member(data, monkeypatch):
-    monkeypatch.setattr(last_step, "_ENOUGH", 2)  # two folds do
+    monkeypatch.setattr(folds, "_ENOUGH", 2)  # two folds do
     settings = [{"learning_rate": 1e-3}, {"learning_rate": 0.01}]
     found = pdae_jax.fit_population(data, settings, key=KEY, at_once=2, **SMALL)
     for setting, member in zip(settings, found.members, strict=True):
@@ -180,11 +181,9 @@ def test_half_of_the_places_do_for_half_of_the_members(split, monkeypatch):
     train, validation = split
     settings = [{"num_steps": steps} for steps in (5, 10, 20)]
     seen = []
-    monkeypatch.setattr(pool._Pool, "_saves_time", lambda self, share: True)
-    step_of_chunk = pool._Pool.advance
-    monkeypatch.setattr(
-        pool._Pool, "advance", lambda self, told: (seen.append(self._places), step_of_chunk(self, told))
-    )
+    monkeypatch.setattr(places.Places, "_saves_time", lambda self, share: True)
+    step_of_chunk = places.Places.advance
+    monkeypatch.setattr(places.Places, "advance", lambda self: (seen.append(self._places), step_of_chunk(self))[1])
     found = pdae_jax.fit_population(train, settings, key=KEY, validation=validation, at_once=3, **SMALL)
     assert seen == [3, 3, 1, 1]
     for setting, member in zip(settings, found.members, strict=True):
@@ -193,10 +192,10 @@ def test_half_of_the_places_do_for_half_of_the_members(split, monkeypatch):
 
 def test_members_that_wait_are_not_prepared(split, monkeypatch):
     train, validation = split
-    monkeypatch.setattr(together, "MOST_OPEN", 2)
+    monkeypatch.setattr(train_module, "MOST_OPEN", 2)
     settings = [{"learning_rate": rate} for rate in (1e-3, 3e-3, 1e-2)]
     bars = []
-    monkeypatch.setattr(together, "make_progress", lambda show, name: bars.append(name) or SilentProgress())
+    monkeypatch.setattr(train_module, "make_progress", lambda show, name: bars.append(name) or SilentProgress())
     found = pdae_jax.fit_population(train, settings, key=KEY, validation=validation, **SMALL)
     assert bars == ["population 1/2", "population 2/2"]
     assert found.table["learning_rate"].tolist() == [1e-3, 3e-3, 1e-2]
@@ -205,20 +204,20 @@ def test_members_that_wait_are_not_prepared(split, monkeypatch):
 
 def test_a_program_that_breaks_down_does_not_end_the_others(split, monkeypatch):
     train, validation = split
-    real = pool.run_pool
+    real = places.train_in_places
 
     def full(members, *rest):
-        if members[0].parts.frame.recipe.latent_dim == 1:
+        if members[0].program.plan.recipe.latent_dim == 1:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
         real(members, *rest)
 
-    monkeypatch.setattr(together, "run_pool", full)
+    monkeypatch.setattr(train_module, "train_in_places", full)
     recipes = [pdae_jax.Recipe(**{**SMALL, "latent_dim": latent_dim}) for latent_dim in (1, 2)]
     asked = [Request(train, KEY, recipe, validation) for recipe in recipes]
-    small, good = together.train_requests(asked, tolerant=True)
+    small, good = train_module.train_requests(asked, tolerant=True)
     assert small.error == "RuntimeError: RESOURCE_EXHAUSTED: Out of memory" and good.fitted is not None
     with pytest.raises(RuntimeError, match="Out of memory"):
-        together.train_requests(asked)
+        train_module.train_requests(asked)
 
 
 def test_settings_are_cross_validated():

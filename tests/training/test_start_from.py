@@ -10,8 +10,9 @@ from absl import app
 import pdae_jax
 from experiments import reproduce
 from pdae_jax.runs import folder
+from pdae_jax.training.load import read_record, read_state
+from pdae_jax.training.plan import planned
 from pdae_jax.training.prepare import outline
-from pdae_jax.training.restore import read_record, read_state
 from tests.training.test_fit import KEY, SMALL, same, split  # noqa: F401  (a fixture)
 
 
@@ -44,7 +45,7 @@ def runs(split, tmp_path_factory):  # noqa: F811
 def last_state(fitted):
     """All that the last checkpoint holds, but for the key."""
     record = read_record(fitted.workdir)
-    _, shapes = outline(record.key, record.train, record.validation, record.recipe, record.source)
+    _, shapes = outline(planned(record.request(record.path), record.recipe, None))
     state, _ = read_state(record.path, shapes)
     return state._replace(train=state.train._replace(key=None))
 

@@ -21,8 +21,8 @@ from pdae_jax.cli.sweeps.points import (
     train_point,
 )
 from pdae_jax.runs.files import write_text
-from pdae_jax.training.requests import Request
-from pdae_jax.training.together import train_requests
+from pdae_jax.training.plan import Request
+from pdae_jax.training.train import train_requests
 
 # (point) -> command line of a process that trains it and keeps its result
 Alone = Callable[[Point], list[str]]

@@ -14,7 +14,7 @@ import numpy as np
 
 from pdae_jax.cli.sweeps.points import Point, Result, check_names
 from pdae_jax.recipe import LossWeights
-from pdae_jax.training.values import VALUES
+from pdae_jax.training.step import VALUES
 
 STUDY_FILE = "optuna.journal"
 OBJECTIVES = ("error", "seconds")

@@ -32,7 +32,7 @@ from pdae_jax.compiled import cache_compilations
 from pdae_jax.runs.files import read_json, write_text
 from pdae_jax.runs.folder import CONFIG_FILE, METRICS_FILE
 from pdae_jax.runs.track import read_metrics
-from pdae_jax.training.start_from import has_checkpoint
+from pdae_jax.training.resume import has_checkpoint
 
 Ended = Callable[[Point, Result], None]
 FOLDER = "ray"

@@ -1,6 +1,11 @@
-"""Members of a population in the places of one compiled program: taken, freed, taken by the next."""
+"""Places in a compiled program, which members take: one alone, or many side by side; when one ends the next takes it.
 
-import dataclasses
+On an accelerator fits that share a program run side by side in it. When a member ends, by its last step, its patience
+or an error, the next takes its place, and when no more wait and half of the places are empty, the program goes on with
+those that are taken, where that saves more time than compiling costs. So a fit that stops early costs nothing
+afterwards. A member alone has the step as it is, without an axis of members.
+"""
+
 import functools
 import time
 from collections import deque
@@ -12,12 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from pdae_jax.randomness import is_exact_side_by_side
-from pdae_jax.runs.folder import RunFolder
-from pdae_jax.runs.track import History
-from pdae_jax.training import loop
 from pdae_jax.training.devices import own_devices
-from pdae_jax.training.prepare import LoopState, Parts, step_of
-from pdae_jax.training.recovery import Stop
+from pdae_jax.training.member import Member
+from pdae_jax.training.resume import Stop
+from pdae_jax.training.state import step_of
 from pdae_jax.training.step import TrainState, make_train_steps
 from pdae_jax.view.sampler import DeviceData
 from pdae_jax.view.stream import Streamed, pieces
@@ -25,91 +28,52 @@ from pdae_jax.view.stream import Streamed, pieces
 _MEMORY = 0.5  # share of an accelerator's that members may take
 
 
-@dataclasses.dataclass(eq=False)
-class Member:
-    """One fit of a population, as the host sees it."""
-
-    parts: Parts
-    state: LoopState  # while it has a place, `state.train` is that of its last evaluation or checkpoint
-    history: History
-    run: RunFolder | None
-    step: int
-    error: str = ""
-
-    @property
-    def finished(self) -> bool:
-        """By its last step, its patience or an error."""
-        return (
-            bool(self.error) or self.step >= self.parts.num_steps or loop.stopped(self.state, self.parts.frame.recipe)
-        )
-
-    def advance(self, train: Callable[[], TrainState], metrics: Any, length: int, seconds: float) -> None:
-        """What `run_steps` does after a chunk: log, evaluate, keep, save; an error ends the member, not the others."""
-        try:
-            entry = loop.entry_of(metrics, self.step, length, seconds)
-            self.step += length
-            evaluated = loop.is_evaluated(self.parts, self.step)
-            if evaluated or loop.is_saved(self.parts, self.state, self.step):
-                self.state = self.state._replace(train=train())
-            if evaluated:
-                found = loop.evaluated(self.state, self.step, self.parts.frame)
-                self.state, entry["validation_energy_distance"] = found
-        except FloatingPointError as error:
-            self.error = str(error)
-            return
-        self.history.append(entry)
-        if self.run and loop.is_saved(self.parts, self.state, self.step):
-            self.run.checkpoints.save(self.step, self.state)
-
-    def save(self, train: TrainState) -> None:
-        """Keep where it is, as it is told to stop."""
-        self.state = self.state._replace(train=train)
-        if self.run:
-            self.run.checkpoints.save(self.step, self.state)
-
-    def close(self) -> None:
-        """The folder of a member that ended holds its result, and is free."""
-        if self.run is None:
-            return
-        try:
-            if self.finished and self.run.checkpoints.latest_step() is None and not self.error:
-                self.run.checkpoints.save(self.step, self.state)
-        finally:
-            self.run.close()
-
-
-def run_pool(members: Sequence[Member], places: int, told: Callable[[float], None], stop: Stop | None = None) -> None:
+def train_in_places(
+    members: Sequence[Member], places: int, told: Callable[[float], None], stop: Stop | None = None
+) -> None:
     """Train members that share a step and the length of its chunks, as many at once as there are places.
 
     Args:
         members: in whatever state; those that have ended are left alone.
         places: how many train at once, a multiple of the number of devices.
         told: of the mean loss, after every chunk of steps.
-        stop: when it is set, members are saved after the chunk, and the fit ends (`recovery.told_to_stop`).
+        stop: when it is set, members are saved after the chunk, and the fit ends (`resume.told_to_stop`).
     """
     waiting = deque(member for member in members if not member.finished)
-    pool: _Pool | None = None
-    while waiting or (pool and pool.taken):
-        if pool is None:
-            pool = _Pool(waiting, places)
-        pool.fill(waiting)
-        pool.advance(told)
-        if stop is not None and stop.is_set():
-            pool.save()
-            folders = {str(member.run.path.parent) for member in pool.taken.values() if member.run}
-            stop.end(f"the {len(pool.taken)} fits in work, in {', '.join(sorted(folders))}")
+    taken = Places(waiting, places) if waiting else None
+    while taken is not None and (waiting or taken.members):
+        taken.fill(waiting)
+        trained = list(taken.members.values())
+        loss = taken.advance()
+        # before others are told: what they are told of is saved, and a signal they send is heard after the next chunk
+        ends = stop is not None and taken.any_of(stop.is_set())
+        if ends:
+            taken.save()
+        told(loss)
+        if ends and stop is not None:
+            stop.end(_saved(trained))
         if not waiting:
-            pool.shrink()
+            taken.shrink()
 
 
-class _Pool:
-    """Places, and the states of the members that have them along a leading axis; of one place without that axis."""
+def _saved(members: Sequence[Member]) -> str:
+    """What is kept of members that are told to stop, in words."""
+    folders = sorted({str(member.run.path.parent) for member in members if member.run})
+    if len(members) > 1:
+        return f"the {len(members)} fits in work, in {', '.join(folders)}"
+    (member,) = members
+    return f"step {member.step} in {member.run.path if member.run else 'the folder of the first process'}"
+
+
+class Places:
+    """The members that have a place, and their states along a leading axis; of one place without that axis."""
 
     def __init__(self, waiting: Sequence[Member], places: int):
-        self.taken: dict[int, Member] = {}
+        self.members: dict[int, Member] = {}
         self._places = places
         self._devices = own_devices() if places > 1 else None
-        first = waiting[0].parts
+        first = waiting[0].program
+        self._shared = first.devices  # that share the steps of each member
         self._own = own_arrays(waiting)
         self._step = first.step
         self._stack = self._stacked(first.state.train)
@@ -121,27 +85,27 @@ class _Pool:
     def fill(self, waiting: "deque[Member]") -> None:
         """Give free places to members that wait."""
         later = deque()
-        free = [place for place in range(self._places) if place not in self.taken]
+        free = [place for place in range(self._places) if place not in self.members]
         while free and waiting:
             member = waiting.popleft()
             if not self._keeps_time(member):
                 later.append(member)
                 continue
             place = free.pop(0)
-            self.taken[place] = member
+            self.members[place] = member
             self._put(place, member)
         waiting.extendleft(reversed(later))
 
     def _keeps_time(self, member: Member) -> bool:
         """Whether a member's chunks end where those of the others do: one whose last is shorter starts with them."""
-        whole = member.parts.num_steps % member.parts.frame.recipe.log_every == 0
-        return whole or all(other.step == member.step for other in self.taken.values())
+        whole = member.program.num_steps % member.program.plan.recipe.log_every == 0
+        return whole or all(other.step == member.step for other in self.members.values())
 
     def _put(self, place: int, member: Member) -> None:
-        data = member.parts.data
+        data = member.program.data
         if self._places == 1:
             # a copy: steps donate their state, and members may share that of the start
-            self._stack, self._data = jax.tree.map(jnp.copy, member.state.train), data
+            self._stack, self._data = _copied(member.state.train), data
             return
         assert self._devices is not None
         member.state = self._devices.everywhere(member.state)  # what was restored is on one of them
@@ -166,11 +130,15 @@ class _Pool:
         """Members over devices."""
         return tree if self._devices is None else self._devices.spread(tree)
 
-    def advance(self, told: Callable[[float], None]) -> None:
-        """One chunk of steps for all; members that end leave."""
-        members = [self.taken.get(place) for place in range(self._places)]
-        some = next(iter(self.taken.values()))
-        length = min(some.parts.frame.recipe.log_every, *(m.parts.num_steps - m.step for m in self.taken.values()))
+    def any_of(self, flag: bool) -> bool:
+        """Whether it is set in any of the processes that share the steps."""
+        return flag if self._shared is None else self._shared.any_of(flag)
+
+    def advance(self) -> float:
+        """Take one chunk of steps with all; members that end leave. The mean loss."""
+        members = [self.members.get(place) for place in range(self._places)]
+        some = next(iter(self.members.values()))
+        length = min(some.program.plan.recipe.log_every, *(m.program.num_steps - m.step for m in self.members.values()))
         began, found = time.perf_counter(), []
         steps = np.array([some.step if member is None else member.step for member in members])
         self._stack = self._spread(self._stack)
@@ -181,22 +149,23 @@ class _Pool:
         self._slowest, self._seconds = max(self._slowest, seconds), min(self._seconds, seconds)
         metrics = jax.tree.map(lambda *values: np.mean(values, axis=0), *found)
         losses = []
-        for place, member in list(self.taken.items()):
+        for place, member in list(self.members.items()):
             own = metrics if self._places == 1 else jax.tree.map(lambda leaf, p=place: leaf[p], metrics)
             member.advance(functools.partial(self._state, place), own, length, seconds)
             losses.append(float(own.loss.total))
             if member.finished:
                 member.close()
-                del self.taken[place]
-        told(float(np.mean(losses)))
+                del self.members[place]
+        return float(np.mean(losses))
 
     def save(self) -> None:
         """Keep where all are."""
-        for place, member in self.taken.items():
+        for place, member in self.members.items():
             member.save(self._state(place))
 
     def _state(self, place: int) -> TrainState:
-        return jax.tree.map(jnp.copy, self._stack) if self._places == 1 else _take(self._stack, place)
+        # of one place the state itself, which the next chunk takes away: it is read before
+        return self._stack if self._places == 1 else _take(self._stack, place)
 
     def _steps(self, length: int) -> Callable:
         if (self._places, length) not in self._compiled:
@@ -212,19 +181,19 @@ class _Pool:
     def shrink(self) -> None:
         """Go on with the places that are taken, where half or more are empty and that saves time."""
         devices = jax.local_device_count()
-        fewer = -(-len(self.taken) // devices) * devices
-        if not self.taken or 2 * fewer > self._places or not self._saves_time(fewer / self._places):
+        fewer = -(-len(self.members) // devices) * devices
+        if not self.members or 2 * fewer > self._places or not self._saves_time(fewer / self._places):
             return
-        members = [self._with_state(place, member) for place, member in self.taken.items()]
+        members = [self._with_state(place, member) for place, member in self.members.items()]
         self._places, self._slowest, self._seconds = fewer, 0.0, float("inf")
         self._devices = self._devices if fewer > 1 else None
-        self._stack, self.taken = self._stacked(members[0].state.train), {}
+        self._stack, self.members = self._stacked(members[0].state.train), {}
         self._data = None if fewer == 1 or any(self._own) else self._data
         self.fill(deque(members))
 
     def _saves_time(self, share: float) -> bool:
         """Whether the chunks that are left, in this share of their time, save more than compiling took."""
-        left = max((m.parts.num_steps - m.step) / m.parts.frame.recipe.log_every for m in self.taken.values())
+        left = max((m.program.num_steps - m.step) / m.program.plan.recipe.log_every for m in self.members.values())
         return left * self._seconds * (1.0 - share) > self._slowest - self._seconds
 
     def _with_state(self, place: int, member: Member) -> Member:
@@ -234,7 +203,7 @@ class _Pool:
 
 def own_arrays(members: Sequence[Member]) -> tuple[bool, ...]:
     """Which arrays of their data members have for themselves; the others are the same objects in all of them."""
-    arrays = zip(*(jax.tree.leaves(member.parts.data) for member in members), strict=True)
+    arrays = zip(*(jax.tree.leaves(member.program.data) for member in members), strict=True)
     return tuple(any(array is not others[0] for array in others) for others in arrays)
 
 
@@ -248,6 +217,7 @@ def _repeated(tree: Any, number: int) -> Any:
     return tree if number == 1 else jax.tree.map(lambda leaf: jnp.stack([leaf] * number), tree)
 
 
+_copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 # `place` is a value, so that there is one program for all places
 _take = jax.jit(lambda tree, place: jax.tree.map(lambda leaf: leaf[place], tree))
 _set = jax.jit(
@@ -258,6 +228,8 @@ _set = jax.jit(
 def places_for(members: Sequence[Member], at_once: int | None) -> int:
     """How many of these members train at once: a multiple of the devices, but one alone."""
     if not all(is_exact_side_by_side(member.state.train.key) for member in members):
+        return 1
+    if any(member.program.devices is not None for member in members):  # which share the steps of each
         return 1
     devices = jax.local_device_count()
     if at_once is None:
@@ -273,22 +245,22 @@ def _that_fit(members: Sequence[Member]) -> int:
     Each has its state; the widths of both networks, the cell and its distances for each row that is decoded; and its
     cells, where these are not those of all.
     """
-    parts = members[0].parts
-    recipe, features = parts.frame.recipe, parts.frame.model.num_features
+    program = members[0].program
+    recipe, features = program.plan.recipe, program.frame.model.num_features
     rows = recipe.num_sources * recipe.cells_per_source * (recipe.num_targets + 1)
     of_row = 3 * sum(recipe.hidden) + 6 * features + 2 * (recipe.cells_per_source + recipe.cells_per_target)
-    numbers = 8 * parts.state.kept.size + rows * of_row
-    if isinstance(parts.data, DeviceData):
-        arrays = zip(own_arrays(members), jax.tree.leaves(parts.data), strict=True)
+    numbers = 8 * program.state.kept.size + rows * of_row
+    if isinstance(program.data, DeviceData):
+        arrays = zip(own_arrays(members), jax.tree.leaves(program.data), strict=True)
         numbers += sum(array.size for own, array in arrays if own)
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 8 * 2**30)
     return max(1, int(_MEMORY * limit * jax.local_device_count() / (4 * numbers)))
 
 
-def step_key(member: Member) -> tuple[Any, ...]:
-    """Members with the same key share a pool."""
-    recipe, data = member.parts.frame.recipe, member.parts.data
-    rest = member.parts.num_steps if member.parts.num_steps % recipe.log_every else 0
+def program_key(member: Member) -> tuple[Any, ...]:
+    """Members with the same key take places together."""
+    recipe, data = member.program.plan.recipe, member.program.data
+    rest = member.program.num_steps if member.program.num_steps % recipe.log_every else 0
     streamed = id(data) if isinstance(data, Streamed) else None
     shapes = None if streamed else tuple(leaf.shape for leaf in jax.tree.leaves(data))
-    return (member.parts.step, recipe.log_every, rest, streamed, shapes, step_of(member.state) % recipe.log_every)
+    return (member.program.step, recipe.log_every, rest, streamed, shapes, step_of(member.state) % recipe.log_every)

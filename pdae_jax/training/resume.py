@@ -7,17 +7,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from absl import logging
-
-from pdae_jax.randomness import key_record
-from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
-from pdae_jax.runs.track import History
-from pdae_jax.training.prepare import LoopState, Parts, step_of
-from pdae_jax.training.reduction import save_components
-from pdae_jax.training.requests import Request
-from pdae_jax.types import PerturbationData
 
+AnyPath = str | pathlib.Path
 STOPPED = 128 + signal.SIGTERM  # status of a process that was told to stop, as shells have it
 
 
@@ -67,31 +59,37 @@ def told_to_stop(saves: bool) -> Iterator[Stop]:
             signal.signal(number, before)
 
 
-def open_run(
-    parts: Parts,
-    identity: dict[str, Any],
-    train: PerturbationData,
-    validation: PerturbationData | None,
-    workdir: str | pathlib.Path | None,
-    config: dict[str, Any],
-) -> tuple[folder.RunFolder | None, LoopState, History]:
-    """The folder of a run, made where there is none; the state to go on from, and what was logged up to it."""
-    run, state = None, parts.state
-    if workdir is not None:
-        run = folder.RunFolder(pathlib.Path(workdir), identity, config, train, validation)
-        try:
-            save_components(run.path, parts.frame.view.components)
-            if run.checkpoints.latest_step() is not None:
-                state = run.checkpoints.restore(state, repair=True)
-                logging.info("Resuming %s at step %d.", run.path, step_of(state))
-            return run, state, History(run.path / folder.METRICS_FILE, resume_step=step_of(state))
-        except BaseException:
-            run.close()
-            raise
-    return run, state, History()
+def goes_on_from(workdir: AnyPath | None, parent: AnyPath | None) -> AnyPath | None:
+    """The folder whose run a fit goes on from: its own where that has a checkpoint, or there is no `parent`.
+
+    Raises:
+        FileNotFoundError: no run, or no checkpoint yet, in `parent`.
+        ValueError: `parent` is this run itself, or an ensemble.
+    """
+    if parent is None:
+        return workdir
+    path = pathlib.Path(parent)
+    if workdir is not None and pathlib.Path(workdir).resolve() == path.resolve():
+        raise ValueError(f"start_from={str(path)!r} is the workdir itself. Leave it out: the same run goes on anyway.")
+    if workdir is not None and has_checkpoint(workdir):
+        return workdir
+    if (path / folder.CONFIG_FILE).exists() and "num_replicas" in folder.read_config(path)["identity"]:
+        raise ValueError(f"start_from={str(path)!r} is an ensemble. Pass the folder of one of its replicas.")
+    if not has_checkpoint(path):
+        raise FileNotFoundError(
+            f"start_from={str(path)!r} has no checkpoint of a run. Pass the workdir of a fit that has saved one."
+        )
+    return path
 
 
-def stop_of_folder(workdir: str | pathlib.Path | None) -> int | None:
+def has_checkpoint(path: AnyPath) -> bool:
+    """Whether there is a run in a folder that has something to go on from."""
+    saved = pathlib.Path(path) / folder.CHECKPOINT_FOLDER
+    # named by its step once it is complete
+    return saved.exists() and any(each.name.isdigit() for each in saved.iterdir())
+
+
+def stop_of_folder(workdir: AnyPath | None) -> int | None:
     """What the run in a folder has chosen already; None where there is none."""
     file = pathlib.Path(workdir) / folder.CONFIG_FILE if workdir is not None else None
     if file is None or not file.exists():
@@ -99,16 +97,10 @@ def stop_of_folder(workdir: str | pathlib.Path | None) -> int | None:
     return folder.read_config(file.parent)["identity"]["recipe"].get("stop_step")
 
 
-def streams_of_folder(workdir: str | pathlib.Path | None) -> int | None:
+def streams_of_folder(workdir: AnyPath | None) -> int | None:
     """How the run in a folder has its keys (`randomness.key_of_fit`), or a fit that chooses for it; None for no run."""
     path = pathlib.Path(workdir) if workdir is not None else None
     for each in () if path is None else (path, *sorted((path / folder.CHOICE_FOLDER).glob("*"))):
         if (each / folder.CONFIG_FILE).exists():
             return folder.read_config(each)["identity"].get("streams", 1)
     return None
-
-
-def identity_of(request: Request, recipe: Recipe) -> dict[str, Any]:
-    """What decides a run beside its data, as plain values; with the recipe as it was found."""
-    identity = {"recipe": recipe.to_dict(), **key_record(request.key), "source": request.source}
-    return identity if request.streams == 1 else {**identity, "streams": request.streams}

@@ -5,7 +5,7 @@ training helped them at all. The fit proper then takes all conditions, and as ma
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -16,13 +16,15 @@ from pdae_jax.design.split import hold_out
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import make_random
 from pdae_jax.runs.folder import CHOICE_FOLDER
-from pdae_jax.training.requests import Request
+from pdae_jax.training.plan import Outcome, Plan, Request, Shared
+from pdae_jax.training.resume import stop_of_folder
 from pdae_jax.types import PerturbationData
 
 MIN_COMBINATIONS = 5  # that the other training conditions determine: with fewer nothing is left out to choose the end
 _LEFT_OUT = 0.2  # of them, in a fold
 _MOST_LEFT_OUT = 40
 _ENOUGH = 10  # combinations judge, where there are so many: a single one would say little
+MOST_BYTES = 2**30  # of cells that folds trained together have for themselves
 _CHOICE = 7  # folded into the key of the fit
 
 
@@ -56,16 +58,72 @@ def folds_of(request: Request) -> list[list[str]]:
     return folds_to_leave_out(request.train, key)
 
 
-def fold_of(request: Request, left_out: Sequence[str], number: int) -> Request:
-    """One of the fits that choose the last step of the one that is asked for, with its recipe."""
-    train, validation = hold_out(request.train, left_out)
+def last_steps(
+    plans: Mapping[int, Plan], train_all: Callable[[list[Request], str], list[Outcome]]
+) -> dict[int, int | str | None]:
+    """Find the last step of each plan: as it is asked for, as the run has it which it goes on from, or chosen by folds.
+
+    Args:
+        plans: by whatever number.
+        train_all: trains requests, under a name that progress has.
+
+    Returns:
+        By the same numbers; None: after all steps. In words: why fits that were to choose have failed.
+    """
+    steps: dict[int, int | str | None] = {row: _found_step(plan) for row, plan in plans.items()}
+    chooses = [row for row in plans if steps[row] is None and plans[row].request.validation is None]
+    folds = {row: found for row in chooses if (found := folds_of(plans[row].request))}
+    curves: dict[int, list[dict[int, float]]] = {row: [] for row in folds}
+    groups = _groups(max(map(len, folds.values()), default=0), [plans[row] for row in folds])
+    for place, numbers in enumerate(groups):
+        shared = Shared()  # fits with the same split share its data
+        asked = [(row, n) for row in folds for n in numbers if n < len(folds[row])]
+        requests = [fold_of(plans[row], folds[row][n], n, shared) for row, n in asked]
+        name = "choice" if len(groups) == 1 else f"choice {place + 1}/{len(groups)}"
+        for (row, _), outcome in zip(asked, train_all(requests, name), strict=True):
+            if outcome.fitted is None:
+                steps[row] = outcome.error
+            else:
+                curves[row].append(errors_by_step(outcome.fitted))
+    for row, own in curves.items():
+        if not isinstance(steps[row], str):
+            devices = plans[row].request.shared
+            steps[row] = best_step(own) if devices is None else devices.number_of_first(best_step(own))
+    return steps
+
+
+def _found_step(plan: Plan) -> int | None:
+    """The last step that is asked for, or that the run has which the fit goes on from."""
+    request = plan.request
+    if request.validation is not None or plan.recipe.stop_step is not None:
+        return plan.recipe.stop_step
+    found = stop_of_folder(request.before)
+    if request.shared is not None:
+        found = request.shared.number_of_first(-1 if found is None else found)
+    return None if found == -1 else found
+
+
+def _groups(number: int, plans: Sequence[Plan]) -> list[list[int]]:
+    """Folds that are trained together: as many as may have copies of the cells at a time."""
+    largest = max((getattr(plan.request.train.x, "nbytes", 0) for plan in plans), default=0)
+    size = max(1, min(number, MOST_BYTES // max(largest, 1)))
+    return [list(range(start, min(start + size, number))) for start in range(0, number, size)]
+
+
+def fold_of(plan: Plan, left_out: Sequence[str], number: int, shared: Shared) -> Request:
+    """One of the fits that choose the last step of a plan, with its recipe: the schedule is that of the fit proper."""
+    request, recipe = plan.request, plan.recipe
+    which = ("fold", id(request.train), tuple(left_out))
+    train, validation = shared.once(which, lambda: hold_out(request.train, left_out))
+    targets = min(recipe.num_targets, train.num_conditions)  # of fewer conditions, which devices may not share
     return Request(
         train,
         jax.random.fold_in(jax.random.fold_in(request.root, _CHOICE), number),
-        request.recipe,
+        recipe,
         validation,
         workdir=None if request.workdir is None else choice_folder(request.workdir, number),
         streams=request.streams,
+        devices=request.devices if request.devices and targets % request.devices == 0 else None,
     )
 
 

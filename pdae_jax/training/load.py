@@ -15,10 +15,10 @@ from pdae_jax.runs import folder
 from pdae_jax.runs.store import fingerprint, load_data
 from pdae_jax.runs.track import read_metrics
 from pdae_jax.training.ensemble import ensemble_of, replica_folder, replica_key
-from pdae_jax.training.loop import fitted_of
-from pdae_jax.training.prepare import LoopState, outline, step_of
+from pdae_jax.training.plan import Request, planned
+from pdae_jax.training.prepare import outline
 from pdae_jax.training.reduction import with_components
-from pdae_jax.training.requests import Request
+from pdae_jax.training.state import LoopState, fitted_of, step_of
 from pdae_jax.types import PerturbationData
 
 AnyPath = str | pathlib.Path
@@ -44,9 +44,9 @@ def load_run(workdir: AnyPath, *, store: AnyPath | None = None) -> Fitted:
 
 def _fitted(record: "Record") -> Fitted:
     _, components = with_components(record.recipe, record.train, record.path)
-    frame, shapes = outline(record.root, record.train, record.validation, record.recipe, record.source, components)
+    frame, shapes = outline(planned(record.request(record.path), record.recipe, components))
     state, entries = read_state(record.path, shapes)
-    return fitted_of(frame, state, record.train, record.validation, entries, record.path)
+    return fitted_of(frame, state, entries, record.path)
 
 
 class Record(NamedTuple):
