@@ -139,6 +139,8 @@ def evaluate(
         check_key(key)
     num_samples = Whole(2, "distances need at least 2 samples").checked("num_samples", num_samples)
     methods = _methods(_known_names("baseline", baselines, tuple(BASELINES)), methods or {}, fitted.train)
+    if most_in_sample is not None:
+        most_in_sample = Whole(0).checked("most_in_sample", most_in_sample)
     metrics, splits = _known_names("metric", metrics, tuple(METRICS)), _known_names("split", splits, SPLITS)
     sharing = [] if devices is None else local_devices(Whole().checked("devices", devices))
     if key is None:
@@ -166,7 +168,7 @@ def _chosen(cases: list[Case], splits: Sequence[str], most_in_sample: int | None
         raise ValueError(f"No condition to evaluate: there are none of {', '.join(splits)}. Pass test data.")
     if most_in_sample is None:
         return cases
-    return fewer_in_sample(cases, Whole(0).checked("most_in_sample", most_in_sample))
+    return fewer_in_sample(cases, most_in_sample)
 
 
 def _collected(found: Iterator[list[dict[str, Any]]], number: int, progress: bool | Progress | None) -> list[Any]:
