@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from pdae_jax.design import effects
 from pdae_jax.design.span import SPAN_TOLERANCE, Span, determined_by_others, label_span
 from pdae_jax.design.strata import first_of_same, known_alone
-from pdae_jax.labels import count_perturbations
+from pdae_jax.labels import without_strata
 from pdae_jax.types import PerturbationData, once_for_each, read_only
 
 Label = Float[np.ndarray, "*batch perturbations"]  # in the user's doses
@@ -95,7 +95,7 @@ class Design:
 
     def order(self, label: Label) -> Int[np.ndarray, "*batch"]:
         """Count the perturbations of a label; strata are none."""
-        return np.asarray(count_perturbations(label, self.perturbations, self.strata))
+        return np.asarray(np.count_nonzero(without_strata(label, self.perturbations, self.strata), axis=-1))
 
     @property
     def combinations(self) -> Bool[np.ndarray, " conditions"]:
@@ -114,9 +114,10 @@ class Design:
 
     def find(self, label: Float[np.ndarray, " perturbations"]) -> Int[np.ndarray, " found"]:
         """Find the conditions that have a label, but for rounding."""
-        column = np.argmax(np.abs(label))  # which tells most of the others apart
-        found = np.flatnonzero(np.isclose(self.labels[:, column], label[column]))
-        return found[np.isclose(self.labels[found], label).all(axis=1)]
+        target = self.doses.scaled(label)
+        column = np.argmax(np.abs(target))  # which tells most of the others apart
+        found = np.flatnonzero(np.isclose(self.scaled[:, column], target[column]))
+        return found[np.isclose(self.scaled[found], target).all(axis=1)]
 
     # ---- what the conditions determine
 

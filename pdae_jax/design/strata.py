@@ -36,15 +36,13 @@ def distinct_labels(
 def first_of_same(
     labels: Float[np.ndarray, "conditions perturbations"], perturbations: Sequence[str], strata: Collection[str]
 ) -> Int[np.ndarray, " conditions"]:
-    """Find for each condition the first of the same perturbations and doses in whatever stratum; itself without
-    strata.
-    """
+    """Find for each condition the first of the same perturbations and doses in whatever stratum."""
     group, _ = distinct_labels(without_strata(labels, perturbations, strata))
     return np.unique(group, return_index=True)[1][group]
 
 
 def known_alone(singles: Float[np.ndarray, "singles perturbations"]) -> Bool[np.ndarray, " perturbations"]:
-    """Find which perturbations and strata conditions of at most one perturbation tell, at any dose.
+    """Find the perturbations and strata that conditions of at most one perturbation tell, at any dose.
 
     A stratum that has cells without a perturbation is known, then what a perturbation does in it, and so on.
     """

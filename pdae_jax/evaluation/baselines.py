@@ -186,7 +186,7 @@ class _Singles(NamedTuple):
 
     def _at(self, column: int, dose: float) -> Float[np.ndarray, " features"]:
         doses = self.doses[:, column].astype(np.float64)
-        exact = np.isclose(doses, dose)
+        exact = np.isclose(doses, dose, rtol=1e-5, atol=0.0)  # in whatever unit
         if exact.any():
             return self.effects[exact].mean(axis=0)
         rows = np.flatnonzero(doses)

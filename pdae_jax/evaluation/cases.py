@@ -9,19 +9,11 @@ from absl import logging
 from jaxtyping import Float, Int
 
 from pdae_jax.cells import evenly_spaced
+from pdae_jax.design.design import design_of
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.spelling import first_names, nearest_names
 from pdae_jax.types import PerturbationData
-
-
-def rows_of(
-    labels: Float[np.ndarray, "conditions perturbations"], label: Float[np.ndarray, " perturbations"]
-) -> Int[np.ndarray, " rows"]:
-    """Find the rows that are a label, but for rounding."""
-    column = np.argmax(np.abs(label))  # one column tells most of the others apart
-    rows = np.flatnonzero(np.isclose(labels[:, column], label[column]))
-    return rows[np.isclose(labels[rows], label).all(axis=1)]
 
 
 class Case(NamedTuple):
@@ -36,19 +28,20 @@ class Case(NamedTuple):
 
 def cases_of(split: str, data: PerturbationData) -> Iterator[Case]:
     """List the perturbed conditions of a split."""
-    if not np.any(data.labels):
+    perturbed = np.flatnonzero(design_of(data).perturbed)
+    if not len(perturbed):
         raise ValueError(
             f"The {split} data have no perturbed condition to evaluate; their conditions are "
             f"{list(data.conditions[:5])}. Pass conditions that pdae_jax.hold_out held out."
         )
-    for condition, label, rows in zip(data.conditions, data.labels, data.rows, strict=True):
-        if np.any(label) and len(rows) < 2:
+    for row in perturbed.tolist():
+        condition, cells = data.conditions[row], data.rows[row]
+        if len(cells) < 2:
             raise ValueError(
-                f"Condition {condition!r} of the {split} data has {len(rows)} cells; a distribution needs at least 2. "
+                f"Condition {condition!r} of the {split} data has {len(cells)} cells; a distribution needs at least 2. "
                 f"Leave it out with data.select."
             )
-        if np.any(label):
-            yield Case(split, condition, label, data, rows)
+        yield Case(split, condition, data.labels[row], data, cells)
 
 
 def fewer_in_sample(cases: Sequence[Case], most: int) -> list[Case]:
@@ -75,7 +68,7 @@ def sources_of_cases(source: Mapping[str, str], cases: Sequence[Case], train: Pe
 def warn_of_seen(cases: Sequence[Case], fitted: Fitted | Ensemble) -> None:
     """Warn of test conditions that were trained on or chose the last step, by their labels."""
     for part, data in {"trained on": fitted.train, "used for validation": fitted.validation}.items():
-        seen = [case.condition for case in cases if data and len(rows_of(data.labels, case.label))]
+        seen = [case.condition for case in cases if data and len(design_of(data).find(case.label))]
         if seen:
             logging.warning(
                 "Test conditions that were %s: %s. They say nothing of unseen ones.", part, first_names(seen)

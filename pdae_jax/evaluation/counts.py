@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.design.design import design_of
 from pdae_jax.evaluation.metrics import correlations
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
@@ -60,9 +61,8 @@ def count_diagnostics(
         if data.size_factors is None:
             raise ValueError(f"The {name} data are not known as counts. Read them with normalize=True.")
     rows = []
-    for number, condition in enumerate(test.conditions):
-        if not np.any(test.labels[number]):
-            continue
+    for number in np.flatnonzero(design_of(test).perturbed).tolist():
+        condition = test.conditions[number]
         key_split, key_predict, key_counts = jax.random.split(jax.random.fold_in(key, number), 3)
         cells = make_random(key_split).permutation(test.rows[number])
         half = len(cells) // 2
@@ -70,7 +70,7 @@ def count_diagnostics(
         start = (sources or {}).get(condition, train.control)
         prediction = predict(fitted, test.labels[number], key=key_predict, num_samples=half, source=start)
         assert prediction.size_factors is not None
-        control = make_random(key_split).permutation(train.rows[train.index(train.control)])[:half]
+        control = make_random(key_split).permutation(train.rows[fitted.design.control])[:half]
         methods = {
             "pdae": CountedCells(prediction.counts(key_counts), prediction.size_factors),
             "control": counted(train, control),

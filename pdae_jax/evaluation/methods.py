@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.design.design import Design, make_design
 from pdae_jax.labels import LabelLike
 from pdae_jax.prediction.source import new_cells
 from pdae_jax.randomness import make_random
@@ -21,8 +22,8 @@ class GivenCells:
     """A method of `evaluate` whose cells are there already; they are taken as they are, never clipped."""
 
     x: Float[np.ndarray, "cells features"]  # in the columns of the training data
-    labels: Float[np.ndarray, "conditions perturbations"]
-    condition_index: Int[np.ndarray, " cells"]  # row of `labels`
+    design: Design  # of the conditions that they are predicted for
+    condition_index: Int[np.ndarray, " cells"]  # row of these
     cells: str = "all"  # no source limits their number
 
     def has(self, label: Float[np.ndarray, " perturbations"]) -> bool:
@@ -37,8 +38,7 @@ class GivenCells:
         return self.x[make_random(key).permutation(rows)[:num_samples]]
 
     def _rows(self, label: np.ndarray) -> np.ndarray:
-        same = np.flatnonzero(np.isclose(self.labels, label).all(axis=1))
-        return np.flatnonzero(np.isin(self.condition_index, same))
+        return np.flatnonzero(np.isin(self.condition_index, self.design.find(label)))
 
 
 def given_cells(name: str, adata: Any, train: PerturbationData) -> GivenCells:
@@ -68,7 +68,7 @@ def given_cells(name: str, adata: Any, train: PerturbationData) -> GivenCells:
             f"{first_names(missing)}; it has {first_names(list(adata.var_names))}. Add them."
         )
     x = adata[:, list(train.features)].X  # in the units of training already, from whatever layer those were
-    return GivenCells(np.asarray(new_cells(x, train).x), labels, condition_index)
+    return GivenCells(np.asarray(new_cells(x, train).x), make_design(labels, train.perturbations), condition_index)
 
 
 def further_methods(methods: Mapping[str, Any], train: PerturbationData) -> dict[str, Callable]:

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.data.moments import condition_means, moments
-from pdae_jax.evaluation.cases import Case, rows_of
+from pdae_jax.design.design import Design, design_of, make_design
+from pdae_jax.evaluation.cases import Case
 from pdae_jax.evaluation.differential import CONTROL_CELLS, Summary, differential
 from pdae_jax.evaluation.distances import median_distance
 from pdae_jax.evaluation.metrics import Reference
@@ -21,14 +22,15 @@ _POOLED_CELLS = 200
 class Alternatives(NamedTuple):
     """All perturbed conditions of an evaluation: what a prediction could be mistaken for."""
 
-    labels: Float[np.ndarray, "conditions perturbations"]
+    design: Design
     means: Float[np.ndarray, "conditions features"]
 
     @classmethod
     def of(cls, cases: Sequence[Case]) -> "Alternatives":
-        """Collect labels and true means."""
+        """Collect labels and true means of the cases, which have the label columns of the training data."""
         means = [condition_means(case.data)[case.data.index(case.condition)] for case in cases]
-        return cls(np.stack([case.label for case in cases]), np.stack(means))
+        labels = np.stack([case.label for case in cases])
+        return cls(make_design(labels, cases[0].data.perturbations), np.stack(means))
 
 
 def reference_of(
@@ -40,9 +42,9 @@ def reference_of(
     """Collect what metrics may know of a condition with this label and these true cells, at least two."""
     control, measured = _control_summary(train), moments(train)
     return Reference(
-        control_mean=condition_means(train)[train.index(train.control)],
+        control_mean=condition_means(train)[design_of(train).control],
         centroid=_centroid(train),
-        other_means=np.delete(alternatives.means, rows_of(alternatives.labels, label), axis=0),
+        other_means=np.delete(alternatives.means, alternatives.design.find(label), axis=0),
         bandwidth=median_distance(true),
         spread=distance_variance(true) if len(true) >= MIN_CELLS_OF_A_LAW else spread_within(train),
         lowest=np.minimum(measured.lowest, true.min(axis=0)),
@@ -56,7 +58,7 @@ def reference_of(
 # An evaluation asks these for every condition; of thousands they take longer than its metrics.
 @once_for_each
 def _centroid(train: PerturbationData) -> Float[np.ndarray, " features"]:
-    return condition_means(train)[np.any(train.labels, axis=1)].mean(axis=0)
+    return condition_means(train)[design_of(train).perturbed].mean(axis=0)
 
 
 @once_for_each
@@ -71,7 +73,7 @@ def spread_within(train: PerturbationData) -> float:
 
 @once_for_each
 def _control_cells(train: PerturbationData) -> Float[np.ndarray, "cells features"]:
-    rows = train.rows[train.index(train.control)]
+    rows = train.rows[design_of(train).control]
     return train.x[np.random.default_rng(0).permutation(rows)[:CONTROL_CELLS]].astype(np.float64)
 
 

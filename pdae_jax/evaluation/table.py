@@ -18,13 +18,12 @@ from jaxtyping import Array
 from pdae_jax.compiled import as_written
 from pdae_jax.data.checks import aligned
 from pdae_jax.evaluation.baselines import BASELINES
-from pdae_jax.evaluation.cases import Case, cases_of, fewer_in_sample, rows_of, sources_of_cases, warn_of_seen
+from pdae_jax.evaluation.cases import Case, cases_of, fewer_in_sample, sources_of_cases, warn_of_seen
 from pdae_jax.evaluation.methods import GivenCells, check_given, further_methods
 from pdae_jax.evaluation.metrics import METRICS, Comparison, Reference
 from pdae_jax.evaluation.reference import Alternatives, reference_of
 from pdae_jax.evaluation.scoring import Scale, Scores, score, score_ceiling
 from pdae_jax.evaluation.summary import CEILING, warnings_of
-from pdae_jax.labels import count_perturbations
 from pdae_jax.model.ensemble import Ensemble, check_model
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.samples import Prediction, predict
@@ -239,8 +238,8 @@ def _about(fitted: Fitted | Ensemble, case: Case, prediction: Prediction, source
     """Describe a condition and the model's prediction, in columns that are the same on all its rows."""
     return {
         "seed": fitted.seed,
-        "order": int(count_perturbations(case.label[None], fitted.train.perturbations, fitted.train.strata)[0]),
-        "in_training": len(rows_of(fitted.train.labels, case.label)) > 0,
+        "order": int(fitted.design.order(case.label)),
+        "in_training": len(fitted.design.find(case.label)) > 0,
         "source": source,
         "reach": prediction.reach,
         "kept_step": _kept_step(fitted),

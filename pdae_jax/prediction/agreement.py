@@ -44,12 +44,12 @@ def source_disagreement(
         from_condition: one of the sources; the others are the training conditions with most cells, at most seven, but
             not the label itself.
     """
-    train = fitted.train
-    counts = train.counts
+    train, counts = fitted.train, fitted.train.counts
+    itself = set(fitted.design.find(label).tolist())
     candidates = (
         train.conditions[e]
-        for e in np.argsort(-counts, kind="stable")
-        if counts[e] >= _MIN_CELLS and train.conditions[e] != from_condition and not np.allclose(train.labels[e], label)
+        for e in np.argsort(-counts, kind="stable").tolist()
+        if counts[e] >= _MIN_CELLS and train.conditions[e] != from_condition and e not in itself
     )
     sources = [from_condition, *itertools.islice(candidates, _MAX_SOURCES - 1)]
     return _disagreement([fitted] * len(sources), label, sources)

@@ -100,7 +100,7 @@ def identification_of(design: Design, train: PerturbationData, label: LabelLike)
 
 def _tested(members: Sequence[Fitted]) -> tuple[tuple[str, ...], float, float]:
     """Count left-out combinations, and average their energy distances from what was predicted and from the control."""
-    tested = tuple(c for c in members[0].validation_errors if _order(members[0], c) > 1)
+    tested = tuple(c for c in members[0].validation_errors if _is_combination(members[0], c))
     errors = [member.validation_errors[c] for member in members for c in tested]
     if not errors:
         return tested, 0.0, 0.0
@@ -116,6 +116,6 @@ def _latent_rank(fitted: Fitted) -> int:
     return int(np.sum(singular > RANK_TOLERANCE * max(float(singular[0]), 1e-12)))
 
 
-def _order(fitted: Fitted, condition: str) -> int:
-    assert fitted.validation is not None
-    return int(fitted.validation.orders[fitted.validation.index(condition)])
+def _is_combination(fitted: Fitted, condition: str) -> bool:
+    validation = fitted.validation
+    return validation is not None and bool(design_of(validation).combinations[validation.index(condition)])

@@ -60,8 +60,8 @@ def resolve_source(fitted: Fitted | Ensemble, label: Float[np.ndarray, " perturb
     if source == "all":
         return Source("all", train, np.arange(train.num_cells), train.control)
     if source == "nearest":
-        distance = np.linalg.norm(fitted.members[0].shift(train.labels, label), axis=1)
-        distance[np.all(train.labels == label, axis=1)] = np.inf
+        distance = np.linalg.norm(fitted.members[0].shift(fitted.design.labels, label), axis=1)
+        distance[fitted.design.find(label)] = np.inf
         source = train.conditions[int(np.argmin(distance))]
     name = train.control if source == "control" else source
     row = train.index(name)

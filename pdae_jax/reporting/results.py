@@ -1,14 +1,15 @@
 """From a run folder to what people read: evaluation, predictions, figures, report, all from the folder alone."""
 
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from pdae_jax.cells import StoredCells
+from pdae_jax.design.design import design_of
 from pdae_jax.evaluation import identification
 from pdae_jax.evaluation.compositional import fit_comparators
 from pdae_jax.evaluation.counts import count_diagnostics
@@ -263,7 +264,7 @@ def held_out_predictions(
     As many cells as were measured; where those stay in files because they are many, 500 at most.
     """
     key = jax.random.key(fitted.seed)
-    names = [name for name, label in zip(test.conditions, test.labels, strict=True) if np.any(label)][:most]
+    names = list(itertools.compress(test.conditions, design_of(test).perturbed))[:most]
     most_cells = _STORED_CELLS if isinstance(test.x, StoredCells) else test.num_cells
     return [
         predict(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pdae_jax.design.design import design_of, make_design
+from pdae_jax.evaluation.baselines import additive_shift
 from tests.design.test_span import data_of
 
 LABELS = np.array(
@@ -16,6 +17,7 @@ def test_which_conditions_are_what():
     np.testing.assert_array_equal(DESIGN.perturbed, [False, *[True] * 6])
     assert DESIGN.control == 0
     np.testing.assert_array_equal(DESIGN.orders, [0, 1, 1, 2, 0, 1, 2])
+    assert DESIGN.order(LABELS[6]) == 2
     np.testing.assert_array_equal(DESIGN.num_effects, [0, 1, 1, 2, 1, 2, 3])
     np.testing.assert_array_equal(np.flatnonzero(DESIGN.combinations), [3, 6])
     np.testing.assert_array_equal(DESIGN.across_strata, [0, 1, 2, 3, 0, 1, 3])
@@ -65,3 +67,16 @@ def test_it_is_made_once_for_each_data_set():
     data = data_of([(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
     assert design_of(data) is design_of(data)
     assert design_of(data) is not design_of(data.select(data.conditions))
+
+
+def test_small_doses_are_told_apart_in_any_unit():
+    """In mol/l all doses are next to zero, and none of them is another."""
+    labels = (LABELS * np.array([1e-9, 1e-9, 1.0])).astype(np.float32)
+    molar = make_design(labels, DESIGN.perturbations, DESIGN.strata)
+    for row, label in enumerate(labels):
+        np.testing.assert_array_equal(molar.find(label), [row])
+    # nor are they one for the baseline that adds single effects up
+    data = data_of(np.array([(1e-9, 0.0), (1e-8, 0.0), (0.0, 1e-9)]))
+    shifts = [additive_shift(data, data.label(name)) for name in ("c1", "c2")]
+    means = [data.cells(name).mean(0, dtype=np.float64) - data.cells("control").mean(0) for name in ("c1", "c2")]
+    np.testing.assert_allclose(shifts, means, atol=1e-5)
