@@ -10,7 +10,7 @@ import pytest
 import pdae_jax
 from pdae_jax.design.span import determined_by_others, label_rank, label_span, least_squares
 from pdae_jax.evaluation.baselines import BASELINES
-from pdae_jax.training import last_step
+from pdae_jax.training import folds
 from pdae_jax.training.defaults import effective_rank
 from pdae_jax.training.pilot import make_pilot
 from pdae_jax.types import PerturbationData
@@ -114,7 +114,7 @@ def test_combinations_that_rounding_alone_determines_are_not_left_out():
     pairs = [(a, 3 * a, b) for a, b in zip((0.1, 0.2, 0.7, 1.1, 1.3, 1.7), (1.0, 0.5, 0.3, 0.9, 0.7, 0.1), strict=True)]
     data = data_of([*pairs, (1.0, 0.0, 1.0), (0.0, 0.0, 1.0)])
     for seed in range(5):
-        left_out = last_step.folds_to_leave_out(data, jax.random.key(seed))[0]
+        left_out = folds.folds_to_leave_out(data, jax.random.key(seed))[0]
         assert left_out and "c7" not in left_out
         rest, _ = pdae_jax.hold_out(data, left_out)
         assert all(pdae_jax.check_guarantee(rest, data.label(name)).identified for name in left_out)
