@@ -53,7 +53,7 @@ def energy_distance(
     if x.shape[1] == 1 and beta == 1 and tile is None:
         x, y = centred(x, y)
         return energy_distance_1d(x[:, 0], y[:, 0], unbiased=unbiased)  # one sort instead of all pairs
-    return two_sample_statistic(x, y, kernels.energy(beta), unbiased=unbiased, tile=tile)
+    return _statistic(*_float64_centred(x, y), None, None, kernels.energy(beta), unbiased=unbiased, tile=tile)
 
 
 @as_written()
@@ -120,17 +120,24 @@ def two_sample_statistic(
     Raises:
         ValueError: the feature counts differ or a sample has fewer than two rows.
     """
-    x, y = checked_samples(x, y)
-    x, y = centred(x, y)
-    w_x, w_y = normalised(weights_x, x), normalised(weights_y, y)
-    return _statistic(x, y, w_x, w_y, as_kernel(kernel), unbiased=unbiased, tile=tile)
+    x, y = _float64_centred(*checked_samples(x, y))
+    return _statistic(x, y, weights_x, weights_y, as_kernel(kernel), unbiased=unbiased, tile=tile)
 
 
-# compiled here, so that calls outside of `jit` find their loops compiled too
+# compiled as a whole: outside of `jit` each operation by itself takes longer than all pairs of a few hundred cells
 @partial(jax.jit, static_argnames=("unbiased", "tile"))
 def _statistic(
-    x: Array, y: Array, w_x: Array, w_y: Array, kernel: Kernel, *, unbiased: bool, tile: int | None
+    x: AnyArray,
+    y: AnyArray,
+    weights_x: AnyArray | None,
+    weights_y: AnyArray | None,
+    kernel: Kernel,
+    *,
+    unbiased: bool,
+    tile: int | None,
 ) -> Float[Array, ""]:
+    x, y = centred(x, y)
+    w_x, w_y = normalised(weights_x, x), normalised(weights_y, y)
     kernel, factor, (x, y) = in_own_unit(kernel, x, y)
     offset = typical_dissimilarity(x, y, w_x, w_y, kernel)
     cross = pair_sum(x, y, w_x, w_y, kernel, offset=offset, tile=tile)
@@ -233,15 +240,20 @@ def centred(x: AnyArray, y: AnyArray) -> tuple[Array, Array]:
     """Return both samples with a common mean subtracted, which costs no digits: float64 ones before they become
     float32.
     """
-    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and x.dtype == y.dtype == np.float64:
-        centre = 0.5 * (x.mean(axis=0, dtype=np.float64) + y.mean(axis=0, dtype=np.float64))
-        x, y = x - centre, y - centre
-    x, y = jnp.asarray(x), jnp.asarray(y)
+    x, y = map(jnp.asarray, _float64_centred(x, y))
     dtype = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
     x, y = x.astype(dtype), y.astype(dtype)
     # of one sample: where both are nearly this, the subtraction is exact (Sterbenz)
     centre = jax.lax.stop_gradient(0.5 * (jnp.mean(x, 0) + jnp.mean(y, 0)))
     return x - centre, y - centre
+
+
+def _float64_centred(x: AnyArray, y: AnyArray) -> tuple[AnyArray, AnyArray]:
+    """The first step of `centred`, which only the host can take: JAX is to make float32 of float64."""
+    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and x.dtype == y.dtype == np.float64:
+        centre = 0.5 * (x.mean(axis=0, dtype=np.float64) + y.mean(axis=0, dtype=np.float64))
+        return x - centre, y - centre
+    return x, y
 
 
 def checked_samples(x: SampleLike, y: SampleLike, names: tuple[str, str] = ("x", "y")) -> tuple[AnyArray, AnyArray]:
