@@ -9,16 +9,15 @@ the data that were fitted: for log-normalised counts that of :math:`\log(1 + \te
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from scipy.spatial.distance import cdist
 
-from pdae_jax.evaluation import distances
 from pdae_jax.evaluation.differential import Differential, Summary, differential
-from pdae_jax.two_sample.permutation import two_sample_test
+from pdae_jax.two_sample.target import Against, Halving, Target
 
 P_VALUE_CELLS = 500  # per sample: a p-value depends on the sample size, so that is the same everywhere
 CORRELATED_FEATURES = 100  # the true cells' most variable ones
@@ -32,7 +31,7 @@ class Reference(NamedTuple):
     control_mean: Float[np.ndarray, " d"]  # mean of all control cells
     centroid: Float[np.ndarray, " d"]  # mean of the means of the perturbed training conditions
     other_means: Float[np.ndarray, "others d"]  # true means of the other perturbed conditions
-    bandwidth: float  # of the MMD: `distances.median_distance` of the true cells
+    bandwidth: float  # of the MMD: the median distance between true cells
     spread: float  # distance variance of the true cells; of few, that of training cells around their condition's mean
     lowest: Float[np.ndarray, " d"]  # of all training cells and the true ones
     highest: Float[np.ndarray, " d"]
@@ -48,7 +47,12 @@ class Comparison:
     predicted: Float[np.ndarray, "n d"]
     true: Float[np.ndarray, "m _"]
     reference: Reference
-    key: Array  # typed PRNG key, of permutation tests
+    distances: Against | Halving  # of the predicted cells from the true ones
+
+    @classmethod
+    def of(cls, predicted: Float[np.ndarray, "n d"], target: Target, reference: Reference) -> "Comparison":
+        """Compare with the true cells of a target, which several methods share."""
+        return cls(predicted, target.cells, reference, Against(predicted, target))
 
     @functools.cached_property  # several metrics ask for them
     def means(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
@@ -60,13 +64,18 @@ class Comparison:
         """Check that no value is NaN or infinite."""
         return bool(np.isfinite(self.predicted).all() and np.isfinite(self.true).all())
 
+    @functools.cached_property  # coverages and quantile functions ask for them
+    def ordered(self) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, "m _"]]:
+        """Sort the predicted and the true values of every feature."""
+        return np.sort(self.predicted, axis=0), np.sort(self.true, axis=0)
+
 
 def energy_distance(comparison: Comparison) -> float:
     r"""Compute the energy distance :math:`2 E\|X-Y\| - E\|X-X'\| - E\|Y-Y'\|` (U form).
 
     Zero in expectation iff the laws agree. Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013.
     """
-    return distances.energy(comparison.predicted, comparison.true)
+    return comparison.distances.energy_distance
 
 
 def mmd(comparison: Comparison) -> float:
@@ -75,7 +84,7 @@ def mmd(comparison: Comparison) -> float:
     :math:`k(x,y) = \tfrac13 \sum_{c \in \{1/2, 1, 2\}} \exp(-\|x-y\|^2 / 2 (c s)^2)` with `s` the bandwidth of the
     reference, the median distance between TRUE cells: one kernel for all methods. Gretton et al., JMLR 13, 2012.
     """
-    return distances.gaussian_mmd(comparison.predicted, comparison.true, comparison.reference.bandwidth)
+    return comparison.distances.mmd
 
 
 def mean_l2(comparison: Comparison) -> float:
@@ -121,7 +130,7 @@ def coverage(level: float) -> Callable[[Comparison], float]:
     """Make the mean over features of `coverage_by_feature`; it is `level` for a prediction that is calibrated."""
 
     def metric(comparison: Comparison) -> float:
-        return float(np.mean(coverage_by_feature(comparison.predicted, comparison.true, level)))
+        return float(np.mean(_coverage(*comparison.ordered, level)))
 
     return metric
 
@@ -136,8 +145,22 @@ def coverage_by_feature(
         true: the cells counted.
         level: in (0, 1).
     """
-    low, high = np.quantile(predicted, [0.5 - 0.5 * level, 0.5 + 0.5 * level], axis=0)
+    return _coverage(np.sort(predicted, axis=0), true, level)
+
+
+def _coverage(
+    ordered: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"], level: float
+) -> Float[np.ndarray, " d"]:
+    low, high = _quantiles(ordered, [0.5 - 0.5 * level, 0.5 + 0.5 * level])
     return np.mean((true >= low) & (true <= high), axis=0)
+
+
+def _quantiles(ordered: Float[np.ndarray, "n d"], levels: Sequence[float]) -> Float[np.ndarray, "levels d"]:
+    """Interpolate between the values of sorted columns, as NumPy does of unsorted ones in ten times the time."""
+    place = np.asarray(levels) * (len(ordered) - 1)
+    below = place.astype(int)
+    low, high = ordered[below], ordered[np.minimum(below + 1, len(ordered) - 1)]
+    return low + (place - below)[:, None] * (high - low)
 
 
 def rank(comparison: Comparison) -> float:
@@ -211,18 +234,21 @@ def de_direction(comparison: Comparison) -> float:
 
 def wasserstein(comparison: Comparison) -> float:
     r"""Average over features :math:`W_1`, the area between the two quantile functions of a feature."""
-    return float(np.mean(wasserstein_by_feature(comparison.predicted, comparison.true)))
+    return float(np.mean(_between_ordered(*comparison.ordered)))
 
 
 def wasserstein_by_feature(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " d"]:
     """Compute :math:`W_1` of each feature (Vallender, Theory of Probability and its Applications 18, 1974)."""
-    x, y = np.sort(x, axis=0).astype(np.float64), np.sort(y, axis=0).astype(np.float64)
+    return _between_ordered(np.sort(x, axis=0), np.sort(y, axis=0))
+
+
+def _between_ordered(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, " d"]:
     # the quantile functions are constant between these levels
     levels = np.union1d(np.arange(1, len(x) + 1) / len(x), np.arange(1, len(y) + 1) / len(y))
     widths = np.diff(levels, prepend=0.0)
     middle = levels - widths / 2
-    difference = x[(middle * len(x)).astype(int)] - y[(middle * len(y)).astype(int)]
-    return widths @ np.abs(difference)
+    x, y = (ordered[(middle * len(ordered)).astype(int)].astype(np.float64) for ordered in (x, y))
+    return widths @ np.abs(x - y)
 
 
 def correlation_error(comparison: Comparison) -> float:
@@ -250,8 +276,7 @@ def correlations(x: Float[np.ndarray, "cells d"]) -> Float[np.ndarray, "d d"]:
 
 def p_value(comparison: Comparison) -> float:
     """Test by permutations whether the laws differ: the p-value of the energy distance."""
-    test = two_sample_test(comparison.predicted, comparison.true, key=comparison.key, max_cells=P_VALUE_CELLS)
-    return test.p_value
+    return comparison.distances.p_value
 
 
 def energy_noise(reference: Reference, n_true: int, n_pred: int) -> float:

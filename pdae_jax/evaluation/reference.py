@@ -10,10 +10,10 @@ from pdae_jax.data.moments import condition_means, moments
 from pdae_jax.design.design import Design, design_of, make_design
 from pdae_jax.evaluation.cases import Case
 from pdae_jax.evaluation.differential import CONTROL_CELLS, Summary, differential
-from pdae_jax.evaluation.distances import median_distance
 from pdae_jax.evaluation.metrics import Reference
 from pdae_jax.evaluation.summary import MIN_CELLS_OF_A_LAW
 from pdae_jax.training.validate import distance_variance
+from pdae_jax.two_sample.target import Target
 from pdae_jax.types import PerturbationData, once_for_each
 
 _POOLED_CELLS = 200
@@ -37,15 +37,15 @@ def reference_of(
     train: PerturbationData,
     label: Float[np.ndarray, " perturbations"],
     alternatives: Alternatives,
-    true: Float[np.ndarray, "cells features"],
+    target: Target,
 ) -> Reference:
     """Collect what metrics may know of a condition with this label and these true cells, at least two."""
-    control, measured = _control_summary(train), moments(train)
+    control, measured, true = _control_summary(train), moments(train), target.cells
     return Reference(
         control_mean=condition_means(train)[design_of(train).control],
         centroid=_centroid(train),
         other_means=np.delete(alternatives.means, alternatives.design.find(label), axis=0),
-        bandwidth=median_distance(true),
+        bandwidth=target.scale,
         spread=distance_variance(true) if len(true) >= MIN_CELLS_OF_A_LAW else spread_within(train),
         lowest=np.minimum(measured.lowest, true.min(axis=0)),
         highest=np.maximum(measured.highest, true.max(axis=0)),

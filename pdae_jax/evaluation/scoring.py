@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from pdae_jax.evaluation.differential import Summary, differential
 from pdae_jax.evaluation.metrics import METRICS, Comparison, Reference
 from pdae_jax.evaluation.summary import BY_CHANCE, CEILING
 from pdae_jax.prediction.samples import Beyond, beyond
 from pdae_jax.randomness import make_random
+from pdae_jax.two_sample.target import Halvings, Target
 
 CEILING_REPEATS, CEILING_REPEATS_OF_MANY, CEILING_ENOUGH = 10, 5, 1000  # halvings of fewer cells than this, and of more
 
@@ -35,26 +36,29 @@ def score(method: str, comparison: Comparison, metrics: Sequence[str]) -> Scores
 
 
 def score_ceiling(
-    key: Array, cells: Float[np.ndarray, "cells features"], reference: Reference, metrics: Sequence[str]
+    key: Array, target: Target, reference: Reference, metrics: Sequence[str]
 ) -> tuple[Scores, Mapping[str, float]]:
-    """Score one half of the true cells against the other: mean over random halvings; NaN of fewer than four cells.
+    """Score one half of a target's cells against the other: mean over random halvings; NaN of fewer than four cells.
 
     Metrics of changes from the control have halves of the control cells as well, as two measurements would.
 
     Returns:
         The scores, and the standard deviation of each metric over halvings.
     """
+    cells = target.cells
     half, far = len(cells) // 2, beyond(cells, reference.lowest, reference.highest)
     if half < 2:
         missing = dict.fromkeys(metrics, math.nan)
         return Scores(CEILING, missing, half, half, far), missing
+    repeats = CEILING_REPEATS_OF_MANY if len(cells) >= CEILING_ENOUGH else CEILING_REPEATS
     random, found = make_random(key), []
-    for number in range(CEILING_REPEATS_OF_MANY if len(cells) >= CEILING_ENOUGH else CEILING_REPEATS):
-        shuffled = cells[random.permutation(len(cells))]
-        first, second, own_key = shuffled[:half], shuffled[half : 2 * half], jax.random.fold_in(key, number)
+    orders = np.stack([random.permutation(len(cells)) for _ in range(repeats)])
+    halvings = Halvings(target, orders, jax.random.fold_in(key, repeats))
+    for number, order in enumerate(orders):
+        first, second = cells[order[:half]], cells[order[half : 2 * half]]
         own = reference._replace(true_change=differential(Summary.of(second), reference.control))
-        halves = Comparison(first, second, own, own_key)
-        measured_apart = _with_own_controls(halves)
+        halves = Comparison(first, second, own, halvings[number])
+        measured_apart = _with_own_controls(jax.random.fold_in(key, number), halves)
         found.append([METRICS[n](measured_apart if METRICS[n].from_control else halves) for n in metrics])
     columns = dict(zip(metrics, zip(*found, strict=True), strict=True))
     mean = {name: float(np.mean(values)) for name, values in columns.items()}
@@ -62,15 +66,15 @@ def score_ceiling(
     return Scores(CEILING, mean, half, half, far), noise
 
 
-def _with_own_controls(halves: Comparison) -> Comparison:
+def _with_own_controls(key: Array, halves: Comparison) -> Comparison:
     """Move two halves, each by the mean of all control cells less that of one half of these."""
     cells, mean = halves.reference.control_cells, halves.reference.control.mean
     if len(cells) < 2:
         return halves
     chosen = np.zeros(len(cells), bool)
-    chosen[make_random(halves.key).permutation(len(cells))[: len(cells) // 2]] = True
+    chosen[make_random(key).permutation(len(cells))[: len(cells) // 2]] = True
     own = np.stack([chosen / chosen.sum(), ~chosen / (~chosen).sum()]) @ cells  # faster than to take the rows
-    return Comparison(halves.predicted - own[0] + mean, halves.true - own[1] + mean, halves.reference, halves.key)
+    return Comparison(halves.predicted - own[0] + mean, halves.true - own[1] + mean, halves.reference, halves.distances)
 
 
 class Scale(NamedTuple):

@@ -20,7 +20,7 @@ from pdae_jax.data.checks import aligned
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.cases import Case, cases_of, fewer_in_sample, sources_of_cases, warn_of_seen
 from pdae_jax.evaluation.methods import GivenCells, check_given, further_methods
-from pdae_jax.evaluation.metrics import METRICS, Comparison, Reference
+from pdae_jax.evaluation.metrics import METRICS, P_VALUE_CELLS, Comparison, Reference
 from pdae_jax.evaluation.reference import Alternatives, reference_of
 from pdae_jax.evaluation.scoring import Scale, Scores, score, score_ceiling
 from pdae_jax.evaluation.summary import CEILING, warnings_of
@@ -33,6 +33,7 @@ from pdae_jax.randomness import check_key, make_random
 from pdae_jax.runs.track import Progress, make_progress
 from pdae_jax.settings import Whole
 from pdae_jax.training.devices import local_devices, on_devices
+from pdae_jax.two_sample.target import Target
 from pdae_jax.types import PerturbationData, Table
 
 MODEL = "pdae"
@@ -194,7 +195,9 @@ def _rows(evaluation: Evaluation, case: Case) -> list[dict[str, Any]]:
     key_true, key_model, key_baselines, key_ceiling, key_test = jax.random.split(key, 5)
     shuffled = case.data.x[make_random(key_true).permutation(case.rows)[: 2 * most]]
     true = shuffled[:most]
-    reference = reference_of(fitted.train, case.label, evaluation.alternatives, true)
+    # what does not depend on the method is computed once: distances between true cells, relabellings
+    target = Target(true, key_test, max_cells=P_VALUE_CELLS)
+    reference = reference_of(fitted.train, case.label, evaluation.alternatives, target)
     source = evaluation.source
     source = source if isinstance(source, str) else source.get(case.condition, "control")
     source = resolve_source(fitted, case.label, source).name
@@ -203,7 +206,7 @@ def _rows(evaluation: Evaluation, case: Case) -> list[dict[str, Any]]:
     prediction = predict(fitted, case.label, key=key_model, num_samples=number, source=source)
 
     def scored(name: str, x: np.ndarray) -> Scores:
-        return score(name, Comparison(x, true, reference, key_test), metrics)
+        return score(name, Comparison.of(x, target, reference), metrics)
 
     def of_method(name: str, method: Callable) -> Scores:
         # one key for all: the methods move the same control cells, which makes the comparison a paired one
@@ -213,7 +216,9 @@ def _rows(evaluation: Evaluation, case: Case) -> list[dict[str, Any]]:
     for name, method in evaluation.methods.items():
         if not isinstance(method, GivenCells) or method.has(case.label):
             results[name] = of_method(name, method)
-    ceiling, noise = score_ceiling(key_ceiling, shuffled, reference, metrics)
+    if len(shuffled) > len(true):
+        target = Target(shuffled, key_test, reference.bandwidth, P_VALUE_CELLS)
+    ceiling, noise = score_ceiling(key_ceiling, target, reference, metrics)
     results[CEILING] = ceiling
     base = results.get(MEAN_RESPONSE) or of_method(MEAN_RESPONSE, BASELINES[MEAN_RESPONSE])
     scales = {n: Scale(base.values[n], ceiling.values[n], noise[n]) for n in metrics}

@@ -7,6 +7,7 @@ import scipy.stats
 
 from pdae_jax.evaluation.differential import Summary, differential
 from pdae_jax.evaluation.metrics import METRICS, Comparison, Reference, wasserstein_by_feature
+from pdae_jax.two_sample.target import Target
 
 RANDOM = np.random.default_rng(0)
 D = 130
@@ -18,7 +19,7 @@ def comparison_of(predicted, true, control):
     against = Summary.of(control)
     mean, change = against.mean, differential(Summary.of(true), against)
     reference = Reference(mean, mean, mean[None], 1.0, 1.0, mean, mean, control, against, change)
-    return Comparison(predicted, true, reference, jax.random.key(0))
+    return Comparison.of(predicted, Target(true, jax.random.key(0)), reference)
 
 
 @pytest.fixture(scope="module")

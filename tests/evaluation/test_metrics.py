@@ -6,10 +6,9 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pdae_jax.evaluation import distances
 from pdae_jax.evaluation.differential import Summary, differential
-from pdae_jax.evaluation.distances import median_distance, padded_pair
 from pdae_jax.evaluation.metrics import METRICS, Comparison, Reference, coverage_by_feature
+from pdae_jax.two_sample.target import Target
 
 RANDOM = np.random.default_rng(0)
 
@@ -24,7 +23,7 @@ def make_reference(d, *, others=3, bandwidth=1.0):
 
 
 def value_of(name, predicted, true, reference):
-    return METRICS[name](Comparison(predicted, true, reference, jax.random.key(0)))
+    return METRICS[name](Comparison.of(predicted, Target(true, jax.random.key(0), reference.bandwidth), reference))
 
 
 def mean_pairs(x, y, function, distinct=False):
@@ -43,7 +42,7 @@ def test_energy_distance_in_one_dimension_is_scipys_squared_less_the_bias():
 @pytest.mark.parametrize("d", [3, 12])
 def test_distances_agree_with_loops(d):
     x, y = RANDOM.normal(size=(9, d)), RANDOM.normal(size=(14, d)) + 0.5
-    bandwidth = median_distance(y)
+    bandwidth = Target(y, jax.random.key(0)).scale
     assert bandwidth == pytest.approx(np.median(scipy.spatial.distance.pdist(y)))
 
     def kernel(a, b):
@@ -60,25 +59,14 @@ def test_distances_agree_with_loops(d):
 
 
 @pytest.mark.slow
-@given(n=st.integers(2, 128), m=st.integers(2, 128), d=st.sampled_from([2, 10]))
-def test_padding_changes_nothing(n, m, d):
+@given(n=st.integers(2, 128), m=st.integers(2, 128), d=st.sampled_from([2, 10, 30]))
+def test_energy_distance_of_any_sizes(n, m, d):
     random = np.random.default_rng([n, m, d])
     x, y = random.normal(size=(n, d)), random.normal(size=(m, d)) + 1.0
 
     cross, xx, yy = (scipy.spatial.distance.cdist(a, b) for a, b in ((x, y), (x, x), (y, y)))
     exact = 2 * cross.mean() - xx.sum() / (n * (n - 1)) - yy.sum() / (m * (m - 1))
-    x_rows, y_rows, weights_x, weights_y = padded_pair(x, y)
-    assert {len(x_rows), len(y_rows)} <= {64, 128}
-    assert (weights_x.sum(), weights_y.sum()) == (n, m)
     assert value_of("energy_distance", x, y, make_reference(d)) == pytest.approx(exact, rel=1e-4, abs=1e-5)
-
-
-def test_sample_sizes_share_compilations():
-    reference = make_reference(3)
-    distances._energy.clear_cache()
-    for n, m in [(70, 65), (90, 128), (128, 100), (127, 127)]:
-        value_of("energy_distance", RANDOM.normal(size=(n, 3)), RANDOM.normal(size=(m, 3)), reference)
-    assert distances._energy._cache_size() == 1
 
 
 def test_a_large_offset_costs_no_accuracy():
@@ -162,8 +150,8 @@ def test_undefined_is_nan():
 def test_median_distance_of_mostly_identical_cells():
     x = np.zeros((100, 2))
     x[:5] = 1.0
-    assert 0 < median_distance(x) < np.sqrt(2)
-    assert median_distance(np.zeros((5, 2))) == 0.0
+    assert 0 < Target(x, jax.random.key(0)).median < np.sqrt(2)
+    assert Target(np.zeros((5, 2)), jax.random.key(0)).median == 0.0
 
 
 def test_samples_that_do_not_fit():

@@ -13,6 +13,7 @@ import pdae_jax
 from pdae_jax.evaluation.differential import Summary, differential
 from pdae_jax.evaluation.metrics import METRICS, Comparison, Reference
 from pdae_jax.prediction.samples import Prediction
+from pdae_jax.two_sample.target import Target
 
 PAIRS = ["A+B", "A+C"]
 
@@ -77,7 +78,7 @@ def ours(pair):
         reference = Reference(
             against.mean, against.mean, control[:0], 1.0, 1.0, against.mean, against.mean, control, against, change
         )
-        comparison = Comparison(each.samples, true, reference, jax.random.key(0))
+        comparison = Comparison.of(each.samples, Target(true, jax.random.key(0)), reference)
         found[each.condition] = {"mse": METRICS["mse"](comparison), "pearson": METRICS["pearson_delta"](comparison)}
     return pd.DataFrame(found).T
 

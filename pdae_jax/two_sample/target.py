@@ -1,7 +1,7 @@
 r"""Energy distances, MMDs and permutation tests of many samples against one, from one matrix of distances a pair.
 
 As `statistics` and `permutation` give them, to rounding: what is the same for all samples is computed once, of each
-only its own distances and those to the reference. All of it is NumPy, so that no size of a sample is compiled. What is
+only its own distances and those to the target. All of it is NumPy, so that no size of a sample is compiled. What is
 differentiable, or of tens of thousands of cells, is for `statistics`.
 """
 
@@ -51,7 +51,7 @@ class Relabelled(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Reference:
+class Target:
     """A sample that others are compared with.
 
     Args:
@@ -126,27 +126,27 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Against:
-    """A sample beside the `Reference`; a value that is NaN or infinite leaves no number but NaN.
+    """A sample beside the `Target`; a value that is NaN or infinite leaves no number but NaN.
 
     Raises:
         ValueError: the feature counts differ or a sample has fewer than two rows.
     """
 
     x: Float[np.ndarray, "n d"]
-    reference: Reference
+    target: Target
 
     def __post_init__(self) -> None:
-        check_samples(self.x, self.reference.cells)
+        check_samples(self.x, self.target.cells)
 
     @functools.cached_property
     def are_numbers(self) -> bool:
         """Tell that no value is NaN or infinite."""
-        return bool(np.isfinite(self.x).all() and np.isfinite(self.reference.cells).all())
+        return bool(np.isfinite(self.x).all() and np.isfinite(self.target.cells).all())
 
     @functools.cached_property
     def prepared(self) -> HostCells:
         """Prepare the cells for distances."""
-        return HostCells.of(self.x, self.reference.centre)
+        return HostCells.of(self.x, self.target.centre)
 
     @functools.cached_property
     def blocks(self) -> Sequence[Block] | None:
@@ -155,20 +155,20 @@ class Against:
 
     @functools.cached_property
     def across(self) -> Float[np.ndarray, "n m"] | None:
-        """Keep the distances to the reference, if the sample is not larger than one block."""
-        return matrix_across(self.prepared, self.reference.prepared) if len(self.x) <= ROWS else None
+        """Keep the distances to the target, if the sample is not larger than one block."""
+        return matrix_across(self.prepared, self.target.prepared) if len(self.x) <= ROWS else None
 
     @functools.cached_property
     def means(self) -> tuple[Means, Means]:
-        """Average over pairs within the sample, and over pairs with the reference."""
-        scale = self.reference.scale
+        """Average over pairs within the sample, and over pairs with the target."""
+        scale = self.target.scale
         own = means_within(self.blocks or triangle(self.prepared), len(self.x), scale)
-        return own, means_across(self._rows_across(), len(self.x) * len(self.reference.cells), scale)
+        return own, means_across(self._rows_across(), len(self.x) * len(self.target.cells), scale)
 
     def _rows_across(self) -> Iterator[Float[np.ndarray, "rows m"]]:
         for start in range(0, len(self.x), ROWS):
             part = self.prepared.take(slice(start, start + ROWS))
-            yield matrix_across(part, self.reference.prepared) if self.across is None else self.across
+            yield matrix_across(part, self.target.prepared) if self.across is None else self.across
 
     @property
     def energy_distance(self) -> float:
@@ -176,7 +176,7 @@ class Against:
         if not self.are_numbers:
             return math.nan
         own, across = self.means
-        return 2 * across.distance - own.distance - self.reference.means.distance
+        return 2 * across.distance - own.distance - self.target.means.distance
 
     @property
     def mmd(self) -> float:
@@ -184,16 +184,16 @@ class Against:
         if not self.are_numbers:
             return math.nan
         own, across = self.means
-        return own.kernel + self.reference.means.kernel - 2 * across.kernel
+        return own.kernel + self.target.means.kernel - 2 * across.kernel
 
     @functools.cached_property
     def p_value(self) -> float:
         """Test that the laws are equal by relabelling cells, with the energy distance; see `permutation`."""
         if not self.are_numbers:
             return math.nan
-        labels = self.reference.relabelled(len(self.x))
+        labels = self.target.relabelled(len(self.x))
         within_x, across = self._matrices(labels)
-        offset = self.reference.means.distance
+        offset = self.target.means.distance
         within_x, across = centred(within_x, offset), across - np.float32(offset)
         forms = quadratic_forms(labels.in_x, within_x) + labels.forms_y
         forms += 2.0 * np.einsum("ij,ij->i", labels.in_x @ across, labels.in_y)
@@ -210,34 +210,59 @@ class Against:
         if isinstance(labels.rows_x, slice) and self.blocks is not None and self.across is not None:
             return self.blocks[0][1], self.across[:, labels.rows_y]
         x = self.prepared.take(labels.rows_x)
-        return matrix_within(x), matrix_across(x, self.reference.prepared.take(labels.rows_y))
+        return matrix_within(x), matrix_across(x, self.target.prepared.take(labels.rows_y))
+
+
+class Halving(NamedTuple):
+    """One half of the target beside the other."""
+
+    halvings: "Halvings"
+    number: int
+
+    @property
+    def energy_distance(self) -> float:
+        """Take that of this halving."""
+        return float(self.halvings.statistics[0][self.number])
+
+    @property
+    def mmd(self) -> float:
+        """Take that of this halving."""
+        return float(self.halvings.statistics[1][self.number])
+
+    @property
+    def p_value(self) -> float:
+        """Take that of this halving."""
+        return float(self.halvings.p_values[self.number])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Halvings:
-    """One half of the reference beside the other, for several random halvings.
+    """One half of the target beside the other, for several random halvings.
 
     Args:
-        reference: the sample, finite, at least four cells.
+        target: the sample, finite, at least four cells.
         orders: permutations of its cells: the first half of each, and as many from there on.
         key: typed PRNG key of relabellings, independent of the orders.
     """
 
-    reference: Reference
+    target: Target
     orders: Int[np.ndarray, "halvings m"]
     key: Array
+
+    def __getitem__(self, number: int) -> Halving:
+        return Halving(self, number)
 
     @functools.cached_property
     def statistics(self) -> tuple[Float[np.ndarray, " halvings"], Float[np.ndarray, " halvings"]]:
         """Compute energy distance and squared MMD of each halving, U form, from one matrix."""
-        reference, half = self.reference, self.orders.shape[1] // 2
+        target, half = self.target, self.orders.shape[1] // 2
         first, second = (
             members_of(self.orders[:, part], self.orders.shape[1]) for part in (slice(half), slice(half, 2 * half))
         )
         found = np.zeros((2, len(self.orders)))
-        for rows, block in reference.blocks or triangle(reference.prepared):
-            kernel = mixture(block, reference.scale) if reference.scale > 0 else np.full_like(block, math.nan)
-            for sums, matrix, offset in zip(found, (block, kernel), reference.means, strict=True):
+        for rows, block in target.blocks or triangle(target.prepared):
+            kernel = mixture(block, target.scale) if target.scale > 0 else np.full_like(block, math.nan)
+            for sums, matrix, offset in zip(found, (block, kernel), target.means, strict=True):
                 sums += sums_of_halves(centred(matrix, offset), first, second, rows, half)
         return found[0], -found[1]
 
@@ -247,8 +272,8 @@ class Halvings:
 
         The pool of all halvings is one, and so are the statistics of its relabelled cells.
         """
-        cells = 2 * min(self.orders.shape[1] // 2, self.reference.max_cells)
-        within = centred(self.reference.within(slice(cells)), self.reference.means.distance)
+        cells = 2 * min(self.orders.shape[1] // 2, self.target.max_cells)
+        within = centred(self.target.within(slice(cells)), self.target.means.distance)
         observed = members_of(np.stack([order[order < cells][: cells // 2] for order in self.orders]), cells)
         drawn = draw_members(make_random(self.key), cells // 2, cells // 2, PERMUTATIONS, cells)[1:]
         member, row_sums = np.concatenate([observed, drawn]), within.sum(1)
