@@ -38,12 +38,22 @@ def differential(x: Summary, control: Summary) -> Differential:
     """
     import scipy.stats  # takes as long to import as JAX
 
-    # of the means; by hand, where SciPy's test warns of samples that are constant, as of a prediction without a spread
-    own, other = (sample.variance / sample.number for sample in (x, control))
-    change, variance = x.mean - control.mean, own + other
+    own, other = (sample.variance / sample.number for sample in (x, control))  # of the means
+    t = _sizes_of_t(x, control)
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(change == 0, 0.0, np.abs(change) / np.sqrt(variance))
-        freedom = variance**2 / (own**2 / (x.number - 1) + other**2 / (control.number - 1))
+        freedom = (own + other) ** 2 / (own**2 / (x.number - 1) + other**2 / (control.number - 1))
         p = 2 * scipy.stats.t.sf(t, np.nan_to_num(freedom, nan=np.inf))
     adjusted = scipy.stats.false_discovery_control(p)
-    return Differential(np.argsort(-t, kind="stable"), adjusted <= LEVEL, change, adjusted)
+    return Differential(np.argsort(-t, kind="stable"), adjusted <= LEVEL, x.mean - control.mean, adjusted)
+
+
+def most_different(x: Summary, control: Summary) -> Int[np.ndarray, " features"]:
+    """Order features from the largest to the smallest size of t: the part of `differential` that takes no time."""
+    return np.argsort(-_sizes_of_t(x, control), kind="stable")
+
+
+def _sizes_of_t(x: Summary, control: Summary) -> Float[np.ndarray, " features"]:
+    """Welch's t; by hand, as SciPy's test warns of samples that are constant, as of a prediction without a spread."""
+    change, variance = x.mean - control.mean, x.variance / x.number + control.variance / control.number
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(change == 0, 0.0, np.abs(change) / np.sqrt(variance))

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.distance import cdist
 
-from pdae_jax.evaluation.differential import Differential, Summary, differential
+from pdae_jax.evaluation.differential import Differential, Summary, most_different
 from pdae_jax.two_sample.target import Against, Halving, Target
 
 P_VALUE_CELLS = 500  # per sample: a p-value depends on the sample size, so that is the same everywhere
@@ -152,7 +152,7 @@ def _coverage(
     ordered: Float[np.ndarray, "n d"], true: Float[np.ndarray, "m d"], level: float
 ) -> Float[np.ndarray, " d"]:
     low, high = _quantiles(ordered, [0.5 - 0.5 * level, 0.5 + 0.5 * level])
-    return np.mean((true >= low) & (true <= high), axis=0)
+    return np.count_nonzero((true >= low) & (true <= high), axis=0) / len(true)
 
 
 def _quantiles(ordered: Float[np.ndarray, "n d"], levels: Sequence[float]) -> Float[np.ndarray, "levels d"]:
@@ -160,7 +160,7 @@ def _quantiles(ordered: Float[np.ndarray, "n d"], levels: Sequence[float]) -> Fl
     place = np.asarray(levels) * (len(ordered) - 1)
     below = place.astype(int)
     low, high = ordered[below], ordered[np.minimum(below + 1, len(ordered) - 1)]
-    return low + (place - below)[:, None] * (high - low)
+    return low + (place - below)[:, None].astype(low.dtype) * (high - low)
 
 
 def rank(comparison: Comparison) -> float:
@@ -218,8 +218,8 @@ def de_overlap(comparison: Comparison) -> float:
     number = int(significant.sum())
     if number == 0:
         return float("nan")
-    found = differential(Summary.of(comparison.predicted), comparison.reference.control)
-    return float(np.mean(significant[found.order[:number]]))
+    order = most_different(Summary.of(comparison.predicted), comparison.reference.control)
+    return float(np.mean(significant[order[:number]]))
 
 
 def de_direction(comparison: Comparison) -> float:

@@ -216,9 +216,9 @@ def _rows(evaluation: Evaluation, case: Case) -> list[dict[str, Any]]:
     for name, method in evaluation.methods.items():
         if not isinstance(method, GivenCells) or method.has(case.label):
             results[name] = of_method(name, method)
-    if len(shuffled) > len(true):
-        target = Target(shuffled, key_test, reference.bandwidth, P_VALUE_CELLS)
-    ceiling, noise = score_ceiling(key_ceiling, target, reference, metrics)
+    more = len(shuffled) > len(true)
+    every = Target(shuffled, key_test, reference.bandwidth, P_VALUE_CELLS) if more else target
+    ceiling, noise = score_ceiling(key_ceiling, every, reference, metrics)
     results[CEILING] = ceiling
     base = results.get(MEAN_RESPONSE) or of_method(MEAN_RESPONSE, BASELINES[MEAN_RESPONSE])
     scales = {n: Scale(base.values[n], ceiling.values[n], noise[n]) for n in metrics}

@@ -24,7 +24,9 @@ from pdae_jax.types import PerturbationData
 from pdae_jax.view.lattice import to_counts
 
 MAX_REACH = 1.5  # above it a prediction is warned about, see `reach_of`
-BATCH = 4096  # cells translated at once: fixes the memory, and one compiled shape serves every number of samples
+# Cells translated at once: at most so many, which fixes the memory, and of fewer a power of two, at least so many: a
+# handful of compiled shapes serves every number of samples.
+BATCH, SMALL_BATCH = 4096, 512
 
 
 class Prediction(NamedTuple):
@@ -150,7 +152,8 @@ def _in_halves(
     highest: Float[np.ndarray, " features"],
 ) -> Float[np.ndarray, " features"]:
     """Find the largest distance of each feature from the middle of a range, in halves of it."""
-    far = np.max(np.abs(samples - (lowest + highest) / 2), axis=0) / _half(lowest, highest)
+    middle = (lowest + highest) / 2
+    far = np.maximum(samples.max(axis=0) - middle, middle - samples.min(axis=0)) / _half(lowest, highest)
     return np.where(highest > lowest, far, 1.0 + far)
 
 
@@ -172,9 +175,11 @@ def beyond(
     highest: Float[np.ndarray, " features"],
 ) -> Beyond:
     """Find cells of which no value like theirs was measured: an energy distance hardly sees one cell, however far."""
-    slack = _half(lowest, highest)
-    inside = (samples >= lowest - slack) & (samples <= highest + slack)
-    return Beyond(float(np.mean(~inside.all(axis=1))), float(np.max(_in_halves(samples, lowest, highest))))
+    slack, far = _half(lowest, highest), _in_halves(samples, lowest, highest)
+    suspect = ~(far < 1.9)  # the others have no value beyond two halves, where the widened range ends
+    cells, slack = samples[:, suspect], slack[suspect]
+    inside = (cells >= lowest[suspect] - slack) & (cells <= highest[suspect] + slack)
+    return Beyond(float(np.mean(~inside.all(axis=1))), float(np.max(far)))
 
 
 # of a model, gone with it, the conditions and sources that were warned about: a report predicts each several times
@@ -230,10 +235,10 @@ def _batches(
     queue = rng.permutation(rows)
     for number, first in enumerate(range(0, num_samples, BATCH)):
         size = min(BATCH, num_samples - first)
-        # always a full batch on the device, so that it compiles once; the surplus is cut off
-        while len(queue) < BATCH:
+        padded = max(SMALL_BATCH, 1 << (size - 1).bit_length())  # the surplus is cut off
+        while len(queue) < padded:
             queue = np.concatenate([queue, rng.permutation(rows)])
-        chosen, queue = queue[:BATCH], queue[size:]
+        chosen, queue = queue[:padded], queue[size:]
         cells = source.data.x[chosen], source.labels(chosen), target[None], source.data.sizes(chosen)
         moved = fitted.translate(jax.random.fold_in(key_noise, number), *cells)
         yield moved[:size], chosen[:size]

@@ -46,7 +46,7 @@ def centre_of(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
 
 def matrix_across(x: HostCells, y: HostCells) -> Float[np.ndarray, "n m"]:
     """Take the distances between two samples with one centre, in the units of the user."""
-    if len(x.rows) > 1 and np.all(x.rows == x.rows[0]):  # one profile: all pairs might be near
+    if _is_one_profile(x):  # all pairs might be near
         return np.repeat(matrix_across(x.take(slice(1)), y), len(x.rows), axis=0)
     unit = max(x.unit, y.unit)
     rows, columns = (c.rows if c.unit == unit else c.rows * np.float32(c.unit / unit) for c in (x, y))
@@ -55,12 +55,17 @@ def matrix_across(x: HostCells, y: HostCells) -> Float[np.ndarray, "n m"]:
 
 def triangle(x: HostCells) -> Iterator[tuple[slice, Float[np.ndarray, "rows columns"]]]:
     """Take the distances within a sample some rows at a time: these rows, and columns from the first of them on."""
-    if len(x.rows) > 1 and np.all(x.rows == x.rows[0]):
+    if _is_one_profile(x):
         x = HostCells(np.zeros((len(x.rows), 1), np.float32), x.unit)
     for start in range(0, len(x.rows), ROWS):
         rows = slice(start, min(start + ROWS, len(x.rows)))
         sq = _squared(x.rows[rows], x.rows[start:], within=True)
         yield rows, _times(np.sqrt(sq), x.unit)
+
+
+def _is_one_profile(x: HostCells) -> bool:
+    rows = x.rows
+    return len(rows) > 1 and np.array_equal(rows[0], rows[1]) and bool(np.all(rows == rows[0]))
 
 
 def matrix_within(x: HostCells) -> Float[np.ndarray, "n n"]:

@@ -10,20 +10,15 @@ is a U-statistic of one sample: unbiased, exactly zero where the maps agree, and
 different cells have, whose own differences it does not see.
 """
 
-import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import numpy as np
+from jaxtyping import Bool, Float
 
-from pdae_jax.two_sample import kernels
-from pdae_jax.two_sample.pair_sum import group_pair_sums
-from pdae_jax.two_sample.statistics import typical_dissimilarity
-from pdae_jax.two_sample.units import unit_of
+from pdae_jax.two_sample.host_distances import HostCells, centre_of, matrix_within
 
 
-@jax.jit
 def shared_cell_distances(
-    x: Float[Array, "laws n d"], weight: Float[Array, "laws n"], shared: Bool[Array, "laws laws"]
-) -> Float[Array, "laws laws"]:
+    x: Float[np.ndarray, "laws n d"], weight: Float[np.ndarray, "laws n"], shared: Bool[np.ndarray, "laws laws"]
+) -> Float[np.ndarray, "laws laws"]:
     """Return the energy distances (U form) between all pairs of laws.
 
     Args:
@@ -32,25 +27,25 @@ def shared_cell_distances(
         shared: whether two laws are made of the same cells; every law is of its own.
     """
     laws, n, d = x.shape
-    kernel = kernels.energy(1.0)
-    weight = weight / jnp.sum(weight, axis=1, keepdims=True)
-    flat = x.reshape(laws * n, d)
-    flat = flat - weight.reshape(-1) @ flat / laws
-    unit = unit_of(flat)
-    flat = flat / unit
-    every = weight.reshape(-1) / laws
-    offset = typical_dissimilarity(flat, flat, every, every, kernel)
-    member = jnp.einsum("an,ab->anb", weight, jnp.eye(laws, dtype=x.dtype)).reshape(laws * n, laws)
-    sums = group_pair_sums(flat, member, kernel, offset=offset)
-
-    images = flat.reshape(laws, n, d)
-
-    def own_pairs(law: Array) -> Array:  # of a cell's images under this law and each
-        distance = kernel(jnp.sum((images - images[law]) ** 2, axis=-1))
-        return jnp.sum(weight * weight[law] * (distance - offset), axis=1)
-
-    own = jax.lax.map(own_pairs, jnp.arange(laws))
+    weight = weight / np.sum(weight, axis=1, keepdims=True)
+    distances = _centred_distances(x.reshape(laws * n, d), np.flatnonzero(weight))
+    member = np.einsum("an,ab->anb", weight, np.eye(laws)).reshape(laws * n, laws).astype(np.float32)
+    sums = (member.T @ (distances @ member)).astype(np.float64)
+    # of a cell's images under two laws
+    own = np.einsum("aibi,ai,bi->ab", distances.reshape(laws, n, laws, n), weight, weight)
     # the pairs left out of a law with itself are those of a cell with itself, the usual U form
     mean = (sums - shared * own) / (1.0 - shared * (weight @ weight.T))
-    within = jnp.diagonal(mean)
-    return unit * jnp.where(jnp.eye(laws, dtype=bool), 0.0, 2.0 * mean - within[:, None] - within)
+    within = np.diagonal(mean)
+    return np.where(np.eye(laws, dtype=bool), 0.0, 2.0 * mean - within[:, None] - within)
+
+
+def _centred_distances(cells: np.ndarray, rows: np.ndarray) -> Float[np.ndarray, "cells cells"]:
+    """Distances between some of the rows less their mean, which cancels; those of the others are zero."""
+    used = cells[rows]
+    matrix = matrix_within(HostCells.of(used, centre_of(used)))
+    matrix -= np.mean(matrix)
+    if len(rows) == len(cells):
+        return matrix
+    every = np.zeros((len(cells), len(cells)), np.float32)
+    every[np.ix_(rows, rows)] = matrix
+    return every
