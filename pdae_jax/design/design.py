@@ -148,6 +148,10 @@ class Design:
         """Tell whether the conditions determine the effect of a label: it lies in their span."""
         return self.span.contains(self.doses.scaled(label))
 
+    def singles_contain(self, label: Label) -> Bool[np.ndarray, "*batch"]:
+        """Tell whether the conditions of at most one perturbation alone determine the effect of a label."""
+        return self.span_of_singles.contains(self.doses.scaled(label))
+
     def identification(self, label: Float[np.ndarray, " perturbations"]) -> Identification:
         """Say what the conditions determine of a label."""
         target = self.doses.scaled(label)

@@ -221,10 +221,9 @@ def _conditions(parts: Parts) -> list[str]:
     """List conditions; of combinations, whether singles, and whether training conditions, identify them."""
     train = parts["train"]
     design = design_of(train)
-    alone, every = design.span_of_singles, design.span
     rows = {"held out": [], "train": []}
     for name, part in parts.items():
-        by_singles, by_training = alone.contains(part.labels), every.contains(part.labels)
+        by_singles, by_training = design.singles_contain(part.labels), design.contains(part.labels)
         for row, (condition, order) in enumerate(zip(part.conditions, part.orders, strict=True)):
             line = (condition, str(part.counts[row]), name, "", "")
             if order > 1:
@@ -277,11 +276,11 @@ def _tests(train: PerturbationData, label: np.ndarray, alone: Mapping[str, bool]
 
 
 def _total(parts: Parts) -> str:
-    alone = design_of(parts["train"]).span_of_singles
+    design = design_of(parts["train"])
     labels = np.concatenate([part.labels[part.orders > 1] for part in parts.values()])
     counts = ", ".join(f"{part.num_conditions} {name}" for name, part in parts.items())
     return (
-        f"{len(labels)} combinations, {np.count_nonzero(alone.contains(labels))} identified by the singles; "
+        f"{len(labels)} combinations, {np.count_nonzero(design.singles_contain(labels))} identified by the singles; "
         f"conditions: {counts}"
     )
 

@@ -80,3 +80,13 @@ def test_small_doses_are_told_apart_in_any_unit():
     shifts = [additive_shift(data, data.label(name)) for name in ("c1", "c2")]
     means = [data.cells(name).mean(0, dtype=np.float64) - data.cells("control").mean(0) for name in ("c1", "c2")]
     np.testing.assert_allclose(shifts, means, atol=1e-5)
+
+
+def test_what_singles_determine_does_not_depend_on_the_unit():
+    labels = np.array([[0, 0, 0], [1, 1, 1], [5, 5, 5], [100, 0, 0], [0, 2, 0]], np.float32)
+    pair = np.array([30.0, 1.0, 0.0])
+    for factors in ([1.0, 1.0, 1.0], [1e-3, 1e3, 1.0]):
+        design = make_design((labels * np.array(factors)).astype(np.float32), ("A", "B", "C"))
+        assert design.contains(pair * factors) and design.singles_contain(pair * factors)
+        assert not design.singles_contain(np.array([1.0, 1.0, 1.0]) * factors)
+        assert design.contains(np.array([1.0, 1.0, 1.0]) * factors)
