@@ -265,7 +265,9 @@ def summary(rows: list[Row], rate: float) -> list[str]:
     ]
     for mode, d, n in sorted({(row["mode"], row["d"], row["n"]) for row in measured}):
         others = [row for row in measured if (row["mode"], row["d"], row["n"]) == (mode, d, n)]
-        other = min((row for row in others if row["method"] != "ours"), key=lambda row: row["ms"], default=None)
+        other = min(
+            (row for row in others if not row["method"].startswith("ours")), key=lambda row: row["ms"], default=None
+        )
         mine = ours.get((mode, d, n))
         ratio = f"{other['ms'] / mine['ms']:.2f}" if mine and other else "-"
         fraction = f"{needed_flops(n, n, d, mode) / (1e-3 * mine['ms']) / rate:.1%}" if mine else "-"

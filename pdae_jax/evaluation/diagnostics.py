@@ -94,12 +94,11 @@ def extremes(prediction: Prediction, train: PerturbationData) -> Table:
 
     found, samples = moments(train), prediction.samples
     columns = {}
-    for name, cells, low, high in (
-        ("predicted", samples, samples.min(axis=0), samples.max(axis=0)),
-        ("measured", _some_cells(train), found.lowest, found.highest),
+    for name, quantiles, low, high in (
+        ("predicted", np.quantile(samples, QUANTILES, axis=0), samples.min(axis=0), samples.max(axis=0)),
+        ("measured", _measured_quantiles(train), found.lowest, found.highest),
     ):
-        for level, row in zip(QUANTILES, np.quantile(cells, QUANTILES, axis=0), strict=True):
-            columns[f"{name}_{level:.0%}"] = row
+        columns |= {f"{name}_{level:.0%}": row for level, row in zip(QUANTILES, quantiles, strict=True)}
         columns |= {f"{name}_min": low, f"{name}_max": high}
     table = pd.DataFrame(columns, index=pd.Index(train.features, name="feature"))
     table["reach"] = reach_of(prediction.samples, train)
@@ -107,7 +106,7 @@ def extremes(prediction: Prediction, train: PerturbationData) -> Table:
 
 
 @once_for_each  # a report asks for every held-out condition
-def _some_cells(train: PerturbationData) -> Float[np.ndarray, "cells features"]:
-    """Choose at most `_MOST_CELLS` training cells."""
+def _measured_quantiles(train: PerturbationData) -> Float[np.ndarray, "quantiles features"]:
+    """Find the quantiles of at most `_MOST_CELLS` training cells."""
     rows = np.random.default_rng(0).permutation(train.num_cells)[:_MOST_CELLS]
-    return train.x[np.sort(rows)]
+    return np.quantile(train.x[np.sort(rows)], QUANTILES, axis=0)
