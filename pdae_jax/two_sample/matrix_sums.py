@@ -99,7 +99,7 @@ def quadratic_forms(s: Float[np.ndarray, "labels n"], matrix: Float[np.ndarray, 
 def unbiased(
     within_x: np.ndarray, touching_x: np.ndarray, total: float, n: int, m: int
 ) -> Float[np.ndarray, " labels"]:
-    """U forms, of sums over pairs within the first sample, over pairs with one cell in it, and over all pairs."""
+    """Compute U forms from sums over pairs in the first sample, over pairs with one cell in it, and over all pairs."""
     within_x, touching_x = within_x.astype(np.float64), touching_x.astype(np.float64)
     cross = touching_x - within_x
     within_y = total - within_x - 2.0 * cross
