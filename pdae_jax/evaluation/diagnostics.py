@@ -25,7 +25,7 @@ def residuals(fitted: Fitted, condition: str) -> Float[np.ndarray, "cells featur
     Raises:
         ValueError: a model whose noise is drawn; it has none of its own.
     """
-    if fitted.model.abduct is None:
+    if not fitted.model.carries_noise:
         raise ValueError(
             f"noise={fitted.model.noise!r}: cells have no noise of their own. Fit with noise='abducted', the default."
         )

@@ -58,16 +58,21 @@ class Model(NamedTuple):
     decode: Callable[[Params, Array, AnyArray], Array]
     # (params, key, x [..., features], label_from, label_to, size=None) -> x_new [..., features]
     translate: Callable[..., Array]
-    # (params, key, x, z, label_from, label_to, size=None) -> x_new, of cells already encoded
+    # (params, x, z, size=None) -> eps [..., features], the noise of cells; None where it is drawn
+    abduct: Callable[..., Array | None]
+    # (params, key, z, eps, label_from, label_to, size=None) -> x_new, of cells already encoded, with their noise
     translate_latent: Callable[..., Array]
-    # (params, x, z, size=None) -> eps [..., features], the noise of cells; None: it is drawn
-    abduct: Callable[..., Array] | None
     num_features: int
     num_perturbations: int
     latent_dim: int
     noise: str  # one of `noise.LAWS`
     noise_dim: int  # of drawn noise; 0 where it is carried
     observed_effects: bool
+
+    @property
+    def carries_noise(self) -> bool:
+        """Tell whether the noise of a cell goes with it, and is not drawn."""
+        return LAWS[self.noise] is not None
 
 
 def make_model(
@@ -174,19 +179,19 @@ def _join(networks: _Networks, num_perturbations: int, floor: tuple[float, ...] 
         # of carried noise the centre is no cell: the floor comes after the noise
         return above_floor(centre) if carried is None else centre
 
-    def translate_latent(params, key, x, z, label_from, label_to, size=None):
+    def abduct(params, x, z, size=None):
+        return None if carried is None else carried.abduct(params["decoder"], x, z, size)
+
+    def translate_latent(params, key, z, eps, label_from, label_to, size=None):
         moved = z + apply_shift(params, label_from, label_to)
         if carried is None:
             return decode(params, key, moved)
-        weights, displaced = params["decoder"], shift.displace(params["shift"], label_from, label_to)
-        return above_floor(carried.apply(weights, moved, carried.abduct(weights, x, z, size), displaced, size))
-
-    def abduct(params, x, z, size=None):
-        assert carried is not None
-        return carried.abduct(params["decoder"], x, z, size)
+        displaced = shift.displace(params["shift"], label_from, label_to)
+        return above_floor(carried.apply(params["decoder"], moved, eps, displaced, size))
 
     def translate(params, key, x, label_from, label_to, size=None):
-        return translate_latent(params, key, x, encode(params, x), label_from, label_to, size)
+        z = encode(params, x)
+        return translate_latent(params, key, z, abduct(params, x, z, size), label_from, label_to, size)
 
     return Model(
         init=init,
@@ -194,8 +199,8 @@ def _join(networks: _Networks, num_perturbations: int, floor: tuple[float, ...] 
         shift=apply_shift,
         decode=decode,
         translate=translate,
+        abduct=abduct,
         translate_latent=translate_latent,
-        abduct=None if carried is None else abduct,
         num_features=networks.num_features,
         num_perturbations=num_perturbations,
         latent_dim=networks.latent_dim,

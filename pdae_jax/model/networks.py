@@ -21,7 +21,18 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.zeros)
+class Dense(nn.Module):
+    """``x -> x kernel + bias``; zero until `make_mlp` draws its start."""
+
+    in_dim: int
+    out_dim: int
+
+    def setup(self):
+        self.kernel = self.param("kernel", nn.initializers.zeros, (self.in_dim, self.out_dim))
+        self.bias = self.param("bias", nn.initializers.zeros, (self.out_dim,))
+
+    def __call__(self, x: Float[Array, "*batch in_dim"]) -> Float[Array, "*batch out_dim"]:
+        return x @ self.kernel + self.bias
 
 
 class MLP(nn.Module):
@@ -36,9 +47,14 @@ class MLP(nn.Module):
     def __call__(self, x: Float[Array, "*batch in_dim"]) -> Float[Array, "*batch out_dim"]:
         h = x
         for i, width in enumerate(self.hidden):
-            h = ACTIVATIONS[self.activation](Dense(width, name=f"hidden_{i}")(h))
-        out = Dense(self.out_dim, name="out")(h)
-        return out + Dense(self.out_dim, name="skip")(x) if self.linear_skip else out
+            h = ACTIVATIONS[self.activation](Dense(h.shape[-1], width, name=f"hidden_{i}")(h))
+        out = Dense(h.shape[-1], self.out_dim, name="out")
+        if not self.linear_skip:
+            return out(h)
+        skip = Dense(x.shape[-1], self.out_dim, name="skip")
+        # one product: the sum of two would pass through all that comes out once more
+        both = jnp.concatenate([h, x], axis=-1) @ jnp.concatenate([out.kernel, skip.kernel])
+        return both + (out.bias + skip.bias)
 
 
 def _spread(layer: str, near_zero: bool) -> float:
@@ -52,18 +68,18 @@ def _spread(layer: str, near_zero: bool) -> float:
 
 
 def with_skip(params: dict, kernel: AnyArray, bias: AnyArray) -> dict:
-    """Return the parameters of an `MLP`, its linear part set."""
+    """The parameters of an `MLP`, its linear part set."""
     return {**params, "skip": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}
 
 
 def with_share(params: dict, share: AnyArray | float) -> dict:
-    """Return the parameters of an `MLP`, and of those inside it, with outputs beside the linear part times `share`."""
+    """The parameters of an `MLP`, and of those inside it, with outputs beside the linear part times `share`."""
     inner = {"scale": with_share(params["scale"], share)} if "scale" in params else {}
     return {**params, **inner, "out": {**params["out"], "kernel": share * params["out"]["kernel"]}}
 
 
 def unraveller(shapes: Any) -> tuple[int, Callable[[Float[Array, " numbers"]], Any]]:
-    """Find how many numbers a pytree of these shapes has, and the function that makes one of a vector."""
+    """How many numbers a pytree of these shapes has, and the function that makes one of a vector."""
     leaves, treedef = jax.tree.flatten(shapes)
     ends = np.cumsum([leaf.size for leaf in leaves])
 
@@ -83,7 +99,7 @@ def make_mlp(
     linear_skip: bool,
     near_zero: bool | None = None,
 ) -> tuple[Callable, Callable]:
-    """Make an `MLP` as a pair of pure functions, ``init(key) -> params`` and ``apply(params, x)``.
+    """An `MLP` as a pair of pure functions, ``init(key) -> params`` and ``apply(params, x)``.
 
     With `near_zero`, the default beside a linear map, the MLP starts near zero.
     """
@@ -107,6 +123,8 @@ def make_mlp(
         return {"kernel": spread * kernel / len(kernel) ** 0.5, "bias": jnp.zeros_like(draws["bias"])}
 
     def apply(params: dict, x: Array) -> Array:
-        return network.apply({"params": params}, x)  # pyright: ignore[reportReturnType]
+        # as one matrix of rows: of more axes XLA lowers the gradient of a kernel to a transpose and a slow product
+        rows: Any = network.apply({"params": params}, x.reshape(-1, x.shape[-1]))
+        return rows.reshape(*x.shape[:-1], out_dim)
 
     return init, jax.named_call(apply, name="mlp")

@@ -174,7 +174,7 @@ def write_diagnostics(
     if rows:
         write_text(path / EXTREMES_FILE, pd.concat(rows).to_csv(index=False))
     model = fitted.members[0]
-    if model.model.abduct is not None:
+    if model.model.carries_noise:
         found = residual_laws(model, key=jax.random.key(fitted.seed), most=_MOST_TESTED)
         write_text(path / RESIDUALS_FILE, found.reset_index().to_csv(index=False))
     if fitted.train.size_factors is not None and test is not None and test.size_factors is not None:

@@ -22,7 +22,9 @@ from pdae_jax.training.optimizer import make_optimizer
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.kernels import Kernel
 from pdae_jax.types import AnyArray
-from pdae_jax.view.sampler import DeviceData, make_sampler
+from pdae_jax.view.sampler import Batch, DeviceData, make_sampler
+
+_IN_CACHE = 2**18  # numbers of all translated cells of a batch
 
 
 class Settings(NamedTuple):
@@ -172,7 +174,8 @@ def make_train_step(
 
         def loss(vector: Array) -> tuple[Array, LossTerms]:
             options = {"kernel": own_kernel, "form": form, "weights": settings.weights, "terms": terms}
-            return pdae_loss(unravel(vector), model, key_loss, batch, **options)
+            in_turn = devices is None and are_taken_in_turn(batch)
+            return pdae_loss(unravel(vector), model, key_loss, batch, in_turn=in_turn, **options)
 
         gradient, values = jax.grad(loss, has_aux=True)(state.params)
         updates, opt_state = _optimizer(settings).update(gradient, state.opt_state, state.params)
@@ -182,6 +185,15 @@ def make_train_step(
         return new_state, Metrics(values, jnp.linalg.norm(gradient))
 
     return step
+
+
+def are_taken_in_turn(batch: Batch) -> bool:
+    """Tell whether a step takes its targets one after the other: where they would not fit into a CPU's cache together.
+
+    Accelerators have room for all, and cores for all at once.
+    """
+    translated = batch.x_target.shape[0] * batch.x_source.size
+    return jax.default_backend() == "cpu" and translated > _IN_CACHE
 
 
 @functools.lru_cache(maxsize=32)  # a step that is run again, as by a second fit of its shapes, is not compiled again

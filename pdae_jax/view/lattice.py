@@ -14,11 +14,11 @@ back these counts, where the floor of a number just below `c` would be :math:`c 
 a share of a count would be a large effect in a small cell, and less than single precision has in a large one.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from pdae_jax.randomness import make_random
 
@@ -27,12 +27,21 @@ _BLOCK = 4096  # cells at a time
 _COUNTS = 3  # folded into a key of which other draws may be made, or that is split into three
 
 
-def whole_counts(
+class Neighbours(NamedTuple):
+    """The whole numbers next to values: those below, which values become the ones above, and logarithms of both."""
+
+    below: Float[Any, "*batch cells features"]
+    up: Bool[Any, "*batch cells features"]
+    low: Float[Any, "*batch cells features"]
+    high: Float[Any, "*batch cells features"]
+
+
+def neighbours(
     values: Float[Any, "*batch cells features"],
     size: Float[Any, "*cells"],
     draws: Float[Any, "*cells features"],
-) -> Float[Any, "*batch cells features"]:
-    r"""Round values to whole numbers `c` for which :math:`\log(1 + c / s)` has them as its mean.
+) -> Neighbours:
+    r"""Find whole numbers `c` for which :math:`\log(1 + c / s)` has values as its mean.
 
     Args:
         values: logarithms; below zero is zero.
@@ -42,11 +51,12 @@ def whole_counts(
     xp = values.__array_namespace__()
     values, size = xp.maximum(values, 0), size[..., None]
     counts = xp.expm1(values) * size
-    nearest, below = xp.round(counts), xp.floor(counts)
+    below = xp.floor(counts)
     low, high = xp.log1p(below / size), xp.log1p((below + 1) / size)
-    on_lattice = xp.abs(values - xp.log1p(nearest / size)) < _ROUNDING
+    above_middle = counts - below > 0.5
+    on_lattice = xp.abs(values - xp.where(above_middle, high, low)) < _ROUNDING
     # draws * step < rest, and not draws < rest / step: of huge counts single precision has no step
-    return xp.where(on_lattice, nearest, below + (draws * (high - low) < values - low))
+    return Neighbours(below, xp.where(on_lattice, above_middle, draws * (high - low) < values - low), low, high)
 
 
 def to_counts(
@@ -54,12 +64,13 @@ def to_counts(
     x: Float[np.ndarray, "cells features"],
     sizes: Float[np.ndarray, " cells"],
 ) -> Int[np.ndarray, "cells features"]:
-    """Round values to whole numbers of counts, `whole_counts`, a few thousand cells at a time."""
+    """Round values to whole numbers of counts, `neighbours`, a few thousand cells at a time."""
     counts = np.empty(x.shape, np.int64)
     for start in range(0, len(x), _BLOCK):
         block = slice(start, start + _BLOCK)
         values, size = x[block].astype(np.float64), np.asarray(sizes[block], np.float64)
-        counts[block] = whole_counts(values, size, random.random(values.shape))
+        found = neighbours(values, size, random.random(values.shape))
+        counts[block] = found.below + found.up
     return counts
 
 
@@ -83,8 +94,19 @@ def as_measured(
     """
     if size is None:
         return values
-    key = jax.random.fold_in(key, _COUNTS)
     if not isinstance(values, jax.Array):
-        return log_normalised(to_counts(make_random(key), values, size), size)
-    draws = jax.random.uniform(key, (*size.shape, values.shape[-1]), values.dtype)
-    return log_normalised(whole_counts(values, size, draws), size)
+        return log_normalised(to_counts(make_random(jax.random.fold_in(key, _COUNTS)), values, size), size)
+    return measured(values, size, draws_of(key, size, values.shape[-1]))
+
+
+def draws_of(key: Array, size: Float[Any, "*cells"], num_features: int) -> Float[Array, "*cells features"]:
+    """Draw what decides which whole number the values of cells become, by the key of their translation."""
+    return jax.random.uniform(jax.random.fold_in(key, _COUNTS), (*size.shape, num_features))
+
+
+def measured(
+    values: Float[Array, "*batch cells features"], size: Float[Any, "*cells"], draws: Float[Array, "*cells features"]
+) -> Float[Array, "*batch cells features"]:
+    """Round values as `as_measured` does, with draws at hand."""
+    _, up, low, high = neighbours(values, size, draws)
+    return jax.numpy.where(up, high, low).astype(np.float32)

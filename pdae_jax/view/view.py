@@ -17,7 +17,7 @@ from pdae_jax.data.moments import has_zero_floor
 from pdae_jax.recipe import Recipe
 from pdae_jax.types import PerturbationData
 from pdae_jax.view.components import Components
-from pdae_jax.view.lattice import as_measured
+from pdae_jax.view.lattice import as_measured, measured
 from pdae_jax.view.units import Standardizer, make_standardizer
 
 _ROUNDING = 1e-5  # in the model's units: a zero that was carried along comes back as one
@@ -77,14 +77,17 @@ class View(NamedTuple):
         return size if self.components is None else None
 
     def measurable(
-        self, key: Array, moved: Float[Array, "*batch cells seen"], size: Float[Any, "*cells"] | None
+        self,
+        moved: Float[Array, "*batch cells seen"],
+        size: Float[Any, "*cells"],
+        draws: Float[Array, "*cells seen"],
     ) -> Float[Array, "*batch cells seen"]:
         """Round what the model made of cells to whole numbers of counts, in the model's units.
 
         The backward pass takes it for the identity, the derivative of its mean (a straight-through estimate; Bengio
-        et al., arXiv 1308.3432). The draws are the same for every target that a cell is moved to.
+        et al., arXiv 1308.3432). With the `draws_of` cells it rounds them alike for every target they are moved to.
         """
-        whole = self.units.forward(as_measured(key, self.units.backward(moved), size))
+        whole = self.units.forward(measured(self.units.backward(moved), size, draws))
         return moved + jax.lax.stop_gradient(whole - moved)
 
     @property
