@@ -88,7 +88,8 @@ class View(NamedTuple):
         et al., arXiv 1308.3432). With the `draws_of` cells it rounds them alike for every target they are moved to.
         """
         whole = self.units.forward(measured(self.units.backward(moved), size, draws))
-        return moved + jax.lax.stop_gradient(whole - moved)
+        # whole numbers to the bit: of cells that are equal the distance has no slope, which rounding would give it
+        return jax.lax.stop_gradient(whole) + (moved - jax.lax.stop_gradient(moved))
 
     @property
     def floor_of_model(self) -> tuple[float, ...] | None:

@@ -129,7 +129,8 @@ def test_latents_already_encoded_are_not_encoded_again(linear_world):
     data, _, _ = linear_world
     model, params = started(data, 2)
     x, source, target = jnp.asarray(data.x[:50]), jnp.zeros(3), jnp.array([1.0, 1.0, 0.0])
-    moved = model.translate_latent(params, jax.random.key(2), x, model.encode(params, x), source, target)
+    z = model.encode(params, x)
+    moved = model.translate_latent(params, jax.random.key(2), z, model.abduct(params, x, z), source, target)
     np.testing.assert_array_equal(moved, model.translate(params, jax.random.key(2), x, source, target))
 
 

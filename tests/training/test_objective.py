@@ -15,6 +15,8 @@ from pdae_jax.model.model import linear_start, make_model
 from pdae_jax.training import objective
 from pdae_jax.types import PerturbationData
 from pdae_jax.view.sampler import Batch
+from pdae_jax.view.units import Standardizer
+from pdae_jax.view.view import View
 
 NETWORKS = {"noise": "abducted", "noise_dim": 0, "observed_effects": True, "hidden": (8,), "activation": "silu"}
 
@@ -142,6 +144,28 @@ def test_translations_of_the_loss_are_those_of_the_model(model, labelled):
     np.testing.assert_allclose(
         terms.reconstruction, np.mean(np.linalg.norm(decoded - batch.x_source, axis=-1)), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("form", ["pairwise", "pooled"])
+@pytest.mark.parametrize("counted", [False, True], ids=["cells", "counts"])
+def test_targets_in_turn_give_value_and_gradient_of_all_together(model, labelled, form, counted):
+    batch, x, label = make_batch(labelled), labelled[0], labelled[2][labelled[1]]
+    if counted:
+        view = View(Standardizer(np.full(5, -0.2, np.float32), np.full(5, 0.7, np.float32)), None, np.zeros(()))
+        batch = batch._replace(size=jnp.exp(batch.x_source[..., 0]), view=view)
+    params = init(model, jax.random.key(1), x, label)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def found(params, in_turn):
+        options = {"kernel": kernels.energy(), "form": form, "weights": objective.LossWeights(0.5, 0.4, 0.0)}
+        loss = functools.partial(objective.pdae_loss, in_turn=in_turn, **options)
+        return jax.value_and_grad(loss, has_aux=True)(params, model, jax.random.key(2), batch)
+
+    (value, terms), gradient = found(params, False)
+    (value_in_turn, terms_in_turn), gradient_in_turn = found(params, True)
+    np.testing.assert_allclose(value_in_turn, value, rtol=1e-6)
+    np.testing.assert_allclose(terms_in_turn.translation, terms.translation, rtol=1e-6)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), gradient_in_turn, gradient)
 
 
 def test_permuting_cells_or_conditions_changes_nothing(model, labelled):

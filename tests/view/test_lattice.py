@@ -7,7 +7,7 @@ import pytest
 
 import pdae_jax
 from pdae_jax.view.lattice import as_measured, draws_of, neighbours, to_counts
-from pdae_jax.view.sample import make_sampler, to_device
+from pdae_jax.view.sampler import make_sampler, to_device
 from pdae_jax.view.units import make_standardizer
 from pdae_jax.view.view import View, make_view
 
@@ -80,10 +80,8 @@ def test_numpy_and_jax_have_one_body():
     random = np.random.default_rng(0)
     values = random.uniform(-0.1, 6, (300, 20)).astype(np.float32)
     size, draws = random.lognormal(size=300).astype(np.float32), random.random((300, 20)).astype(np.float32)
-    one, other = (
-        found.below + found.up
-        for found in (neighbours(values, size, draws), neighbours(*map(jnp.asarray, (values, size, draws))))
-    )
+    of_both = (neighbours(values, size, draws), neighbours(*map(jnp.asarray, (values, size, draws))))
+    one, other = (found.below + found.up for found in of_both)
     assert np.mean(one != np.asarray(other)) < 1e-3 and np.abs(one - np.asarray(other)).max() <= 1
 
 
