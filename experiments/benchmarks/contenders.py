@@ -13,7 +13,7 @@ from pdae_jax.model.model import linear_start
 from pdae_jax.recipe import Recipe
 from pdae_jax.training.defaults import resolve_recipe
 from pdae_jax.training.pilot import make_pilot
-from pdae_jax.training.plan import Request, make_plan
+from pdae_jax.training.plan import Request, check_request, make_plan
 from pdae_jax.training.prepare import prepare
 from pdae_jax.training.step import make_train_steps
 from pdae_jax.types import PerturbationData
@@ -57,8 +57,8 @@ class Contender(NamedTuple):
 
 
 def make_ours(task: Task, recipe: Recipe) -> Contender:
-    plan = make_plan(Request(task.train, jax.random.key(task.seed), recipe.override(log_every=CHUNK), streams=1))
-    parts = prepare(plan, ahead=True)
+    request = Request(task.train, jax.random.key(task.seed), recipe.override(log_every=CHUNK), streams=1)
+    parts = prepare(make_plan(check_request(request)), ahead=True)
     steps, data = make_train_steps(parts.step, CHUNK), parts.data
     assert isinstance(data, DeviceData)
     state = parts.state.train

@@ -22,7 +22,7 @@ from absl import app, flags
 from experiments.configs import simulated
 from pdae_jax import build
 from pdae_jax.training.devices import make_devices
-from pdae_jax.training.plan import Request, make_plan
+from pdae_jax.training.plan import Request, check_request, make_plan
 from pdae_jax.training.prepare import prepare
 from pdae_jax.training.step import make_train_steps
 from pdae_jax.view.sampler import DeviceData
@@ -65,7 +65,8 @@ def measure(number: int) -> dict:
     recipe = experiment.recipe.override(num_targets=TARGETS * number, num_steps=1000)
     shared = make_devices(number) if number > 1 else None
     devices = None if shared is None else shared.number
-    parts = prepare(make_plan(Request(experiment.train, experiment.key, recipe, streams=1, devices=devices)))
+    request = Request(experiment.train, experiment.key, recipe, streams=1, devices=devices)
+    parts = prepare(make_plan(check_request(request)))
     state = parts.state.train if shared is None else shared.everywhere(parts.state.train)
     assert isinstance(parts.data, DeviceData)
     single = make_train_steps(parts.step, 1).lower(state, parts.data).compile()

@@ -22,7 +22,7 @@ def check_training_data(train: PerturbationData, validation: PerturbationData | 
             f"No control condition {train.control!r} in the training data; it has {list(train.conditions[:5])}. "
             f"Shifts are measured from the control: do not hold it out."
         )
-    if train.num_conditions < 2:
+    if len(train.conditions) < 2:
         raise ValueError("Only the control is in the training data. Pass at least one perturbed condition.")
     if validation is None:
         return

@@ -36,7 +36,7 @@ from pdae_jax.runs.track import History, Progress
 from pdae_jax.settings import Whole
 from pdae_jax.training.member import Member
 from pdae_jax.training.optimizer import make_optimizer
-from pdae_jax.training.plan import Request, make_plan
+from pdae_jax.training.plan import Request, check_request, make_plan
 from pdae_jax.training.prepare import prepare
 from pdae_jax.training.state import start_errors, with_errors, with_start
 from pdae_jax.training.step import TrainState
@@ -169,7 +169,8 @@ def fit_compositional(
         raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
     key_start, key_decoder, key_adversary, key_steps, key_validate = jax.random.split(key, 5)
     # streams: all keys are split here
-    program = prepare(make_plan(Request(train, key_start, recipe, streams=1)))
+    request = Request(train, key_start, recipe.override(patience=0), streams=1)
+    program = prepare(make_plan(check_request(request)))
     frame, plan, view, design = program.frame, program.plan, program.plan.view, program.plan.design
     networks, params, adversary = make_networks(key_decoder, key_adversary, program, train, subtract_label)
     optimizer = make_optimizer(

@@ -4,12 +4,13 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from pdae_jax.design.design import Design
 from pdae_jax.design.effects import effective_label
 from pdae_jax.model.model import Model, linear_start, make_model
 from pdae_jax.model.noise import LAWS
 from pdae_jax.recipe import Recipe, Resolved
-from pdae_jax.training.density import has_density
 from pdae_jax.training.pilot import Pilot, make_pilot
 from pdae_jax.types import PerturbationData
 from pdae_jax.view.sampler import balanced_rows
@@ -51,14 +52,21 @@ MAX_STEPS = 4000
 # of 50 to 80, the best on six development worlds; with 300 cells 50 and 107 were the best (lab/STUDIES.md).
 PASSES = 50
 MIN_STEPS = 300
+# Times the number of latents. In simulated worlds cells without noise are within 1.1 times, counts and cells with noise
+# of half a unit on 20 features at 3 times and more.
+MAX_DIMENSION = 1.5
 _FEW_CELLS = 20  # of the median condition
 _PAIRED = 2048  # cells whose distances from each other are looked at
 
 
-def resolve_recipe(recipe: Recipe, train: PerturbationData, pilot: Pilot | None = None) -> Resolved:
+def resolve_recipe(recipe: Recipe, train: PerturbationData) -> Resolved:
     """Fill in what the recipe leaves to the data: floor, scale, steps, number of latents."""
     recipe = with_units(recipe, train)
-    pilot = pilot or make_pilot(recipe, train)
+    return with_defaults(recipe, make_pilot(recipe, train))
+
+
+def with_defaults(recipe: Recipe, pilot: Pilot) -> Resolved:
+    """Fill in what a recipe leaves open that has its units (`with_units`)."""
     if recipe.latent_dim is None:
         recipe = recipe.override(latent_dim=effective_rank(pilot))
     if any(getattr(recipe, name) is None for name in ON_SURFACE):
@@ -67,7 +75,7 @@ def resolve_recipe(recipe: Recipe, train: PerturbationData, pilot: Pilot | None 
         found = (ON_SURFACE if on_surface else WITH_NOISE) | (DRAWN if LAWS[recipe.noise] is None else {})
         recipe = recipe.override(**{name: v for name, v in found.items() if getattr(recipe, name) is None})
     if recipe.num_steps is None:
-        recipe = recipe.override(num_steps=default_steps(recipe, train))
+        recipe = recipe.override(num_steps=default_steps(recipe, pilot.train.counts))
     return Resolved(**dataclasses.asdict(recipe))
 
 
@@ -78,30 +86,74 @@ def lies_on_surface(pilot: Pilot, latent_dim: int) -> bool:
     other conditions, and lie in as many directions as there are perturbations, whatever the noise.
     """
     random, data = np.random.default_rng(0), pilot.train
-    if has_few_cells(data):
+    if has_few_cells(data.counts):
         return False
-    rows = balanced_rows(random, data, -(-_PAIRED // data.num_conditions))
+    rows = balanced_rows(random, data.condition_index, -(-_PAIRED // len(data.counts)))
     # conditions of few cells repeat them: a cell must not be its own neighbour
     rows = random.permutation(np.unique(rows))[:_PAIRED]
     return has_density(pilot.cells(rows), latent_dim)
 
 
-def has_few_cells(train: PerturbationData) -> bool:
+def has_density(x: Float[np.ndarray, "cells features"], latent_dim: int) -> bool:
+    """Tell whether the likelihood of cells under a chart with `latent_dim` latents is well defined.
+
+    It does not where values repeat (`has_atoms`): a chart may be as steep as it likes there. Nor where cells spread in
+    many more directions than there are latents (`intrinsic_dimension`): across the surface nothing bounds it.
+
+    Args:
+        x: different cells, about as many of each condition, features on a common scale.
+        latent_dim: k.
+    """
+    return not has_atoms(x) and intrinsic_dimension(x) <= MAX_DIMENSION * latent_dim
+
+
+def has_atoms(x: Float[np.ndarray, "cells features"]) -> bool:
+    """Tell whether more than 1 % of the cells (at least three) share one value of a feature, as zeros of counts do.
+
+    Features that are the same in all cells do not matter.
+    """
+    ordered = np.sort(x, axis=0)
+    many = max(2, len(x) // 100)
+    repeated = np.any(ordered[many:] == ordered[:-many], axis=0)
+    return bool(np.any(repeated & (ordered[0] < ordered[-1])))
+
+
+def intrinsic_dimension(x: Float[np.ndarray, "cells features"]) -> float:
+    """Estimate in how many directions cells spread at the distance of their neighbours; memory grows with cells
+    squared.
+
+    The distance to the second neighbour over that to the first has a Pareto law whose exponent is the dimension
+    (Facco et al., Scientific Reports 2017); its maximum likelihood estimate. Cells that coincide are counted once;
+    fewer than three different cells have dimension 0.
+    """
+    x = np.unique(np.asarray(x, np.float64), axis=0)
+    if len(x) < 3:
+        return 0.0
+    x = x - x.mean(axis=0)
+    size = np.sum(x**2, axis=1)
+    squared = size[:, None] + size - 2.0 * x @ x.T
+    np.fill_diagonal(squared, np.inf)
+    first, second = np.maximum(np.partition(squared, 1, axis=1)[:, :2], np.finfo(float).tiny).T
+    rate = float(np.mean(0.5 * np.log(second / first)))
+    return 1.0 / rate if rate > 0.0 else np.inf  # all neighbours at one distance, as on a grid
+
+
+def has_few_cells(counts: Int[np.ndarray, " conditions"]) -> bool:
     """Tell whether conditions have so few cells that these tell their means at most, as three wells do.
 
     What cells spread within conditions is then little beside what perturbations do, and latents lie far out.
     """
-    return bool(np.median(train.counts) < _FEW_CELLS)
+    return bool(np.median(counts) < _FEW_CELLS)
 
 
-def default_steps(recipe: Recipe, train: PerturbationData) -> int:
+def default_steps(recipe: Recipe, counts: Int[np.ndarray, " conditions"]) -> int:
     """Return `MAX_STEPS`, or as many as take each cell for a source `PASSES` times where those are fewer; then whole
     chunks.
 
     Conditions are drawn equally often, whatever their size: counted are the cells of the median condition.
     """
-    cells_a_step = min(recipe.num_sources, train.num_conditions) * recipe.cells_per_source
-    steps = PASSES * train.num_conditions * float(np.median(train.counts)) / cells_a_step
+    cells_a_step = min(recipe.num_sources, len(counts)) * recipe.cells_per_source
+    steps = PASSES * len(counts) * float(np.median(counts)) / cells_a_step
     whole = max(1, int(max(steps, MIN_STEPS) // recipe.log_every)) * recipe.log_every
     return min(whole, MAX_STEPS)
 
@@ -113,21 +165,22 @@ def effective_rank(pilot: Pilot) -> int:
     than the truth has, shifts lead off the cells' manifold. Counted are the singular values of the linear start's
     `W A`, in standard deviations within conditions, above `RELEVANT_SHIFT` of the largest.
     """
-    data = pilot.train
-    most = min(data.num_conditions - 1, data.num_perturbations, data.num_features)
-    rows = balanced_rows(np.random.default_rng(0), data, int(np.clip(8192 // data.num_conditions, 8, 500)))
-    label = pilot.design.rows[data.condition_index[rows]]
+    condition_index, labels = pilot.train.condition_index, pilot.design.rows
+    num_conditions, num_perturbations = labels.shape
+    most = min(num_conditions - 1, num_perturbations, len(pilot.view.units.mean))
+    rows = balanced_rows(np.random.default_rng(0), condition_index, int(np.clip(8192 // num_conditions, 8, 500)))
+    label = labels[condition_index[rows]]
     start = linear_start(pilot.cells(rows), label, pilot.linear, most)
-    moved = effective_label(pilot.design.rows.astype(np.float64), start.saturation) @ start.shift_matrix
+    moved = effective_label(labels.astype(np.float64), start.saturation) @ start.shift_matrix
     singular = np.linalg.svd(moved, compute_uv=False)
     return max(1, int(np.sum(singular > RELEVANT_SHIFT * singular[0])))
 
 
-def build_model(recipe: Resolved, train: PerturbationData, view: View) -> Model:
-    """Build the model of a recipe, for cells seen through a view."""
+def build_model(recipe: Resolved, view: View, design: Design) -> Model:
+    """Build the model of a recipe, for cells seen through a view and the labels of a design."""
     return make_model(
         len(view.units.mean),
-        train.num_perturbations,
+        design.num_columns,
         latent_dim=recipe.latent_dim,
         noise=recipe.noise,
         noise_dim=recipe.noise_dim,

@@ -26,9 +26,9 @@ from pdae_jax.recipe import Recipe
 from pdae_jax.runs.folder import REPLICAS_FOLDER, RunFolder
 from pdae_jax.runs.track import Progress
 from pdae_jax.settings import Flag, Whole
+from pdae_jax.training.pilot import save_components
 from pdae_jax.training.plan import Plan, Request, identity_of
 from pdae_jax.training.population import share_of_control
-from pdae_jax.training.reduction import save_components
 from pdae_jax.training.train import plan_request, train_requests
 from pdae_jax.training.validate import make_validator
 from pdae_jax.types import PerturbationData
@@ -117,7 +117,7 @@ def train_ensemble(request: Request, num_replicas: int, progress: bool | Progres
         if outcome.fitted is None:
             raise FloatingPointError(f"Replica {r}: {outcome.error}")
         replicas.append(outcome.fitted)
-    return ensemble_of(request.root, replicas, path)
+    return ensemble_of(plan.root, replicas, path)
 
 
 def _recipe_of(plan: Plan) -> Recipe:

@@ -51,10 +51,11 @@ def folds_to_leave_out(train: PerturbationData, key: Array) -> list[list[str]]:
     return folds
 
 
-def folds_of(request: Request) -> list[list[str]]:
-    """Names of the combinations that each fit leaves out which chooses the last step of the one that is asked for."""
+def folds_of(plan: Plan) -> list[list[str]]:
+    """Name the combinations that each fit leaves out which chooses the last step of the one that is asked for."""
     # once by the key that the cells of the start were drawn with
-    key = request.key if request.streams == 1 else jax.random.fold_in(request.root, _CHOICE)
+    request = plan.request
+    key = request.key if request.streams == 1 else jax.random.fold_in(plan.root, _CHOICE)
     return folds_to_leave_out(request.train, key)
 
 
@@ -72,7 +73,7 @@ def last_steps(
     """
     steps: dict[int, int | str | None] = {row: _found_step(plan) for row, plan in plans.items()}
     chooses = [row for row in plans if steps[row] is None and plans[row].request.validation is None]
-    folds = {row: found for row in chooses if (found := folds_of(plans[row].request))}
+    folds = {row: found for row in chooses if (found := folds_of(plans[row]))}
     curves: dict[int, list[dict[int, float]]] = {row: [] for row in folds}
     groups = _groups(max(map(len, folds.values()), default=0), [plans[row] for row in folds])
     for place, numbers in enumerate(groups):
@@ -87,7 +88,7 @@ def last_steps(
                 curves[row].append(errors_by_step(outcome.fitted))
     for row, own in curves.items():
         if not isinstance(steps[row], str):
-            devices = plans[row].request.shared
+            devices = plans[row].devices
             steps[row] = best_step(own) if devices is None else devices.number_of_first(best_step(own))
     return steps
 
@@ -97,9 +98,9 @@ def _found_step(plan: Plan) -> int | None:
     request = plan.request
     if request.validation is not None or plan.recipe.stop_step is not None:
         return plan.recipe.stop_step
-    found = stop_of_folder(request.before)
-    if request.shared is not None:
-        found = request.shared.number_of_first(-1 if found is None else found)
+    found = stop_of_folder(plan.before)
+    if plan.devices is not None:
+        found = plan.devices.number_of_first(-1 if found is None else found)
     return None if found == -1 else found
 
 
@@ -118,7 +119,7 @@ def fold_of(plan: Plan, left_out: Sequence[str], number: int, shared: Shared) ->
     targets = min(recipe.num_targets, train.num_conditions)  # of fewer conditions, which devices may not share
     return Request(
         train,
-        jax.random.fold_in(jax.random.fold_in(request.root, _CHOICE), number),
+        jax.random.fold_in(jax.random.fold_in(plan.root, _CHOICE), number),
         recipe,
         validation,
         workdir=None if request.workdir is None else choice_folder(request.workdir, number),

@@ -15,9 +15,9 @@ from pdae_jax.runs import folder
 from pdae_jax.runs.store import fingerprint, load_data
 from pdae_jax.runs.track import read_metrics
 from pdae_jax.training.ensemble import ensemble_of, replica_folder, replica_key
+from pdae_jax.training.pilot import components_for
 from pdae_jax.training.plan import Request, planned
 from pdae_jax.training.prepare import outline
-from pdae_jax.training.reduction import with_components
 from pdae_jax.training.state import LoopState, fitted_of, step_of
 from pdae_jax.types import PerturbationData
 
@@ -43,8 +43,8 @@ def load_run(workdir: AnyPath, *, store: AnyPath | None = None) -> Fitted:
 
 
 def _fitted(record: "Record") -> Fitted:
-    _, components = with_components(record.recipe, record.train, record.path)
-    frame, shapes = outline(planned(record.request(record.path), record.recipe, components))
+    components = components_for(record.recipe.components, record.train, record.path)
+    frame, shapes = outline(planned(record.request(record.path), components))
     state, entries = read_state(record.path, shapes)
     return fitted_of(frame, state, entries, record.path)
 
@@ -143,7 +143,7 @@ def load_ensemble(workdir: AnyPath, *, store: AnyPath | None = None) -> Ensemble
 
 
 def _ensemble(record: Record) -> Ensemble:
-    with_components(record.recipe, record.train, record.path)  # which are of this run, or refused
+    components_for(record.recipe.components, record.train, record.path)  # which are of this run, or refused
     replicas = [_replica(record, r) for r in range(record.identity["num_replicas"])]
     return ensemble_of(record.root, [_fitted(replica) for replica in replicas], record.path)
 

@@ -13,10 +13,9 @@ from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
 from pdae_jax.runs.store import fingerprint
 from pdae_jax.runs.track import History
+from pdae_jax.training.pilot import save_components
 from pdae_jax.training.plan import Outcome, Plan
 from pdae_jax.training.prepare import Program
-from pdae_jax.training.reduction import save_components
-from pdae_jax.training.resume import goes_on_from
 from pdae_jax.training.state import LoopState, evaluated, fitted_of, out_of_patience, step_of
 from pdae_jax.training.step import VALUES, Metrics, TrainState, neutral_of
 
@@ -142,7 +141,7 @@ def _started(plan: Plan, state: LoopState) -> tuple[LoopState, dict[str, Any]]:
     request = plan.request
     assert request.start_from is not None
     path = pathlib.Path(request.start_from)
-    if goes_on_from(request.workdir, path) != path:
+    if plan.before != path:
         assert request.workdir is not None
         start = folder.read_config(pathlib.Path(request.workdir))["identity"].get("start", {})
         there = (path / folder.CONFIG_FILE).exists()

@@ -1,7 +1,8 @@
-"""The training data as the model sees them, and their linear model: computed once a fit."""
+"""The training data as the model sees them, and their linear model: found once a fit, before anything is trained."""
 
 import dataclasses
 import functools
+import pathlib
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,8 +11,10 @@ from pdae_jax.data.moments import condition_means
 from pdae_jax.design.design import Design, design_of
 from pdae_jax.model.linear import LinearModel, fit_linear
 from pdae_jax.recipe import Recipe
+from pdae_jax.runs import folder
+from pdae_jax.runs.files import digest, read_arrays, write_arrays
 from pdae_jax.types import PerturbationData
-from pdae_jax.view.components import Components
+from pdae_jax.view.components import Components, find_components
 from pdae_jax.view.view import View, make_view
 
 
@@ -45,3 +48,30 @@ class Pilot:
 def make_pilot(recipe: Recipe, train: PerturbationData, components: Components | None = None) -> Pilot:
     """Look at training data through the view of a recipe, `make_view`."""
     return Pilot(*make_view(recipe, train, components), design_of(train))
+
+
+def components_for(
+    number: int | None, train: PerturbationData, workdir: str | pathlib.Path | None
+) -> Components | None:
+    """Find the components that a recipe asks for, or read those of the run in the workdir if it has some.
+
+    The model of wide data is of scores of components, and all else has the features.
+    """
+    if number is None:
+        return None
+    file = None if workdir is None else pathlib.Path(workdir) / folder.COMPONENTS_FILE
+    if file is not None and file.exists():
+        arrays = read_arrays(file)
+        folder.check_part(file.parents[1], folder.COMPONENTS_FILE, digest(arrays))
+        components = Components(**arrays)  # the signs of directions are not the same everywhere
+        if components.loadings.shape[0] == train.num_features:  # else of another run: refused later
+            return components
+    return find_components(train, number)
+
+
+def save_components(path: pathlib.Path, components: Components | None) -> None:
+    """Keep the components with their run."""
+    if components is not None and not (path / folder.COMPONENTS_FILE).exists():
+        arrays = {name: np.asarray(array) for name, array in components._asdict().items()}
+        write_arrays(path / folder.COMPONENTS_FILE, arrays)
+        folder.keep_part(path, folder.COMPONENTS_FILE, digest(arrays))

@@ -15,10 +15,9 @@ from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import STREAMS, key_of_fit, key_record
 from pdae_jax.recipe import Recipe, Resolved
 from pdae_jax.runs import folder
-from pdae_jax.training.defaults import resolve_recipe
+from pdae_jax.training.defaults import with_defaults
 from pdae_jax.training.devices import Devices, shared_by
-from pdae_jax.training.pilot import Pilot, make_pilot
-from pdae_jax.training.reduction import with_components
+from pdae_jax.training.pilot import Pilot, components_for, make_pilot
 from pdae_jax.training.resume import goes_on_from, streams_of_folder
 from pdae_jax.training.step import neutral_of, with_values
 from pdae_jax.types import PerturbationData
@@ -44,32 +43,15 @@ class Request(NamedTuple):
     start_from: str | pathlib.Path | None = None
     devices: int | None = None
 
-    @property
-    def root(self) -> Array:
-        """The key that all that the fit draws comes from."""
-        return key_of_fit(self.key, self.streams or STREAMS)
 
-    @property
-    def shared(self) -> Devices | None:
-        """The devices that share its steps; None: it has one."""
-        targets = min(self.recipe.num_targets, self.train.num_conditions)
-        return shared_by(self.devices, targets, isinstance(self.train.x, StoredCells))
+class Checked(NamedTuple):
+    """A request that can be met, and what is known of it before its data are looked at; `check_request` makes it."""
 
-    @property
-    def writes(self) -> bool:
-        """Whether this process is the one that has its folder and its bar."""
-        return self.shared is None or self.shared.writes
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether it has a folder, of this process or of another that shares it."""
-        own = self.workdir is not None
-        return own if self.shared is None else self.shared.any_of(own)
-
-    @property
-    def before(self) -> str | pathlib.Path | None:
-        """The folder of the run that it goes on from: that has found and chosen what a fit finds and chooses first."""
-        return goes_on_from(self.workdir, self.start_from)
+    request: Request  # its sources by the names of their conditions, with the streams of its run
+    root: Array  # the key that all that the fit draws comes from
+    devices: Devices | None  # that share its steps; None: it has one
+    before: str | pathlib.Path | None  # folder of the run that it goes on from, which has found what a fit finds first
+    is_kept: bool  # it has a folder, of this process or of another that shares it
 
 
 class Outcome(NamedTuple):
@@ -89,7 +71,11 @@ class Outcome(NamedTuple):
 class Plan(NamedTuple):
     """What is known of a fit before anything is compiled: what is asked, and what was found from the data."""
 
-    request: Request  # checked: its sources by the names of their conditions
+    request: Request  # as in `Checked`, down to `is_kept`
+    root: Array
+    devices: Devices | None
+    before: str | pathlib.Path | None
+    is_kept: bool
     recipe: Resolved
     pilot: Pilot
 
@@ -115,7 +101,7 @@ class Plan(NamedTuple):
         return identity_of(self.request, self.recipe) | ({"bootstrap": True} if self.request.bootstrap else {})
 
     def stopping_at(self, step: int | None) -> "Plan":
-        """The same with another last step."""
+        """Return the same with another last step."""
         return self._replace(recipe=self.recipe.override(stop_step=step))
 
 
@@ -129,33 +115,35 @@ class Shared:
         self._made: dict[Any, Any] = {}
 
     def once(self, which: Any, make: Callable[[], Made]) -> Made:
-        """What was made under this name, or is made now."""
+        """Return what was made under this name, or make it now."""
         if which not in self._made:
             self._made[which] = make()
         return self._made[which]
 
 
-def check_request(request: Request) -> Request:
-    """Refuse what can be refused before anything is computed, and begin its folder.
+def check_request(request: Request) -> Checked:
+    """Refuse what can be refused before anything is computed, and begin the folder of a fit.
 
-    Returns:
-        The request with its sources by the names of their conditions, and the streams of its run. Of several processes
-        that share the fit, only the first has a folder.
+    Of several processes that share the fit, only the first has a folder.
     """
     train, validation, recipe = request.train, request.validation, request.recipe
     check_training_data(train, validation)
     # of a recipe that was found for certain data, patience may be what it would be with validation conditions
     if recipe.patience and validation is None and not isinstance(recipe, Resolved):
         raise ValueError(f"patience={recipe.patience} needs validation conditions to watch. Pass validation=.")
-    request = request._replace(source=_named(request.source, train, validation))
-    devices = request.shared
-    if not request.writes:
+    source = _named(request.source, train, validation)
+    targets = min(recipe.num_targets, len(train.conditions))
+    devices = shared_by(request.devices, targets, isinstance(train.x, StoredCells))
+    if devices is not None and not devices.writes:
         request = request._replace(workdir=None, start_from=None)
     if request.workdir is not None:
         folder.begin(request.workdir)
-    goes_on_from(request.workdir, request.start_from)
-    streams = request.streams or streams_of_folder(request.workdir) or STREAMS
-    return request._replace(streams=streams if devices is None else devices.number_of_first(streams))
+    before = goes_on_from(request.workdir, request.start_from)
+    streams, is_kept = request.streams or streams_of_folder(request.workdir) or STREAMS, request.workdir is not None
+    if devices is not None:
+        streams, is_kept = devices.number_of_first(streams), devices.any_of(is_kept)
+    request = request._replace(source=source, streams=streams)
+    return Checked(request, key_of_fit(request.key, streams), devices, before, is_kept)
 
 
 def _named(
@@ -172,51 +160,45 @@ def _named(
     return found
 
 
-def make_plan(request: Request, shared: Shared | None = None) -> Plan:
-    """Find what the recipe leaves open: components, units, and what depends on the data.
+def make_plan(checked: Checked, shared: Shared | None = None) -> Plan:
+    """Find what the recipe leaves open: units, components, and what depends on the data.
 
     Args:
-        request: as `check_request` returns it.
+        checked: what is asked.
         shared: with those that are planned together; fits that differ in values of the program have this in common.
     """
-    shared, train, recipe = shared or Shared(), request.train, request.recipe
-    components = request.components
+    request, shared = checked.request, shared or Shared()
+    train, components = request.train, request.components
+    recipe = with_units(request.recipe, train)  # of the features: scores of components have no floor
     if components is None and recipe.components is not None:
-        recipe, components = _with_components(request, shared)
-    which = (id(train), id(components))
-
-    def pilot_of(recipe: Recipe) -> Pilot:
-        own = ("pilot", which, recipe.nonnegative, recipe.standardize)
-        return shared.once(own, lambda: make_pilot(recipe, train, components))
-
-    def resolved(recipe: Recipe) -> Resolved:
-        recipe = with_units(recipe, train)
-        return resolve_recipe(recipe, train, pilot_of(recipe))
-
+        components = _components(checked, recipe.components, shared)
+    seen = ("pilot", id(train), id(components), recipe.nonnegative, recipe.standardize)
+    pilot = shared.once(seen, lambda: make_pilot(recipe, train, components))
     if not isinstance(recipe, Resolved):
         neutral = neutral_of(recipe)
-        recipe = with_values(shared.once(("recipe", which, neutral), lambda: resolved(neutral)), recipe)
-    return Plan(request, recipe, pilot_of(recipe))
+        found = shared.once(("recipe", id(pilot), neutral), lambda: with_defaults(neutral, pilot))
+        recipe = with_values(found, recipe)
+    return Plan(*checked, recipe, pilot)
 
 
-def _with_components(request: Request, shared: Shared) -> tuple[Recipe, Components | None]:
-    """The recipe with its units, and the components that it asks for: those of the run that it goes on from."""
-    before, train, recipe = request.before, request.train, request.recipe
+def _components(checked: Checked, number: int, shared: Shared) -> Components | None:
+    """The components that a recipe asks for: those of the run that it goes on from, if that has some."""
+    before, train = checked.before, checked.request.train
     there = None if before is None or not (pathlib.Path(before) / folder.COMPONENTS_FILE).exists() else before
-    which = ("components", id(train), recipe.components, recipe.nonnegative, recipe.standardize, there)
-    found, components = shared.once(which, lambda: with_components(recipe, train, there))
-    if request.shared is not None and components is not None:  # the signs of directions are not the same everywhere
-        components = Components(*(np.asarray(part) for part in request.shared.of_first(components)))
-    return recipe.override(nonnegative=found.nonnegative, standardize=found.standardize), components
+    which = ("components", id(train), number, there)
+    components = shared.once(which, lambda: components_for(number, train, there))
+    if checked.devices is not None:  # the signs of directions are not the same everywhere
+        components = Components(*(np.asarray(part) for part in checked.devices.of_first(components)))
+    return components
 
 
-def planned(request: Request, recipe: Recipe, components: Components | None) -> Plan:
-    """Of a run whose recipe was found, what a model of it is read back with."""
-    recipe = Resolved(**dataclasses.asdict(recipe))
-    return Plan(request, recipe, make_pilot(recipe, request.train, components))
+def planned(request: Request, components: Components | None) -> Plan:
+    """Return the plan of a run whose recipe was found, which a model of it is read back with."""
+    recipe, root = Resolved(**dataclasses.asdict(request.recipe)), key_of_fit(request.key, request.streams or STREAMS)
+    return Plan(request, root, None, request.workdir, True, recipe, make_pilot(recipe, request.train, components))
 
 
 def identity_of(request: Request, recipe: Recipe) -> dict[str, Any]:
-    """What decides a run beside its data, as plain values; with the recipe as it was found."""
+    """Say what decides a run beside its data, as plain values; with the recipe as it was found."""
     identity = {"recipe": recipe.to_dict(), **key_record(request.key), "source": request.source}
     return identity if request.streams == 1 else {**identity, "streams": request.streams}

@@ -15,7 +15,6 @@ from pdae_jax.randomness import make_random
 from pdae_jax.training.compiler import RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import build_model, has_few_cells
 from pdae_jax.training.devices import Devices
-from pdae_jax.training.pilot import Pilot
 from pdae_jax.training.plan import Plan, Shared
 from pdae_jax.training.resume import has_checkpoint
 from pdae_jax.training.state import Frame, LoopState, start_errors, with_errors, with_start
@@ -80,19 +79,19 @@ def prepare(plan: Plan, shared: Shared | None = None, *, ahead: bool = False) ->
             and before a first step of a small model there is nothing else to wait for.
     """
     request, recipe, pilot, shared = plan.request, plan.recipe, plan.pilot, shared or Shared()
-    devices, seen = request.shared, pilot.train
-    model = build_model(recipe, seen, pilot.view)
-    step = step_for(recipe, model, seen.num_conditions, devices)
+    devices, seen = plan.devices, pilot.train
+    model = build_model(recipe, pilot.view, pilot.design)
+    step = step_for(recipe, model, len(seen.counts), devices)
     of_data = (id(seen), recipe.standardize, sizes_of(recipe))
     data = shared.once(("data", of_data), lambda: feed(seen, pilot.view, pilot.design, sizes_of(recipe)))
     if request.bootstrap:
-        data = _resampled(data, request.root)
+        data = _resampled(data, plan.root)
     if devices is not None:
         data = devices.everywhere(data)
-    key = tuple(np.ravel(jax.random.key_data(request.root)).tolist())
+    key = tuple(np.ravel(jax.random.key_data(plan.root)).tolist())
     sources = tuple(sorted((request.source or {}).items()))
     of_start = (id(seen), id(request.validation), key, sources, neutral_of(recipe))
-    goes_on = request.before is not None and has_checkpoint(request.before)  # a finished run has nothing to compile
+    goes_on = plan.before is not None and has_checkpoint(plan.before)  # a finished run has nothing to compile
     ahead = ahead and not goes_on and devices is None
     chunk = min(recipe.log_every, plan.num_steps) if ahead and isinstance(data, DeviceData) else 0
     compiled = (make_train_steps(step, chunk), data) if chunk else None
@@ -108,12 +107,13 @@ def prepare(plan: Plan, shared: Shared | None = None, *, ahead: bool = False) ->
 
 def _begin(plan: Plan, model: Model, compiled: tuple[Any, Any] | None) -> _Beginning:
     """The state at step 0, from the linear model; meanwhile a chunk of steps is compiled."""
-    request, recipe, pilot = plan.request, plan.recipe, plan.pilot
-    rows = _rows_of_start(request.root, pilot)
+    recipe, pilot = plan.recipe, plan.pilot
+    number = int(np.clip(_START_CELLS // len(pilot.train.counts), 8, 256))
+    rows = balanced_rows(make_random(plan.root), pilot.train.condition_index, number)
     cells = pilot.cells(rows)
     median = 1.0 if recipe.kernel == "energy" else float(kernels.median_bandwidth(jax.random.key(0), cells))
     arguments = (
-        request.root,
+        plan.root,
         _linear_start(plan, model, rows, cells),
         settings_of(recipe, kernel_of(recipe, median).parameters),
     )
@@ -130,11 +130,6 @@ def _begin(plan: Plan, model: Model, compiled: tuple[Any, Any] | None) -> _Begin
     return _Beginning(with_errors(state, validator), validator, median)
 
 
-def _rows_of_start(key: Array, pilot: Pilot) -> np.ndarray:
-    cells = int(np.clip(_START_CELLS // pilot.train.num_conditions, 8, 256))
-    return balanced_rows(make_random(key), pilot.train, cells)
-
-
 def _linear_start(plan: Plan, model: Model, rows: np.ndarray, cells: Float[np.ndarray, "cells _"]) -> Start:
     recipe, pilot = plan.recipe, plan.pilot
     return linear_start(
@@ -143,22 +138,22 @@ def _linear_start(plan: Plan, model: Model, rows: np.ndarray, cells: Float[np.nd
         pilot.linear if recipe.observed_effects else pilot.additive,
         model.latent_dim,
         noise_dim=model.noise_dim,
-        nets=0.0 if has_few_cells(pilot.train) else 1.0,
+        nets=0.0 if has_few_cells(pilot.train.counts) else 1.0,
     )
 
 
 def outline(plan: Plan) -> tuple[Frame, LoopState]:
     """Of a run, what its checkpoint is read with: the state has shapes only."""
-    model = build_model(plan.recipe, plan.pilot.train, plan.view)
-    validator = _validator(plan, model, jax.random.split(plan.request.root, 3)[2])
+    model = build_model(plan.recipe, plan.view, plan.design)
+    validator = _validator(plan, model, jax.random.split(plan.root, 3)[2])
     start = functools.partial(_start, model=model)
     settings = settings_of(plan.recipe, kernel_of(plan.recipe, 1.0).parameters)
-    state, _ = jax.eval_shape(start, plan.request.root, start_shapes(model), settings)
+    state, _ = jax.eval_shape(start, plan.root, start_shapes(model), settings)
     return _frame(plan, model, validator), jax.eval_shape(lambda state: with_errors(state, validator), state)
 
 
 def _frame(plan: Plan, model: Model, validator: Validator | None) -> Frame:
-    seed = int(make_random(jax.random.fold_in(plan.request.root, _SEED)).integers(2**31 - 1))
+    seed = int(make_random(jax.random.fold_in(plan.root, _SEED)).integers(2**31 - 1))
     return Frame(plan, model, jax.jit(make_unravel(model)), validator, seed)
 
 
@@ -167,7 +162,7 @@ def _validator(plan: Plan, model: Model, key: Array) -> Validator | None:
     if request.validation is None:
         return None
     given = request.train, request.validation, request.source
-    return make_validator(key, model, plan.view, plan.design, *given, devices=request.shared)
+    return make_validator(key, model, plan.view, plan.design, *given, devices=plan.devices)
 
 
 def _resampled(data: DeviceData | Streamed, key: Array) -> DeviceData | Streamed:

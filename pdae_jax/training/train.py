@@ -17,7 +17,7 @@ from pdae_jax.runs.track import Progress, make_progress, stage
 from pdae_jax.training.folds import last_steps
 from pdae_jax.training.member import Member, open_member
 from pdae_jax.training.places import places_for, program_key, train_in_places
-from pdae_jax.training.plan import Outcome, Plan, Request, Shared, check_request, make_plan
+from pdae_jax.training.plan import Checked, Outcome, Plan, Request, Shared, check_request, make_plan
 from pdae_jax.training.prepare import prepare
 from pdae_jax.training.resume import Stop, told_to_stop
 from pdae_jax.view.sampler import DeviceData, padded_to
@@ -70,7 +70,7 @@ def train_requests(
     for row, request in enumerate(requests):
         with failed.of(row):
             checked[row] = check_request(request)
-    if not all(request.writes for request in checked.values()):
+    if any(each.devices and not each.devices.writes for each in checked.values()):
         progress = False
     plans = make_plans(checked, failed, at_once=at_once, progress=progress)
     batches = _batches(plans)
@@ -102,7 +102,7 @@ def plan_request(request: Request, progress: bool | Progress | None = None) -> P
 
 
 def make_plans(
-    requests: Mapping[int, Request],
+    checked: Mapping[int, Checked],
     failed: Failures,
     *,
     at_once: int | None = None,
@@ -111,9 +111,9 @@ def make_plans(
     """Plan fits that were checked, with the steps after which they end; what fails is in `failed`, and has no plan."""
     plans, shared = {}, Shared()
     with stage(progress, "Preparing: what the cells look like"):
-        for row, request in requests.items():
+        for row, each in checked.items():
             with failed.of(row):
-                plans[row] = make_plan(request, shared)
+                plans[row] = make_plan(each, shared)
     options: dict[str, Any] = {"at_once": at_once, "progress": progress, "tolerant": failed.tolerant}
     steps = last_steps(plans, lambda folds, name: train_requests(folds, name=name, **options))
     failed.update({row: step for row, step in steps.items() if isinstance(step, str)})
@@ -135,7 +135,7 @@ def _train_batch(
     """Prepare and train fits; those that cannot be prepared are in `failed`."""
     shared, members = Shared(), {}
     with contextlib.ExitStack() as folders:  # they are free again however this ends
-        stop = folders.enter_context(told_to_stop(any(plan.request.is_kept for plan in plans.values())))
+        stop = folders.enter_context(told_to_stop(any(plan.is_kept for plan in plans.values())))
         what = "the linear start" if len(plans) == 1 else f"{len(plans)} fits: the linear starts"
         with stage(progress, f"Preparing {what}, and compiling"):
             for row, plan in plans.items():

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 from scipy.spatial.distance import pdist, squareform
 
+from pdae_jax.cells import StoredCells
 from pdae_jax.design.design import Design
 from pdae_jax.model.model import Model
 from pdae_jax.randomness import make_random
@@ -94,28 +95,28 @@ def make_validator(
     """
     key_source, key_noise, key_cells = jax.random.split(key, 3)
     sources = [(source or {}).get(name, train.control) for name in validation.conditions]
-    rows = {name: _resample(key_source, train.rows[train.index(name)]) for name in sources}
-    keys = jax.random.split(key_cells, validation.num_conditions)
-    cells = [_choose(k, validation, c) for k, c in zip(keys, validation.conditions, strict=True)]
+    at = [train.index(name) for name in sources]
+    keys = jax.random.split(key_cells, len(sources))
+    cells = [_choose(k, validation.x, rows) for k, rows in zip(keys, validation.rows, strict=True)]
     size = max(len(c) for c in cells)
-    chosen = [rows[name] for name in sources]
-    counts = train.counts[[train.index(name) for name in sources]]
+    chosen = np.stack([_resample(key_source, train.rows[row]) for row in at])
+    counts = train.counts[at]
     cases = Cases(
         noise_key=jax.random.split(key_noise, len(cells)),
-        x_source=jnp.asarray(np.stack([train.x[each] for each in chosen])),
+        x_source=jnp.asarray(np.stack([train.x[rows] for rows in chosen])),
         # a cell that stands twice in a sample would count as a pair of distinct ones
         weight_source=jnp.asarray(np.arange(MAX_CELLS) < counts[:, None], dtype=jnp.float32),
-        label_source=jnp.asarray(design.rows[[train.index(name) for name in sources]]),
+        label_source=jnp.asarray(design.rows[at]),
         label=jnp.asarray(design.row(validation.labels)),
         x=jnp.asarray(np.stack([np.pad(c, ((0, size - len(c)), (0, 0))) for c in cells])),
         # padded rows weigh nothing: one compiled shape for all conditions
         weight=jnp.asarray(np.stack([np.arange(size) < len(c) for c in cells]), dtype=jnp.float32),
-        size_source=jax.device_put(train.sizes(np.stack(chosen))),
+        size_source=jax.device_put(train.sizes(chosen)),
     )
     view = jax.tree.map(jnp.asarray, view)
 
     noise = exact_noise(cells, [min(int(n), MAX_CELLS) for n in counts], sources)
-    control_cells = jnp.asarray(_choose(key_source, train, train.control))
+    control_cells = jnp.asarray(_choose(key_source, train.x, train.rows[design.control]))
     control = _distances(control_cells, cases.x, cases.weight)
     if devices is None:
         return Validator(
@@ -230,6 +231,6 @@ def _resample(key: Array, rows: np.ndarray) -> np.ndarray:
     return rows[np.resize(make_random(key).permutation(len(rows)), MAX_CELLS)]
 
 
-def _choose(key: Array, data: PerturbationData, condition: str) -> np.ndarray:
-    rows = data.rows[data.index(condition)]
-    return data.x[make_random(key).permutation(rows)[:MAX_CELLS]]
+def _choose(key: Array, x: np.ndarray | StoredCells, rows: np.ndarray) -> np.ndarray:
+    """The cells of some of the rows, at most `MAX_CELLS`."""
+    return x[make_random(key).permutation(rows)[:MAX_CELLS]]

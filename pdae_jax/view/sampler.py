@@ -65,7 +65,7 @@ def to_device(
     put = jax.device_put  # at once, where jnp.asarray compiles a conversion for each dtype
     x = None
     if order is None:
-        order = sampling_order(data)
+        order = sampling_order(data.condition_index)
         cells = data.x[order]
         x = put(cells if units is None else units.forward(cells).astype(np.float32))
     size = None if units is None else data.sizes(order)
@@ -89,11 +89,11 @@ def padded_to(data: DeviceData, rows: int) -> DeviceData:
     return data._replace(x=jnp.pad(data.x, ((0, more), (0, 0))), size=size)
 
 
-def sampling_order(data: PerturbationData) -> Int[np.ndarray, " cells"]:
+def sampling_order(condition_index: Int[np.ndarray, " cells"]) -> Int[np.ndarray, " cells"]:
     """Return rows as the sampler has them: the same in every run, and random, as cells of a condition may come
     sorted.
     """
-    return _by_condition(np.random.default_rng(0), data)
+    return _by_condition(np.random.default_rng(0), condition_index)
 
 
 def bootstrap_rows(key: Array, data: DeviceData) -> Int[Array, " cells"]:
@@ -103,17 +103,25 @@ def bootstrap_rows(key: Array, data: DeviceData) -> Int[Array, " cells"]:
     return data.start[condition] + jax.random.randint(key, condition.shape, 0, data.count[condition])
 
 
-def balanced_rows(random: np.random.Generator, data: PerturbationData, cells: int) -> Int[np.ndarray, " rows"]:
-    """Choose rows of `cells` cells of each condition, distinct as long as they last, then all over again."""
-    counts = data.counts
+def balanced_rows(
+    random: np.random.Generator, condition_index: Int[np.ndarray, " all"], cells: int
+) -> Int[np.ndarray, " rows"]:
+    """Choose rows of `cells` cells of each condition, distinct as long as they last, then all over again.
+
+    Args:
+        random: draws them.
+        condition_index: condition of each cell there is; every condition has one.
+        cells: of each condition.
+    """
+    counts = np.bincount(condition_index)
     chosen = np.arange(cells) % counts[:, None]
-    return _by_condition(random, data)[(np.cumsum(counts) - counts)[:, None] + chosen].ravel()
+    return _by_condition(random, condition_index)[(np.cumsum(counts) - counts)[:, None] + chosen].ravel()
 
 
-def _by_condition(random: np.random.Generator, data: PerturbationData) -> Int[np.ndarray, " cells"]:
+def _by_condition(random: np.random.Generator, condition_index: Int[np.ndarray, " cells"]) -> np.ndarray:
     """Rows sorted by condition, in random order within each."""
-    shuffled = random.permutation(data.num_cells)
-    return shuffled[np.argsort(data.condition_index[shuffled], kind="stable")]
+    shuffled = random.permutation(len(condition_index))
+    return shuffled[np.argsort(condition_index[shuffled], kind="stable")]
 
 
 def rows_of(data: DeviceData, condition: Int[Array, " s"], bits: UInt32[Array, "s bits"]) -> Int[Array, "s m"]:

@@ -60,7 +60,7 @@ def feed(
     """
     if not isinstance(data.x, StoredCells):
         return to_device(data, view, design)
-    order = sampling_order(data)
+    order = sampling_order(data.condition_index)
     index = to_device(data, view, design, order=order)
     return Streamed(data, view, order, index, _draw(data.num_conditions, sizes), keys or step_keys)
 

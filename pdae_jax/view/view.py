@@ -105,14 +105,14 @@ def make_view(
     """Find the units of a fit; give the training data as the model has them before these, its scores say, with it.
 
     Args:
-        recipe: what is open in it of floor and scale is found, `with_units`.
+        recipe: with its floor and its scale, as `with_units` gives it.
         train: training data, in the user's units.
         components: of the features, that the model works on.
     """
-    recipe = with_units(recipe, train)
+    assert recipe.standardize is not None
     seen = train if components is None else components.reduced(train)
     floor = np.zeros((), np.float32) if recipe.nonnegative else None
-    return View(make_standardizer(seen, str(recipe.standardize)), components, floor), seen
+    return View(make_standardizer(seen, recipe.standardize), components, floor), seen
 
 
 def with_units(recipe: Recipe, train: PerturbationData) -> Recipe:

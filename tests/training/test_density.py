@@ -8,8 +8,7 @@ from scipy.stats import ortho_group
 from pdae_jax import fit, predict
 from pdae_jax.data.load import from_arrays
 from pdae_jax.recipe import Recipe
-from pdae_jax.training.defaults import resolve_recipe
-from pdae_jax.training.density import has_atoms, has_density, intrinsic_dimension
+from pdae_jax.training.defaults import has_atoms, has_density, intrinsic_dimension, resolve_recipe
 from pdae_jax.training.pilot import make_pilot
 
 

@@ -19,7 +19,7 @@ from pdae_jax.runs.track import read_metrics
 from pdae_jax.training import folds
 from pdae_jax.training.compiler import RUNS_OFTEN, RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import ON_SURFACE, WITH_NOISE, resolve_recipe
-from pdae_jax.training.plan import Request, make_plan
+from pdae_jax.training.plan import Request, check_request, make_plan
 from pdae_jax.training.prepare import prepare
 from pdae_jax.training.step import make_train_steps
 from pdae_jax.training.validate import Validator, null_variance
@@ -57,7 +57,7 @@ def same(a, b):
 
 def prepared(train, recipe, validation=None, source=None, streams=1, ahead=False):
     request = Request(train, KEY, recipe, validation, source, streams=streams)
-    return prepare(make_plan(request), ahead=ahead)
+    return prepare(make_plan(check_request(request)), ahead=ahead)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_a_run_folder_loads_as_what_was_fitted(finished):
 
 
 def test_a_run_folder_is_read_without_the_work_of_a_fit(finished, monkeypatch):
-    for name in ("plan.resolve_recipe", "prepare.linear_start", "prepare.feed", "prepare.step_for"):
+    for name in ("plan.with_defaults", "prepare.linear_start", "prepare.feed", "prepare.step_for"):
         monkeypatch.setattr(f"pdae_jax.training.{name}", lambda *_, **__: pytest.fail("nothing is fitted here"))
     loaded = pdae_jax.load_run(finished.workdir)
     assert same(loaded.params, finished.params) and loaded.validation_errors == finished.validation_errors
@@ -327,7 +327,7 @@ def with_all_pairs(**world):
 
 @pytest.mark.slow
 def test_without_validation_left_out_combinations_choose_the_last_step(many_pairs, tmp_path):
-    found = folds.folds_of(Request(many_pairs, KEY, pdae_jax.Recipe()))
+    found = folds.folds_of(make_plan(check_request(Request(many_pairs, KEY, pdae_jax.Recipe()))))
     pairs = [name for name in many_pairs.conditions if "+" in name]
     assert [len(fold) for fold in found] == [2] * 5 and sorted(name for fold in found for name in fold) == sorted(pairs)
     fitted = pdae_jax.fit(many_pairs, key=KEY, workdir=tmp_path / "run", **SMALL)

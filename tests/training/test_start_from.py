@@ -45,7 +45,7 @@ def runs(split, tmp_path_factory):  # noqa: F811
 def last_state(fitted):
     """All that the last checkpoint holds, but for the key."""
     record = read_record(fitted.workdir)
-    _, shapes = outline(planned(record.request(record.path), record.recipe, None))
+    _, shapes = outline(planned(record.request(record.path), None))
     state, _ = read_state(record.path, shapes)
     return state._replace(train=state.train._replace(key=None))
 

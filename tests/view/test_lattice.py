@@ -113,7 +113,7 @@ def test_the_backward_pass_takes_it_for_the_identity(data):
 
 
 def test_sizes_come_with_their_cells(data):
-    view, seen = make_view(pdae_jax.Recipe(standardize="none"), data)
+    view, seen = make_view(pdae_jax.Recipe(standardize="none", nonnegative=True), data)
     assert seen is data
     sample = make_sampler(3, num_sources=3, cells_per_source=9, num_targets=2, cells_per_target=5)
     batch = sample(jax.random.key(0), to_device(data, view))

@@ -100,7 +100,7 @@ def test_replicas_draw_distinct_rows_of_their_own():
 def test_rows_of_the_start_are_distinct_as_long_as_they_last():
     data = uneven_data()
     for cells in (3, 20, 50):
-        rows = balanced_rows(np.random.default_rng(0), data, cells)
+        rows = balanced_rows(np.random.default_rng(0), data.condition_index, cells)
         np.testing.assert_array_equal(data.condition_index[rows], np.repeat(np.arange(3), cells))
         for condition, count in enumerate(data.counts):
             times = np.unique(rows[data.condition_index[rows] == condition], return_counts=True)[1]

@@ -8,7 +8,7 @@ import pytest
 import pdae_jax
 from pdae_jax.recipe import Recipe
 from pdae_jax.view.components import find_components
-from pdae_jax.view.view import make_view
+from pdae_jax.view.view import make_view, with_units
 
 KEY = jax.random.key(0)
 NAMES = np.repeat(["control", "A", "B"], 40)
@@ -23,12 +23,17 @@ def cells(kind):
     return pdae_jax.from_arrays(np.maximum(x, 0) if kind == "floor" else x, NAMES)
 
 
+def seen_through(data, number):
+    """The view of cells through their components, or as they are, and the cells as it gives them."""
+    recipe = with_units(Recipe(components=number), data)
+    return make_view(recipe, data, number and find_components(data, number))
+
+
 @pytest.mark.parametrize("kind", ["plain", "floor", "counts"])
 @pytest.mark.parametrize("number", [None, 3], ids=["features", "components"])
 def test_what_is_not_moved_comes_back(kind, number):
     data = cells(kind)
-    components = None if number is None else find_components(data, number)
-    view, seen = make_view(Recipe(components=number), data, components)
+    view, seen = seen_through(data, number)
     assert (view.floor is not None) == (kind != "plain") and seen.num_features == (number or 8)
     size = data.sizes(np.arange(data.num_cells))
     back = view.translated(lambda seen, _: seen, data.x, KEY, size)
@@ -43,7 +48,7 @@ def test_what_is_not_moved_comes_back(kind, number):
 @pytest.mark.parametrize("number", [None, 3], ids=["features", "components"])
 def test_moved_cells_are_the_same_in_numpy_and_inside_jit(kind, number):
     data = cells(kind)
-    view, seen = make_view(Recipe(components=number), data, number and find_components(data, number))
+    view, seen = seen_through(data, number)
     np.testing.assert_allclose(view.units.forward(seen.x), view.into(data.x), atol=1e-6)
 
     def moved(view, x):
@@ -59,7 +64,7 @@ def test_moved_cells_are_the_same_in_numpy_and_inside_jit(kind, number):
 
 def test_moved_counts_are_whole_numbers_of_each_cells_size():
     data = cells("counts")
-    view, _ = make_view(Recipe(), data)
+    view, _ = seen_through(data, None)
     size = data.sizes(np.arange(data.num_cells))
     for xp in (np, jnp):
         found = view.translated(lambda x, _: x + 0.4, xp.asarray(data.x), KEY, xp.asarray(size))
@@ -73,7 +78,7 @@ def test_moved_counts_are_whole_numbers_of_each_cells_size():
 def test_a_model_sees_sizes_where_it_sees_counts():
     data, told = cells("counts"), []
     for number in (None, 3):
-        view, seen = make_view(Recipe(components=number), data, number and find_components(data, number))
+        view, seen = seen_through(data, number)
         assert (seen.size_factors is None) == (number is not None)
         view.translated(lambda x, size: told.append(size) or x, data.x, KEY, data.size_factors)
     assert told[0] is data.size_factors and told[1] is None
