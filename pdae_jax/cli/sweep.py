@@ -114,10 +114,10 @@ def _sweep(sweep: Sweep) -> None:
     print(f"\n{report.show(sweeps.leaderboard(table))}\n\n{SCORE}: energy distance on the validation conditions, as a ")
     print(f"fraction of the control's.\nEvery point, with its command: {workdir / report.TABLE_FILE}")
     report.write_report(
-        workdir, table, _NOTES[isinstance(search, tune.Population)], "seconds" in sweep.asked.objectives
+        workdir, table, _NOTES[isinstance(search, tune.PopulationSearch)], "seconds" in sweep.asked.objectives
     )
     if sweep.asked.winner and (table["state"] == "finished").any():
-        if isinstance(search, tune.Population):
+        if isinstance(search, tune.PopulationSearch):
             _evaluate_best_run(sweep, search.config, table)
         else:
             _evaluate_winner(sweep, table)
@@ -168,7 +168,7 @@ def _search(sweep: Sweep) -> searches.Search:
         )
     if sweep.asked.search == "pbt":
         asked = (sweep.asked.points, sweep.asked.search_seed, sweep.config, sweep.source, sweep.call.text)
-        return tune.Population(workdir, module.get_space(), *asked)
+        return tune.PopulationSearch(workdir, module.get_space(), *asked)
     if sweep.asked.search in ("random", "asha"):
         drawn = searches.random_settings(module.get_space(), sweep.asked.points, sweep.asked.search_seed)
         return searches.Listed([point(each, number, True) for number, each in enumerate(drawn)])
@@ -194,7 +194,7 @@ def _run(sweep: Sweep, points: list[Point], search: searches.Search, ended: Call
             continue
         (point.folder / RESULT_FILE).unlink(missing_ok=True)  # what failed is tried again
         waiting.append(point)
-    if waiting and isinstance(search, tune.Population):
+    if waiting and isinstance(search, tune.PopulationSearch):
         search.train(waiting, ended)
     elif waiting and sweep.asked.search == "asha":
         earlier = [point for point in points if point not in waiting]

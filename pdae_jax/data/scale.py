@@ -22,14 +22,14 @@ _SAME = 1e-3  # spread of the totals of cells that were normalised, relative to 
 _LEAST_TOTAL = 2.0  # below it the same sum of every cell is that of shares
 
 
-class Scale(NamedTuple):
+class FoundScale(NamedTuple):
     """The kind of values, one of `SCALES`, and the total of every cell before logarithms, where all have the same."""
 
     kind: str
     total: float | None = None
 
 
-def found_scale(x: Float[np.ndarray, "cells features"]) -> Scale:
+def found_scale(x: Float[np.ndarray, "cells features"]) -> FoundScale:
     r"""Find the scale of values from a few cells in all their features.
 
     Totals are :math:`\sum_j x_j`, or :math:`\sum_j (e^{x_j} - 1)` of logarithms. Where they are the same in all cells,
@@ -41,25 +41,25 @@ def found_scale(x: Float[np.ndarray, "cells features"]) -> Scale:
     """
     x = x[evenly_spaced(len(x), LOOKED_AT)]
     if not np.all(np.isfinite(x)):
-        return Scale(UNKNOWN)
+        return FoundScale(UNKNOWN)
     if is_counts(x):
-        return Scale(COUNTS)
+        return FoundScale(COUNTS)
     low, high = float(x.min()), float(x.max())
     if low >= 0:
         logs, plain = _same_total(np.expm1(x.astype(np.float64))) if high <= LARGEST_LOG else None, _same_total(x)
         if logs is not None:
-            return Scale(LOG_COUNTS, logs)
+            return FoundScale(LOG_COUNTS, logs)
         if plain is not None and high > LARGEST_LOG:
-            return Scale(UNLOGGED, plain)
+            return FoundScale(UNLOGGED, plain)
         if np.mean(x == 0) >= MIN_ZEROS:
             if high <= LARGEST_LOG and size_factors(x) is not None:
-                return Scale(LOG_COUNTS)
+                return FoundScale(LOG_COUNTS)
             rounded = np.array_equal(np.round(x, 3), x)  # decimals are a lattice of their own
             if high > LARGEST_LOG and not rounded and size_factors(np.log1p(x.astype(np.float64))) is not None:
-                return Scale(UNLOGGED)
+                return FoundScale(UNLOGGED)
     if high > LARGEST_LOG:
-        return Scale(RAW)
-    return Scale(COMPRESSED if -low <= high / 4 else UNKNOWN)
+        return FoundScale(RAW)
+    return FoundScale(COMPRESSED if -low <= high / 4 else UNKNOWN)
 
 
 def _same_total(x: Float[np.ndarray, "cells features"]) -> float | None:

@@ -53,7 +53,7 @@ class Opponents(NamedTuple):
     of_adversary: optax.OptState
 
 
-class Cells(NamedTuple):
+class StepCells(NamedTuple):
     """Cells of one step, by condition."""
 
     x: Float[Array, "sources m features"]
@@ -124,7 +124,7 @@ def make_compositional_step(
     def adversary_loss(adversary: Array, basal: Array, index: Array, most: float = math.inf) -> Array:
         return condition_entropy(networks.classify(networks.unravel_adversary(adversary), basal), index, most)
 
-    def loss(vector: Array, adversary: Array, key: Array, cells: Cells) -> tuple[Array, Terms]:
+    def loss(vector: Array, adversary: Array, key: Array, cells: StepCells) -> tuple[Array, Terms]:
         params, zero = networks.unravel(vector), jnp.zeros(())
         basal = networks.basal(params, cells.x, cells.label)
         mean, std = networks.distribution(params, basal + networks.effect(params, cells.label))
@@ -137,17 +137,17 @@ def make_compositional_step(
         total = reconstruction - weights.adversary * entropy + weights.prior * prior
         return total, Terms(total, reconstruction, entropy, prior)
 
-    def update_adversary(params: dict, rivals: Opponents, cells: Cells) -> Opponents:
+    def update_adversary(params: dict, rivals: Opponents, cells: StepCells) -> Opponents:
         basal = networks.basal(params, cells.x, cells.label)
         gradient = jax.grad(adversary_loss)(rivals.adversary, basal, cells.index)
         updates, opt_state = optimizer.update(gradient, rivals.of_adversary, rivals.adversary)
         adversary = jnp.asarray(optax.apply_updates(rivals.adversary, updates))
         return rivals._replace(adversary=adversary, of_adversary=opt_state)
 
-    def draw(key: Array, data: DeviceData) -> Cells:
+    def draw(key: Array, data: DeviceData) -> StepCells:
         batch = sample(key, data)
         index = jnp.broadcast_to(batch.source[:, None], batch.x_source.shape[:2])
-        return Cells(batch.x_source, batch.label_source[:, None, :], index, batch.same_source)
+        return StepCells(batch.x_source, batch.label_source[:, None, :], index, batch.same_source)
 
     def step(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
         key_prior, key_cells, keys_adversary = _split(state.key, state.step)

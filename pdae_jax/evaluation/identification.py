@@ -73,7 +73,7 @@ class MapAgreement(NamedTuple):
     shifts: ShiftAgreement
 
 
-class Identification(NamedTuple):
+class IdentificationReport(NamedTuple):
     """Findings of `measure_identification`, for each class of maps."""
 
     perturbations: tuple[str, ...]
@@ -85,7 +85,7 @@ class Identification(NamedTuple):
     orthogonal: MapAgreement
 
 
-def measure_identification(fitted: Fitted, truth: Truth | Simulation) -> Identification:
+def measure_identification(fitted: Fitted, truth: Truth | Simulation) -> IdentificationReport:
     """Compare learned latents and shifts of a model with the world its data came from.
 
     Maps are fitted on a random half of the given cells of the training conditions, and judged on the other half and on
@@ -118,7 +118,7 @@ def measure_identification(fitted: Fitted, truth: Truth | Simulation) -> Identif
             shifts=compare_shifts(fitted.shift_matrix.astype(np.float64) @ latent_map.matrix, shifts),
         )
 
-    return Identification(
+    return IdentificationReport(
         perturbations=data.perturbations,
         latent_dim=true.shape[1],
         learned_dim=learned.shape[1],
@@ -216,7 +216,7 @@ def load_truth(path: pathlib.Path) -> Truth:
     return Truth(data, arrays["latents"], arrays["shift_matrix"])
 
 
-def identification_table(identification: Identification) -> Table:
+def identification_table(identification: IdentificationReport) -> Table:
     """Tabulate one number a row: the table of ``identification.csv``.
 
     Returns:

@@ -26,7 +26,7 @@ MOST_NAMED = 12  # conditions in latent space
 _SHOWN_CELLS = 2000
 
 
-class Drawn(NamedTuple):
+class Captioned(NamedTuple):
     """A figure, and what it shows."""
 
     figure: Figure
@@ -35,7 +35,7 @@ class Drawn(NamedTuple):
 
 def figures_of(
     fitted: Fitted | Ensemble, test: PerturbationData | None, table: Table, predictions: Sequence[Prediction]
-) -> dict[str, Drawn]:
+) -> dict[str, Captioned]:
     """Draw a run: errors, losses and latents, and the cells of some predictions beside the measured ones.
 
     Args:
@@ -50,15 +50,15 @@ def figures_of(
     split, member = judged_split(table), fitted.members[0]
     which = "held-out conditions: model, baselines, ceiling" if split == "test" else f"{split} conditions"
     figures = {
-        "energy_distance": Drawn(
+        "energy_distance": Captioned(
             plots.condition_dots(_some_conditions(table), split=split),
             f"Energy distance to the true cells of {which}",
         ),
-        "loss": Drawn(
+        "loss": Captioned(
             plots.loss_curves(member.history, kept_step=member.kept_step),
             "Loss terms, and the energy distance on validation conditions, while training",
         ),
-        "latent": Drawn(_latent_figure(member), "Training cells in latent space"),
+        "latent": Captioned(_latent_figure(member), "Training cells in latent space"),
     }
     best = summary_table(table, split=split).attrs["best_baseline"] or COMPARED[0]
     for number, prediction in enumerate(predictions):
@@ -70,7 +70,7 @@ def figures_of(
 
 def _figures_of_prediction(
     fitted: Fitted | Ensemble, test: PerturbationData, prediction: Prediction, baseline: str
-) -> dict[str, Drawn]:
+) -> dict[str, Captioned]:
     """Draw predicted cells of one condition, and those of a baseline, beside measured ones."""
     train, key, name = fitted.train, jax.random.key(fitted.seed), prediction.condition
     predicted, true = prediction.samples[:_SHOWN_CELLS], test.cells(name)[:_SHOWN_CELLS]
@@ -80,8 +80,8 @@ def _figures_of_prediction(
     samples = {MODEL: predicted, baseline: of_baseline}
     titled = {"features": test.features, "title": name}
     figures = {
-        "density": Drawn(plots.densities_2d(true, samples, **titled), f"{name}: true and predicted densities"),
-        "marginals": Drawn(plots.marginals(true, samples, **titled), f"{name}: true and predicted marginals"),
+        "density": Captioned(plots.densities_2d(true, samples, **titled), f"{name}: true and predicted densities"),
+        "marginals": Captioned(plots.marginals(true, samples, **titled), f"{name}: true and predicted marginals"),
     }
     if test.num_features >= MIN_FEATURES_OF_SCREENS:
         control = train.x[train.rows[train.index(train.control)][:_SHOWN_CELLS]]
@@ -89,7 +89,9 @@ def _figures_of_prediction(
     if prediction.size_factors is not None and test.size_factors is not None:
         whole = CountedCells(prediction.counts(key), prediction.size_factors)
         measured = counted(test, test.rows[test.index(name)])
-        figures["counts"] = Drawn(plots.count_laws(whole, measured, title=name), f"{name}: true and predicted counts")
+        figures["counts"] = Captioned(
+            plots.count_laws(whole, measured, title=name), f"{name}: true and predicted counts"
+        )
     return figures
 
 
@@ -121,19 +123,19 @@ def save_figures(
 
 def _screen_figures(
     true: np.ndarray, predicted: np.ndarray, control: np.ndarray, features: Sequence[str], condition: str
-) -> dict[str, Drawn]:
+) -> dict[str, Captioned]:
     """Draw one condition of a screen of many features."""
     parts = (true, predicted, control, features)
     return {
-        "embedding": Drawn(
+        "embedding": Captioned(
             screens.embedding(*parts, title=condition),
             f"{condition}: measured and predicted cells in one embedding",
         ),
-        "violins": Drawn(
+        "violins": Captioned(
             screens.violins(*parts, title=condition),
             f"{condition}: the features that change most",
         ),
-        "volcano": Drawn(
+        "volcano": Captioned(
             screens.volcano(*parts, title=condition),
             f"{condition}: features that differ from the control, measured and predicted",
         ),

@@ -220,15 +220,3 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
             if number + 1 < len(lines):
                 raise damaged(path, error) from error
     return entries
-
-
-class Clock:
-    """Seconds since the last reading."""
-
-    def __init__(self):
-        self._last = time.perf_counter()
-
-    def lap(self) -> float:
-        now = time.perf_counter()
-        elapsed, self._last = now - self._last, now
-        return max(elapsed, math.ulp(1.0))

@@ -79,7 +79,7 @@ class Devices(NamedTuple):
         )
 
     def number_of_first(self, number: int) -> int:
-        """A number of the first process, in all of them."""
+        """Return a number of the first process, in all of them."""
         return int(self.of_first(np.array(number)))
 
     def any_of(self, flag: bool) -> bool:

@@ -87,7 +87,7 @@ def fit_ensemble(
 
 
 def train_ensemble(request: Request, num_replicas: int, progress: bool | Progress | None) -> Ensemble:
-    """Replicas of the fit that is asked for, as one model."""
+    """Train replicas of the fit that is asked for, as one model."""
     plan = plan_request(request, progress)  # once for all replicas: its last step, and what its cells look like
     request = plan.request._replace(recipe=plan.recipe, components=plan.view.components)
     with contextlib.ExitStack() as stack:

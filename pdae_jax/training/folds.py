@@ -29,7 +29,7 @@ _CHOICE = 7  # folded into the key of the fit
 
 
 def folds_to_leave_out(train: PerturbationData, key: Array) -> list[list[str]]:
-    """Names of combinations whose labels the rest determines, a fifth of them in each fold; none where they are few.
+    """Choose combinations whose labels the rest determines, a fifth of them in each fold; none where they are few.
 
     A combination is left out of all strata. Folds have none in common, and end with the one in which the tenth
     combination is left out.
@@ -112,7 +112,7 @@ def _groups(number: int, plans: Sequence[Plan]) -> list[list[int]]:
 
 
 def fold_of(plan: Plan, left_out: Sequence[str], number: int, shared: Shared) -> Request:
-    """One of the fits that choose the last step of a plan, with its recipe: the schedule is that of the fit proper."""
+    """Ask for one of the fits that choose the last step of a plan; the schedule is that of the fit proper."""
     request, recipe = plan.request, plan.recipe
     which = ("fold", id(request.train), tuple(left_out))
     train, validation = shared.once(which, lambda: hold_out(request.train, left_out))
@@ -129,7 +129,7 @@ def fold_of(plan: Plan, left_out: Sequence[str], number: int, shared: Shared) ->
 
 
 def choice_folder(workdir: str | pathlib.Path, number: int) -> pathlib.Path:
-    """Of one of the fits that choose for the run in a folder."""
+    """Return the folder of one of the fits that choose for the run in a folder."""
     return pathlib.Path(workdir) / CHOICE_FOLDER / str(number)
 
 
@@ -142,7 +142,7 @@ def errors_by_step(fitted: Fitted) -> dict[int, float]:
 
 
 def best_step(folds: Sequence[dict[int, float]]) -> int:
-    """After how many steps the conditions of all folds were predicted best, by their `errors_by_step`."""
+    """Find after how many steps the conditions of all folds were predicted best, by their `errors_by_step`."""
     steps = sorted({step for errors in folds for step in errors})
     # one that ended early, by its patience, stays where it was
     total = {step: sum(errors[max(s for s in errors if s <= step)] for errors in folds) for step in steps}

@@ -26,7 +26,7 @@ AnyPath = str | pathlib.Path
 
 @as_written()
 def load_run(workdir: AnyPath, *, store: AnyPath | None = None) -> Fitted:
-    """The fitted model of a run folder, as `fit` returned it; the folder is only read.
+    """Load the fitted model of a run folder, as `fit` returned it; the folder is only read.
 
     Args:
         workdir: folder of the run.
@@ -67,11 +67,11 @@ class Record(NamedTuple):
 
     @property
     def root(self) -> Array:
-        """What all that the fit drew came from."""
+        """The key that all that the fit drew came from."""
         return key_of_fit(self.key, self.streams)
 
     def request(self, workdir: pathlib.Path) -> Request:
-        """The same fit anew, in another folder."""
+        """Ask for the same fit anew, in another folder."""
         return Request(
             *(self.train, self.key, self.recipe, self.validation, self.source, workdir),
             bootstrap=self.identity.get("bootstrap", False),
@@ -80,7 +80,7 @@ class Record(NamedTuple):
 
 
 def read_record(workdir: AnyPath, like: Record | None = None, store: AnyPath | None = None) -> Record:
-    """The inputs of the run in a folder.
+    """Read the inputs of the run in a folder.
 
     Args:
         workdir: the folder.
@@ -116,7 +116,7 @@ def read_record(workdir: AnyPath, like: Record | None = None, store: AnyPath | N
 
 
 def read_state(path: pathlib.Path, shapes: LoopState) -> tuple[LoopState, list[dict[str, Any]]]:
-    """The newest checkpoint, and the history up to it."""
+    """Read the newest checkpoint, and the history up to it."""
     run = folder.read_config(path)["hash"]
     checkpoints = folder.Checkpoints(path / folder.CHECKPOINT_FOLDER, run=run, read_only=True)
     with contextlib.closing(checkpoints):
@@ -126,7 +126,7 @@ def read_state(path: pathlib.Path, shapes: LoopState) -> tuple[LoopState, list[d
 
 @as_written()
 def load_ensemble(workdir: AnyPath, *, store: AnyPath | None = None) -> Ensemble:
-    """The ensemble of a run folder, as `fit_ensemble` returned it; the folder is only read.
+    """Load the ensemble of a run folder, as `fit_ensemble` returned it; the folder is only read.
 
     Args:
         workdir: folder of the run.
@@ -170,6 +170,6 @@ def _replica(record: Record, r: int) -> Record:
 
 @as_written()
 def load_model(workdir: AnyPath, *, store: AnyPath | None = None) -> Fitted | Ensemble:
-    """What a run folder holds: `load_run` or `load_ensemble`, whichever fits."""
+    """Load what a run folder holds: `load_run` or `load_ensemble`, whichever fits."""
     record = read_record(workdir, store=store)
     return _ensemble(record) if "num_replicas" in record.identity else _fitted(record)

@@ -178,7 +178,7 @@ def _check_same(path: pathlib.Path, identity: dict[str, Any], plan: Plan) -> Non
 
 
 def entry_of(metrics: Metrics, step: int, length: int, seconds: float) -> dict[str, Any]:
-    """What is logged of `length` steps after `step`; ``FloatingPointError`` where they went wrong."""
+    """Make the entry of `length` steps after `step`; ``FloatingPointError`` where they went wrong."""
     _check_finite(metrics, step, step + length)
     return {
         "step": step + length,

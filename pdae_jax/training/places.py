@@ -57,7 +57,7 @@ def train_in_places(
 
 
 def _saved(members: Sequence[Member]) -> str:
-    """What is kept of members that are told to stop, in words."""
+    """Return what is kept of members that are told to stop, in words."""
     folders = sorted({str(member.run.path.parent) for member in members if member.run})
     if len(members) > 1:
         return f"the {len(members)} fits in work, in {', '.join(folders)}"
@@ -97,7 +97,7 @@ class Places:
         waiting.extendleft(reversed(later))
 
     def _keeps_time(self, member: Member) -> bool:
-        """Whether a member's chunks end where those of the others do: one whose last is shorter starts with them."""
+        """Tell whether a member's chunks end where others' do: one whose last is shorter starts with them."""
         whole = member.program.num_steps % member.program.plan.recipe.log_every == 0
         return whole or all(other.step == member.step for other in self.members.values())
 
@@ -131,7 +131,7 @@ class Places:
         return tree if self._devices is None else self._devices.spread(tree)
 
     def any_of(self, flag: bool) -> bool:
-        """Whether it is set in any of the processes that share the steps."""
+        """Tell whether it is set in any of the processes that share the steps."""
         return flag if self._shared is None else self._shared.any_of(flag)
 
     def advance(self) -> float:
@@ -192,7 +192,7 @@ class Places:
         self.fill(deque(members))
 
     def _saves_time(self, share: float) -> bool:
-        """Whether the chunks that are left, in this share of their time, save more than compiling took."""
+        """Tell whether the chunks that are left, in this share of their time, save more than compiling took."""
         left = max((m.program.num_steps - m.step) / m.program.plan.recipe.log_every for m in self.members.values())
         return left * self._seconds * (1.0 - share) > self._slowest - self._seconds
 
@@ -202,12 +202,12 @@ class Places:
 
 
 def own_arrays(members: Sequence[Member]) -> tuple[bool, ...]:
-    """Which arrays of their data members have for themselves; the others are the same objects in all of them."""
+    """Find which arrays of their data members have for themselves; the others are the same objects in all of them."""
     arrays = zip(*(jax.tree.leaves(member.program.data) for member in members), strict=True)
     return tuple(any(array is not others[0] for array in others) for others in arrays)
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=32)  # one object for each step: `make_train_steps` knows by it what it has compiled
 def _side_by_side(step: Callable, axes: Any) -> Callable:
     """The step of many members; `axes` of the data are 0 for the arrays that each has for itself."""
     return jax.vmap(step, in_axes=(0, axes))
@@ -226,7 +226,7 @@ _set = jax.jit(
 
 
 def places_for(members: Sequence[Member], at_once: int | None) -> int:
-    """How many of these members train at once: a multiple of the devices, but one alone."""
+    """Find how many of these members train at once: a multiple of the devices, but one alone."""
     if not all(is_exact_side_by_side(member.state.train.key) for member in members):
         return 1
     if any(member.program.devices is not None for member in members):  # which share the steps of each
@@ -258,7 +258,7 @@ def _that_fit(members: Sequence[Member]) -> int:
 
 
 def program_key(member: Member) -> tuple[Any, ...]:
-    """Members with the same key take places together."""
+    """Return the key of the program that a member trains in: members with the same key take places together."""
     recipe, data = member.program.plan.recipe, member.program.data
     rest = member.program.num_steps if member.program.num_steps % recipe.log_every else 0
     streamed = id(data) if isinstance(data, Streamed) else None

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from pdae_jax.compiled import RUNS_ONCE, compiler_options
 from pdae_jax.model.model import Model, Start, linear_start
 from pdae_jax.randomness import make_random
-from pdae_jax.training.compiler import RUNS_ONCE, compiler_options, without_garbage_collection
 from pdae_jax.training.defaults import build_model, has_few_cells
 from pdae_jax.training.devices import Devices
 from pdae_jax.training.plan import Plan, Shared
@@ -68,9 +68,8 @@ class _Beginning(NamedTuple):
     median: float  # distance of cells, which bandwidths are multiples of
 
 
-@without_garbage_collection()
 def prepare(plan: Plan, shared: Shared | None = None, *, ahead: bool = False) -> Program:
-    """Model, data on the device, training step and initial state of a fit.
+    """Prepare the model, data on the device, training step and initial state of a fit.
 
     Args:
         plan: of the fit.
@@ -143,7 +142,7 @@ def _linear_start(plan: Plan, model: Model, rows: np.ndarray, cells: Float[np.nd
 
 
 def outline(plan: Plan) -> tuple[Frame, LoopState]:
-    """Of a run, what its checkpoint is read with: the state has shapes only."""
+    """Make what the checkpoint of a run is read with; of the state, shapes only."""
     model = build_model(plan.recipe, plan.view, plan.design)
     validator = _validator(plan, model, jax.random.split(plan.root, 3)[2])
     start = functools.partial(_start, model=model)
@@ -189,7 +188,7 @@ def _shapes(arguments: Any) -> _Shapes:
     return tree, tuple((kind.shape, kind.dtype) for kind in kinds), jax.config.values["jax_default_device"]
 
 
-# replicas and members of a population start by one program, as do later fits of these shapes
+# kept: replicas and members of a population start by one program, as do later fits of these shapes
 @functools.lru_cache(maxsize=16)
 def _lowered_start(model: Model, shapes: _Shapes) -> Any:
     # one program instead of many small ones, each of which would be compiled by itself
@@ -199,6 +198,6 @@ def _lowered_start(model: Model, shapes: _Shapes) -> Any:
     return start.lower(*arguments, model)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16)  # by itself: compiled in a thread, while this one goes on with the lowered one
 def _compiled_start(model: Model, shapes: _Shapes) -> Any:
     return _lowered_start(model, shapes).compile()

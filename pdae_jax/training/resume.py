@@ -14,13 +14,13 @@ STOPPED = 128 + signal.SIGTERM  # status of a process that was told to stop, as 
 
 
 class Stop:
-    """Whether a process was told to stop, and by which signal."""
+    """A note that a process was told to stop, and by which signal."""
 
     def __init__(self):
         self.signal: int | None = None
 
     def is_set(self) -> bool:
-        """Whether it was."""
+        """Tell whether it was told."""
         return self.signal is not None
 
     def end(self, saved: str) -> NoReturn:
@@ -60,7 +60,7 @@ def told_to_stop(saves: bool) -> Iterator[Stop]:
 
 
 def goes_on_from(workdir: AnyPath | None, parent: AnyPath | None) -> AnyPath | None:
-    """The folder whose run a fit goes on from: its own where that has a checkpoint, or there is no `parent`.
+    """Return the folder whose run a fit goes on from: its own where that has a checkpoint, or there is no `parent`.
 
     Raises:
         FileNotFoundError: no run, or no checkpoint yet, in `parent`.
@@ -83,14 +83,14 @@ def goes_on_from(workdir: AnyPath | None, parent: AnyPath | None) -> AnyPath | N
 
 
 def has_checkpoint(path: AnyPath) -> bool:
-    """Whether there is a run in a folder that has something to go on from."""
+    """Tell whether there is a run in a folder that has something to go on from."""
     saved = pathlib.Path(path) / folder.CHECKPOINT_FOLDER
     # named by its step once it is complete
     return saved.exists() and any(each.name.isdigit() for each in saved.iterdir())
 
 
 def stop_of_folder(workdir: AnyPath | None) -> int | None:
-    """What the run in a folder has chosen already; None where there is none."""
+    """Return what the run in a folder has chosen already; None where there is none."""
     file = pathlib.Path(workdir) / folder.CONFIG_FILE if workdir is not None else None
     if file is None or not file.exists():
         return None
@@ -98,7 +98,7 @@ def stop_of_folder(workdir: AnyPath | None) -> int | None:
 
 
 def streams_of_folder(workdir: AnyPath | None) -> int | None:
-    """How the run in a folder has its keys (`randomness.key_of_fit`), or a fit that chooses for it; None for no run."""
+    """Find how the run in a folder, or a fit that chooses for it, has its keys (`key_of_fit`); None for no run."""
     path = pathlib.Path(workdir) if workdir is not None else None
     for each in () if path is None else (path, *sorted((path / folder.CHOICE_FOLDER).glob("*"))):
         if (each / folder.CONFIG_FILE).exists():

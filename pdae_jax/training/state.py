@@ -83,7 +83,7 @@ def evaluated(state: LoopState, step: int, frame: Frame) -> tuple[LoopState, flo
 
 
 def _errors(state: LoopState, step: int, frame: Frame) -> Array:
-    """Of each validation condition; all finite."""
+    """Return the error of each validation condition; all finite."""
     validator = frame.validator
     assert validator is not None
     errors = validator.errors(frame.unravel(state.train.average))

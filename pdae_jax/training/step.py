@@ -12,10 +12,10 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
+from pdae_jax.compiled import RUNS_OFTEN, compiler_options
 from pdae_jax.model.model import Model, Start
 from pdae_jax.model.networks import unraveller
 from pdae_jax.recipe import LossWeights, Recipe, Resolved
-from pdae_jax.training.compiler import RUNS_OFTEN, compiler_options
 from pdae_jax.training.devices import Devices
 from pdae_jax.training.objective import LossTerms, pdae_loss
 from pdae_jax.training.optimizer import make_optimizer
@@ -132,7 +132,7 @@ def start_shapes(model: Model) -> Start:
     return Start(*(np.zeros(size, np.float32) for size in sizes))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=64)  # shapes take a trace of the model's start to find, and each fit asks twice
 def make_unravel(model: Model) -> Callable[[Float[Array, " parameters"]], dict]:
     """Make the function from the vector of a `TrainState` to the parameters that the model takes."""
     return unraveller(jax.eval_shape(model.init, jax.random.key(0), start_shapes(model)))[1]
@@ -208,12 +208,12 @@ def make_train_steps(step: Callable, num_steps: int) -> Callable[[TrainState, De
 
 
 def sizes_of(recipe: Recipe) -> tuple[int, int, int, int]:
-    """Sources, cells of each, targets and cells of each in a step."""
+    """Return the sizes of a batch: sources, cells of each, targets and cells of each in a step."""
     return recipe.num_sources, recipe.cells_per_source, recipe.num_targets, recipe.cells_per_target
 
 
 def kernel_of(recipe: Resolved, median: float) -> kernels.Kernel:
-    """The kernel of the loss; bandwidths are multiples of the median distance of cells."""
+    """Return the kernel of the loss; bandwidths are multiples of the median distance of cells."""
     if recipe.kernel == "energy":
         return kernels.energy(recipe.beta)
     return _KERNELS[recipe.kernel](np.asarray([factor * median for factor in recipe.bandwidths]))
@@ -223,7 +223,7 @@ _KERNELS = {"gaussian": kernels.gaussian, "laplace": kernels.laplace, "imq": ker
 
 
 def step_for(recipe: Resolved, model: Model, num_conditions: int, devices: Devices | None = None) -> Callable:
-    """The training step of a recipe, the same for all whose numbers are `Settings`."""
+    """Return the training step of a recipe, the same for all whose numbers are `Settings`."""
     terms = tuple(name for name in LossWeights._fields if getattr(recipe, name))
     kernel = (recipe.kernel, recipe.beta == 1.0, len(recipe.bandwidths))
     return _make_step(model, num_conditions, sizes_of(recipe), kernel, terms, recipe.form, devices)

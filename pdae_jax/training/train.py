@@ -44,7 +44,7 @@ class Failures(dict[int, str]):
 
 
 def said(error: Exception) -> str:
-    """An error, in words."""
+    """Put an error in words."""
     return f"{type(error).__name__}: {error}"
 
 

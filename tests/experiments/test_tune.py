@@ -46,7 +46,7 @@ def cluster():
 def population(tmp_path):
     """Makes the population of a sweep, anew as another process would."""
     fit = {"eval_every": 2, "checkpoint_every": 2, "learning_rate": None, "warmup_steps": 1, "contrast": None}
-    return lambda: tune.Population(tmp_path, SPACE, 2, 0, ConfigDict({"fit": fit}), "tiny.py", "sweep.py")
+    return lambda: tune.PopulationSearch(tmp_path, SPACE, 2, 0, ConfigDict({"fit": fit}), "tiny.py", "sweep.py")
 
 
 def write_run(point, saved=True, **provenance):
@@ -121,7 +121,7 @@ def test_a_member_goes_on_from_the_state_of_another(tmp_path):
     path = rates(tmp_path)
     module = load_config(path)
     config = configure(module.get_config(), {"fit.num_steps": 16})
-    sweep = tune.Population(tmp_path / "runs", module.get_space(), 2, 0, config, str(path), "sweep.py")
+    sweep = tune.PopulationSearch(tmp_path / "runs", module.get_space(), 2, 0, config, str(path), "sweep.py")
     poor, good = sweep.ask(2)
     for point in (poor, good):
         assert train_point(sweep.config, point, str(path), lambda error, step: step == 8).state == "stopped"

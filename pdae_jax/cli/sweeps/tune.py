@@ -114,7 +114,7 @@ def errors_of(folder: pathlib.Path, every: int) -> list[tuple[int, float]]:
     return [(each["step"] // every, each[name]) for each in read_metrics(folder / METRICS_FILE) if name in each]
 
 
-class Population(searches.Listed):
+class PopulationSearch(searches.Listed):
     """Members that train side by side, each with settings of its own; poor ones go on from the state of good ones.
 
     Whenever a member goes on from another it begins a new run folder: ``003-00``, ``003-01`` ... of member 3.
