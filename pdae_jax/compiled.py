@@ -8,8 +8,14 @@ from collections.abc import Iterator
 import jax
 from jax._src import xla_bridge
 
+SWITCH = "PDAE_COMPILATION_CACHE"  # environment variable: ``off``, or a folder
 MAX_BYTES = 2**30  # of all programs together; the oldest go first
-MIN_SECONDS = 0.2  # programs that compile faster are not worth a file
+# Settings of JAX's cache: where JAX has its own default, a library of a hundred small programs needs another value.
+_CACHE = {
+    "jax_compilation_cache_max_size": (-1, MAX_BYTES),
+    "jax_persistent_cache_min_compile_time_secs": (1.0, 0.0),
+    "jax_persistent_cache_min_entry_size_bytes": (0, -1),
+}
 
 # On a CPU, compiling takes longer than training for the first thousand steps of a small model, and most of that is
 # spent on code that runs once, or that is no faster for it. Measured on two cores, ten features: a program that runs
@@ -22,28 +28,46 @@ RUNS_OFTEN = {"xla_backend_optimization_level": 1}
 def cache_compilations(folder: str | os.PathLike[str] | None = None) -> pathlib.Path:
     """Keep compiled programs for later processes; on a CPU most of the time of a short fit goes into compiling.
 
-    The scripts of `experiments/` call it. A folder that JAX was given before, say by ``JAX_COMPILATION_CACHE_DIR``,
-    stays.
+    `fit`, `predict`, `evaluate` and their like do so by themselves, unless the environment has
+    ``PDAE_COMPILATION_CACHE=off``. A folder that JAX was given before, say by ``JAX_COMPILATION_CACHE_DIR``, stays, and
+    so does every setting of its cache that is not JAX's own default.
 
     Args:
-        folder: where to keep them, at most 1 GB; default the user's cache folder.
+        folder: where to keep them, at most 1 GB; default that of ``PDAE_COMPILATION_CACHE``, else the user's cache
+            folder.
 
     Returns:
         The folder.
     """
     given = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    if given and folder is None:
-        return pathlib.Path(given)
-    if folder is None:
-        import pooch
-
-        folder = pathlib.Path(pooch.os_cache("pdae_jax")) / "compiled"
-    path = pathlib.Path(folder)
+    path = pathlib.Path(given) if given and folder is None else _folder(folder)
     path.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
+    if str(path) != given:
+        jax.config.update("jax_compilation_cache_dir", str(path))
+    for name, (default, value) in _CACHE.items():
+        if getattr(jax.config, name) == default and name.upper() not in os.environ:
+            jax.config.update(name, value)
     return path
+
+
+def _folder(folder: str | os.PathLike[str] | None) -> pathlib.Path:
+    chosen = folder or os.environ.get(SWITCH)
+    if chosen and chosen != "off":
+        return pathlib.Path(chosen)
+    import pooch
+
+    return pathlib.Path(pooch.os_cache("pdae_jax")) / "compiled"
+
+
+@contextlib.contextmanager
+def as_door() -> Iterator[None]:
+    """Run `as_written`, and keep compiled programs for later processes, `cache_compilations`: what users call."""
+    off = os.environ.get(SWITCH) == "off"
+    if not off and jax.config.jax_enable_compilation_cache:  # pyright: ignore[reportAttributeAccessIssue]
+        with contextlib.suppress(OSError):  # a home that is read-only: each process compiles for itself
+            cache_compilations()
+    with as_written():
+        yield
 
 
 def compiler_options(options: dict[str, int]) -> dict[str, int]:

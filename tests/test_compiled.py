@@ -21,10 +21,10 @@ print(sum(name == "/jax/compilation_cache/cache_hits" for name in hits))
 """
 
 
-def run(folder, **environment):
+def run(folder, code=CODE, **environment):
     env = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     env |= {"JAX_PLATFORMS": "cpu", **environment}
-    done = subprocess.run([sys.executable, "-c", CODE, folder], capture_output=True, text=True, env=env, check=True)
+    done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, env=env, check=True)
     path, hits = done.stdout.split()
     return path, int(hits)
 
@@ -44,3 +44,34 @@ def test_a_folder_that_was_given_stays(tmp_path):
 
 def test_the_default_is_the_cache_of_the_user(tmp_path):
     assert run("", XDG_CACHE_HOME=str(tmp_path))[0] == str(tmp_path / "pdae_jax" / "compiled")
+
+
+FIT = """
+import jax, jax.numpy as jnp
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name.rsplit("/", 1)[-1]))
+jax.jit(lambda x: x + 1)(jnp.ones(2))  # programs of the user, before the library is asked for anything
+import pdae_jax
+data = pdae_jax.from_arrays(jnp.arange(24.0).reshape(8, 3) % 5, conditions=["ctrl", "A"] * 4, control="ctrl")
+pdae_jax.fit(
+    data, key=jax.random.key(0), latent_dim=1, num_steps=1, log_every=1, eval_every=1, checkpoint_every=1, hidden=(4,)
+)
+print(jax.config.jax_compilation_cache_dir or "none", hits.count("cache_hits"))
+"""
+
+
+@pytest.mark.slow
+def test_a_fit_keeps_its_programs_unless_it_is_told_not_to(tmp_path):
+    folder = tmp_path / "pdae_jax" / "compiled"
+
+    def found(**environment):
+        path, hits = run("", code=FIT, XDG_CACHE_HOME=str(tmp_path), **environment)
+        return path, hits, len(list(folder.glob("*"))) if folder.exists() else 0
+
+    assert found(PDAE_COMPILATION_CACHE="off") == ("none", 0, 0)
+    path, hits, files = found()
+    assert path == str(folder) and hits == 0 and files > 10  # small programs, too
+    assert found()[1] >= 5
+    given, chosen = tmp_path / "given", tmp_path / "chosen"
+    assert found(JAX_COMPILATION_CACHE_DIR=str(given)) == (str(given), 0, files) and len(list(given.glob("*"))) > 10
+    assert found(PDAE_COMPILATION_CACHE=str(chosen))[0] == str(chosen)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pdae_jax.compiled import as_written
+from pdae_jax.compiled import as_door
 from pdae_jax.data.checks import check_same_columns, check_training_data
 from pdae_jax.design.design import Design
 from pdae_jax.evaluation.baselines import _draw
@@ -113,7 +113,7 @@ _translate = jax.jit(
 )
 
 
-@as_written()
+@as_door()
 def fit_compositional(
     train: PerturbationData,
     *,

@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array
 
-from pdae_jax.compiled import as_written
+from pdae_jax.compiled import as_door
 from pdae_jax.data.checks import aligned
 from pdae_jax.evaluation.baselines import BASELINES
 from pdae_jax.evaluation.cases import Case, cases_of, fewer_in_sample, sources_of_cases, warn_of_seen
@@ -64,7 +64,7 @@ class Evaluation(NamedTuple):
     alternatives: Alternatives
 
 
-@as_written()
+@as_door()
 def evaluate(
     fitted: Fitted | Ensemble,
     test: PerturbationData | None,

@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.compiled import as_written
+from pdae_jax.compiled import as_door
 from pdae_jax.data.moments import moments
 from pdae_jax.labels import LabelLike, format_label
 from pdae_jax.model.ensemble import Ensemble, check_model
@@ -69,7 +69,7 @@ class Prediction(NamedTuple):
         return to_counts(make_random(key), self.samples, sizes)
 
 
-@as_written()
+@as_door()
 def predict(
     fitted: Fitted | Ensemble,
     label: LabelLike,

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from pdae_jax.compiled import as_written
+from pdae_jax.compiled import as_door
 from pdae_jax.model.ensemble import Ensemble, find_bad, pairwise_alignment
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import check_key
@@ -36,7 +36,7 @@ from pdae_jax.types import PerturbationData
 REPLICAS = REPLICAS_FOLDER  # of their runs, in that of the ensemble
 
 
-@as_written()
+@as_door()
 def fit_ensemble(
     train: PerturbationData,
     *,

@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxtyping import Array
 
-from pdae_jax.compiled import as_written
+from pdae_jax.compiled import as_door
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import check_key
 from pdae_jax.recipe import Recipe
@@ -16,7 +16,7 @@ from pdae_jax.training.train import train_request
 from pdae_jax.types import PerturbationData
 
 
-@as_written()
+@as_door()
 def fit(
     train: PerturbationData,
     *,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
-from pdae_jax.compiled import as_written
+from pdae_jax.compiled import as_door
 from pdae_jax.model.ensemble import Ensemble
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.randomness import key_of_fit, key_record, recorded_key
@@ -24,7 +24,7 @@ from pdae_jax.types import PerturbationData
 AnyPath = str | pathlib.Path
 
 
-@as_written()
+@as_door()
 def load_run(workdir: AnyPath, *, store: AnyPath | None = None) -> Fitted:
     """Load the fitted model of a run folder, as `fit` returned it; the folder is only read.
 
@@ -124,7 +124,7 @@ def read_state(path: pathlib.Path, shapes: LoopState) -> tuple[LoopState, list[d
     return state, [e for e in read_metrics(path / folder.METRICS_FILE) if e["step"] <= step_of(state)]
 
 
-@as_written()
+@as_door()
 def load_ensemble(workdir: AnyPath, *, store: AnyPath | None = None) -> Ensemble:
     """Load the ensemble of a run folder, as `fit_ensemble` returned it; the folder is only read.
 
@@ -168,7 +168,7 @@ def _replica(record: Record, r: int) -> Record:
     return found
 
 
-@as_written()
+@as_door()
 def load_model(workdir: AnyPath, *, store: AnyPath | None = None) -> Fitted | Ensemble:
     """Load what a run folder holds: `load_run` or `load_ensemble`, whichever fits."""
     record = read_record(workdir, store=store)

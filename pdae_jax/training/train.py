@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pdae_jax.compiled import as_written
+from pdae_jax.compiled import as_door
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.runs.track import Progress, make_progress, stage
 from pdae_jax.training.folds import last_steps
@@ -48,7 +48,7 @@ def said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-@as_written()
+@as_door()
 def train_requests(
     requests: Sequence[Request],
     *,
