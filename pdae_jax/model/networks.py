@@ -68,18 +68,18 @@ def _spread(layer: str, near_zero: bool) -> float:
 
 
 def with_skip(params: dict, kernel: AnyArray, bias: AnyArray) -> dict:
-    """The parameters of an `MLP`, its linear part set."""
+    """Return the parameters of an `MLP`, its linear part set."""
     return {**params, "skip": {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}}
 
 
 def with_share(params: dict, share: AnyArray | float) -> dict:
-    """The parameters of an `MLP`, and of those inside it, with outputs beside the linear part times `share`."""
+    """Return the parameters of an `MLP`, and of those inside it, with outputs beside the linear part times `share`."""
     inner = {"scale": with_share(params["scale"], share)} if "scale" in params else {}
     return {**params, **inner, "out": {**params["out"], "kernel": share * params["out"]["kernel"]}}
 
 
 def unraveller(shapes: Any) -> tuple[int, Callable[[Float[Array, " numbers"]], Any]]:
-    """How many numbers a pytree of these shapes has, and the function that makes one of a vector."""
+    """Find how many numbers a pytree of these shapes has, and the function that makes one of a vector."""
     leaves, treedef = jax.tree.flatten(shapes)
     ends = np.cumsum([leaf.size for leaf in leaves])
 
@@ -99,7 +99,7 @@ def make_mlp(
     linear_skip: bool,
     near_zero: bool | None = None,
 ) -> tuple[Callable, Callable]:
-    """An `MLP` as a pair of pure functions, ``init(key) -> params`` and ``apply(params, x)``.
+    """Make an `MLP` as a pair of pure functions, ``init(key) -> params`` and ``apply(params, x)``.
 
     With `near_zero`, the default beside a linear map, the MLP starts near zero.
     """
