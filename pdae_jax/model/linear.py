@@ -38,6 +38,7 @@ COMMONS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)  # c, in mean squared doses
 RANKS = (1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 120)
 DEFAULT_RIDGE = 1e-4  # where no combination can be left out: next to least squares, and still determined
 _FOLDS = 5
+_FEW = 256  # conditions or features at most: in all ways it takes no time
 _MIN_TESTED = 3  # combinations that must be left out before a gain or a rank is believed
 
 
@@ -76,24 +77,20 @@ def fit_linear(
     perturbed = design.perturbed
     y = (means[perturbed] - means[~perturbed].mean(axis=0, dtype=np.float64)).astype(np.float64)
     rows, noise = design.rows[perturbed].astype(np.float64), np.mean(counts) / counts[perturbed]
-    # what features share is enough: squared errors over features are those over principal components
-    left, singular, directions = scipy.linalg.svd(y, full_matrices=False)
-    keep = singular > 1e-9 * max(singular[0], 1e-300)
-    scores, directions = (left * singular)[:, keep], directions[keep]
+    scores, directions = _coordinates(y)
     control_noise = 0.0 if additive else float(np.mean(counts) / np.mean(counts[~perturbed]))
     means_of = _Means(scores, rows, noise, control_noise)
     tested = (design.determined_by_others & (design.num_effects > 1))[perturbed]
     choice = _choose(means_of, tested, *((SATURATIONS[:1], COMMONS[:1]) if additive else (SATURATIONS, COMMONS)))
-    x, inverse = means_of.regressors(choice), means_of.inverse(choice)
-    weights = inverse @ scores
-    coefficients = x.T @ weights
+    x = means_of.regressors(choice)
+    coefficients = _solve(x, choice.ridge * noise, scores)
     effects, common = coefficients[:-1], x[0, -1] * coefficients[-1]
     rank, error = None, float("nan")
     if tested.any():
-        left_out = scores - weights / np.diag(inverse)[:, None]
+        left_out = _left_out(x, choice.ridge * noise, scores)
         rank, missed = _choose_rank(means_of, choice, left_out, tested)
         if rank is not None:
-            basis = _components(x[:, :-1] @ effects)[:, :rank]
+            basis = _components(x[:, :-1], effects)[:, :rank]
             effects = effects @ basis @ basis.T
         size = np.sum(scores[tested] ** 2)
         error = float(np.sum(missed) / size) if size > 0 else float("nan")
@@ -135,19 +132,6 @@ class _Means(NamedTuple):
         common = choice.common + choice.ridge * self.control_noise
         return np.column_stack([effective_label(self.rows, choice.saturation), np.full(len(self.rows), common**0.5)])
 
-    def inverse(self, choice: _Choice) -> np.ndarray:
-        """The inverse of M."""
-        return _inverse(self.regressors(choice), choice.ridge * self.noise)
-
-    def at_gain(self, saturation: float, tested: np.ndarray) -> "_LeaveOneOut":
-        """All ridges and common parts of one gain, from one eigendecomposition."""
-        scale = self.noise**-0.5
-        x, y = scale[:, None] * effective_label(self.rows, saturation), scale[:, None] * self.scores
-        wide = x.shape[1] >= x.shape[0]
-        values, vectors = scipy.linalg.eigh(x @ x.T if wide else x.T @ x, check_finite=False)
-        basis = vectors if wide else x @ vectors
-        return _LeaveOneOut(np.maximum(values, 0.0), basis, wide, scale, basis.T @ scale, y, basis.T @ y, tested)
-
 
 class _LeaveOneOut(NamedTuple):
     r"""PRESS errors of left-out combinations for any ridge and common part at one gain.
@@ -157,34 +141,108 @@ class _LeaveOneOut(NamedTuple):
     third is a change of rank one (Sherman-Morrison).
     """
 
+    targets: "_Targets"
     values: Float[np.ndarray, " r"]
     basis: Float[np.ndarray, "conditions r"]  # U of X X^T = U S U^T, or X V of X^T X = V S V^T
     wide: bool  # which of the two
-    ones: Float[np.ndarray, " conditions"]
     basis_ones: Float[np.ndarray, " r"]
-    y: Float[np.ndarray, "conditions components"]
     basis_y: Float[np.ndarray, "r components"]
-    tested: Bool[np.ndarray, " conditions"]
+    products: Float[np.ndarray, "r r"]  # of the rows of basis_y
+    products_tested: Float[np.ndarray, "tested r"]  # of the tested rows of y with those
+
+    @classmethod
+    def of(cls, means: _Means, saturation: float, targets: "_Targets") -> "_LeaveOneOut":
+        """Decompose once for all ridges and common parts of a gain."""
+        x = targets.ones[:, None] * effective_label(means.rows, saturation)
+        wide = x.shape[1] >= x.shape[0]
+        values, vectors = scipy.linalg.eigh(x @ x.T if wide else x.T @ x, check_finite=False)
+        basis = vectors if wide else x @ vectors
+        basis_y = basis.T @ targets.y
+        found = np.maximum(values, 0.0), basis, wide, basis.T @ targets.ones, basis_y
+        return cls(targets, *found, basis_y @ basis_y.T, targets.y_tested @ basis_y.T)
 
     def errors(self, ridge: float, common: float) -> Float[np.ndarray, " tested"]:
         """Squared error of each tested combination when it is left out."""
-        identity = 0.0 if self.wide else 1.0 / ridge
-        weight = 1.0 / (self.values + ridge) if self.wide else -1.0 / (ridge * (self.values + ridge))
-        ones = identity * self.ones + self.basis @ (weight * self.basis_ones)  # the inverse without c, times 1
-        change = common / (1.0 + common * (self.ones @ ones))
-        rows = self.basis[self.tested]
-        diagonal = identity + rows**2 @ weight - change * ones[self.tested] ** 2
-        missed = identity * self.y[self.tested] + (rows * weight) @ self.basis_y
-        missed -= change * np.outer(ones[self.tested], ones @ self.y)
-        return np.sum((missed / (self.ones[self.tested] * diagonal)[:, None]) ** 2, axis=1)
+        targets = self.targets
+        # the inverse of M, here times the ridge: of the error it is a ratio
+        identity = 0.0 if self.wide else 1.0
+        weight = ridge / (self.values + ridge) if self.wide else -1.0 / (self.values + ridge)
+        ones = identity * targets.ones + self.basis @ (weight * self.basis_ones)  # the inverse without c, times 1
+        change = common / (ridge + common * (targets.ones @ ones))
+        rows, ones_tested = self.basis[targets.tested], ones[targets.tested]
+        diagonal = identity + rows**2 @ weight - change * ones_tested**2
+        # missed is `factors @ basis_y + by_ones * ones_y + identity * y_tested`: its squares, from products
+        factors, by_ones = rows * weight, -change * ones_tested
+        ones_y = identity * targets.ones_y + (weight * self.basis_ones) @ self.basis_y
+        tested_ones_y = identity * targets.tested_ones_y + self.products_tested @ (weight * self.basis_ones)
+        squares = np.sum(factors @ self.products * factors, axis=1) + by_ones**2 * (ones_y @ ones_y)
+        squares += 2.0 * by_ones * (factors @ (self.basis_y @ ones_y))
+        if not self.wide:
+            squares += targets.square_tested + 2.0 * np.sum(factors * self.products_tested, axis=1)
+            squares += 2.0 * by_ones * tested_ones_y
+        return np.maximum(squares, 0.0) / (targets.ones[targets.tested] * diagonal) ** 2
 
 
-def _inverse(x: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
-    """Invert X X^T with something added on the diagonal, by Cholesky."""
-    matrix = x @ x.T
+class _Targets(NamedTuple):
+    """What is predicted, divided by the standard deviation of its noise, and what of it does not depend on the gain."""
+
+    ones: Float[np.ndarray, " conditions"]
+    y: Float[np.ndarray, "conditions components"]
+    tested: Bool[np.ndarray, " conditions"]
+    y_tested: Float[np.ndarray, "tested components"]
+    square_tested: Float[np.ndarray, " tested"]
+    ones_y: Float[np.ndarray, " components"]
+    tested_ones_y: Float[np.ndarray, " tested"]
+
+    @classmethod
+    def of(cls, means: _Means, tested: Bool[np.ndarray, " conditions"]) -> "_Targets":
+        """Weight the means, and multiply them once."""
+        ones = means.noise**-0.5
+        y = ones[:, None] * means.scores
+        ones_y = ones @ y
+        return cls(ones, y, tested, y[tested], np.sum(y[tested] ** 2, axis=1), ones_y, y[tested] @ ones_y)
+
+
+def _coordinates(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find coordinates of rows, and their orthonormal directions: squared errors over both are the same."""
+    if min(y.shape) <= _FEW:
+        left, singular, directions = scipy.linalg.svd(y, full_matrices=False)
+        keep = singular > 1e-9 * max(singular[0], 1e-300)
+        return (left * singular)[:, keep], directions[keep]
+    if y.shape[0] >= y.shape[1]:
+        return y, np.eye(y.shape[1])
+    basis, triangle = np.linalg.qr(y.T)
+    return triangle.T, basis.T
+
+
+def _solve(x: np.ndarray, noise: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Find ridge coefficients, from the smaller of the two systems."""
+    if _is_dual(x):
+        return x.T @ (_inverse(x @ x.T, noise) @ y)
+    scaled = x / noise[:, None]
+    return _inverse(scaled.T @ x, 1.0) @ (scaled.T @ y)
+
+
+def _left_out(x: np.ndarray, noise: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Predict each row from all others."""
+    if _is_dual(x):
+        inverse = _inverse(x @ x.T, noise)
+        return y - inverse @ y / np.diag(inverse)[:, None]
+    scaled = x / noise[:, None]
+    hat = x @ _inverse(scaled.T @ x, 1.0)
+    leverage = np.sum(hat * scaled, axis=1)
+    return y - (y - hat @ (scaled.T @ y)) / (1.0 - leverage)[:, None]
+
+
+def _is_dual(x: np.ndarray) -> bool:
+    return len(x) <= max(_FEW, x.shape[1])
+
+
+def _inverse(matrix: np.ndarray, diagonal: np.ndarray | float) -> np.ndarray:
+    """Invert a matrix with something added on its diagonal, by Cholesky."""
     matrix[np.diag_indices_from(matrix)] += diagonal
     factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-    return scipy.linalg.cho_solve(factor, np.eye(len(x)), check_finite=False)
+    return scipy.linalg.cho_solve(factor, np.eye(len(matrix)), check_finite=False)
 
 
 def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...], commons: tuple[float, ...]) -> _Choice:
@@ -198,7 +256,8 @@ def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...], commons
         return _Choice(DEFAULT_RIDGE * unit, 0.0, 0.0)
     gains = gains if tested.sum() >= _MIN_TESTED else gains[:1]
 
-    at_gain = functools.cache(lambda gain: means.at_gain(gains[gain], tested))
+    targets = _Targets.of(means, tested)
+    at_gain = functools.cache(lambda gain: _LeaveOneOut.of(means, gains[gain], targets))
 
     @functools.cache
     def errors(ridge: int, gain: int, common: int) -> np.ndarray:
@@ -242,9 +301,13 @@ def _better(errors: np.ndarray, reference: np.ndarray) -> bool:
     return len(gain) >= _MIN_TESTED and bool(np.mean(gain) > np.std(gain, ddof=1) / len(gain) ** 0.5)
 
 
-def _components(x: np.ndarray) -> np.ndarray:
-    """Principal directions of the rows, the longest first."""
-    return scipy.linalg.svd(x, full_matrices=False)[2].T
+def _components(x: np.ndarray, effects: np.ndarray) -> np.ndarray:
+    """Find principal directions of what effects predict, the longest first."""
+    if len(x) <= _FEW or effects.shape[0] >= effects.shape[1]:
+        return scipy.linalg.svd(x @ effects, full_matrices=False)[2].T
+    # no more directions than effects: found among these
+    basis, triangle = np.linalg.qr(effects.T)
+    return basis @ scipy.linalg.svd(x @ triangle.T, full_matrices=False)[2].T
 
 
 def _choose_rank(
@@ -260,8 +323,8 @@ def _choose_rank(
     for fold in range(min(_FOLDS, len(combinations))):
         judged = np.isin(np.arange(len(regressors)), combinations[fold::_FOLDS])
         rest, noise = regressors[~judged], choice.ridge * means.noise[~judged]
-        effects = rest.T @ (_inverse(rest, noise) @ means.scores[~judged])
-        basis = _components(rest[:, :-1] @ effects[:-1])
+        effects = _solve(rest, noise, means.scores[~judged])
+        basis = _components(rest[:, :-1], effects[:-1])
         predicted, true = left_out[judged], means.scores[judged]
         shared = regressors[0, -1] * effects[-1]
         for rank in (None, *(r for r in RANKS if r < basis.shape[1])):

@@ -126,12 +126,12 @@ def intrinsic_dimension(x: Float[np.ndarray, "cells features"]) -> float:
     (Facco et al., Scientific Reports 2017); its maximum likelihood estimate. Cells that coincide are counted once;
     fewer than three different cells have dimension 0.
     """
-    x = np.unique(np.asarray(x, np.float64), axis=0)
+    x = np.unique(x, axis=0).astype(np.float64)
     if len(x) < 3:
         return 0.0
     x = x - x.mean(axis=0)
     size = np.sum(x**2, axis=1)
-    squared = size[:, None] + size - 2.0 * x @ x.T
+    squared = size[:, None] + size - 2.0 * (x @ x.T)  # of one matrix with itself: half of the products
     np.fill_diagonal(squared, np.inf)
     first, second = np.maximum(np.partition(squared, 1, axis=1)[:, :2], np.finfo(float).tiny).T
     rate = float(np.mean(0.5 * np.log(second / first)))

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pdae_jax.data.moments import condition_means
+from pdae_jax.data.principal import principal_axes, principal_directions
 from pdae_jax.types import PerturbationData, once_for_each
 
 _MOST_CELLS = 2000  # of a condition: more change no component
@@ -62,9 +63,10 @@ def find_components(train: PerturbationData, number: int) -> Components:
         raise ValueError(f"components={number}, and there are {train.num_features} features. Pass a number in between.")
     means = condition_means(train)
     effects = means - means[train.index(train.control)]
-    _, singular, directions = np.linalg.svd(effects, full_matrices=False)
+    singular, directions = principal_directions(effects, max(1, number // 2))
     between = directions[: number // 2][singular[: number // 2] > 1e-9 * singular[0]].T
-    vectors = spectrum(train)[1]
+    # among so many more there are as many that are not in the span of the others
+    vectors = principal_axes(_covariance(train), number + between.shape[1])[1].T
     # the first principal components that are not among these directions yet
     basis, triangle = np.linalg.qr(np.concatenate([between, vectors], axis=1))
     new = np.abs(np.diag(triangle)) > 1e-6
@@ -77,9 +79,13 @@ def spectrum(train: PerturbationData) -> tuple[np.ndarray, np.ndarray]:
     """Return eigenvalues, largest first, and eigenvectors of the covariance of the pooled, equally weighted
     conditions.
     """
+    values, vectors = np.linalg.eigh(_covariance(train))
+    return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+
+
+@once_for_each
+def _covariance(train: PerturbationData) -> np.ndarray:
     centre = condition_means(train).mean(axis=0)
     some = [np.random.default_rng(0).permutation(rows)[:_MOST_CELLS] for rows in train.rows]
     blocks = ((block - centre, len(rows)) for rows in some for block in train.blocks(np.sort(rows)))
-    covariance = sum(block.T @ block / number for block, number in blocks) / train.num_conditions
-    values, vectors = np.linalg.eigh(covariance)
-    return np.maximum(values[::-1], 0.0), vectors[:, ::-1]
+    return np.asarray(sum(block.T @ block / number for block, number in blocks) / train.num_conditions)

@@ -48,7 +48,9 @@ def test_left_out_errors_are_those_of_fits_without_the_condition(wide):
     choice = linear._Choice(0.2, 0.5, 0.1)
     tested = np.count_nonzero(labels, axis=1) > 1
     common = choice.common + choice.ridge * means.control_noise
-    found = means.at_gain(choice.saturation, tested).errors(choice.ridge, common)
+    found = linear._LeaveOneOut.of(means, choice.saturation, linear._Targets.of(means, tested)).errors(
+        choice.ridge, common
+    )
     x = means.regressors(choice)
     for error, row in zip(found, np.flatnonzero(tested), strict=True):
         rest = np.arange(len(x)) != row
@@ -170,3 +172,19 @@ def test_without_a_common_part_effects_carry_what_conditions_share():
     left = np.linalg.lstsq(labels.astype(np.float64), means - means[0], rcond=None)[0]
     of_least_squares = np.sum((labels @ left - (means - means[0])) ** 2)
     assert np.sum((model.predict(labels) - (means - means[0])) ** 2) < 1.3 * of_least_squares
+
+
+@pytest.mark.parametrize("pairs", [60, 20])
+def test_many_conditions_are_solved_in_another_way_with_the_same_numbers(monkeypatch, pairs):
+    labels = some_labels(num=30, pairs=pairs)
+    counts = np.random.default_rng(2).integers(20, 2000, len(labels))
+    for features in (20, 300):
+        means, _ = means_of(labels, 0.3, noise=0.5, features=features, common=1.0, rank=4)
+        model = fit_linear(means, design_of(labels), counts)
+        with monkeypatch.context() as changed:
+            changed.setattr(linear, "_FEW", 0)
+            other = fit_linear(means, design_of(labels), counts)
+        assert other[2:5] == model[2:5] and other.num_tested == model.num_tested
+        np.testing.assert_allclose(other.error, model.error, rtol=1e-9)
+        np.testing.assert_allclose(other.effects, model.effects, atol=1e-9)
+        np.testing.assert_allclose(other.common, model.common, atol=1e-9)
