@@ -5,6 +5,7 @@ import gc
 import logging
 import os
 import pathlib
+import signal
 import tempfile
 
 import absl.logging
@@ -75,3 +76,16 @@ def log(caplog, monkeypatch):
     monkeypatch.setattr(absl.logging.get_absl_logger(), "propagate", True)
     caplog.set_level(logging.INFO, "absl")
     return caplog
+
+
+@pytest.fixture
+def plain_signals():
+    """What shells leave a job in the foreground with.
+
+    One in the background ignores Ctrl-C, and so do its children; and Ray installs a handler of SIGTERM, and leaves it.
+    """
+    plain = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in plain.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -168,16 +168,6 @@ def test_a_full_disk_loses_no_checkpoint(train, tmp_path, monkeypatch):
         np.testing.assert_array_equal(left, right)
 
 
-@pytest.fixture
-def plain_signals():
-    """What shells leave a job in the foreground with; one in the background ignores Ctrl-C, and so do its children."""
-    plain = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in plain.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.usefixtures("plain_signals")
 def test_ctrl_c_and_sigterm_are_heard_and_a_second_ctrl_c_ends_at_once():
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

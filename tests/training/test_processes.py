@@ -103,6 +103,7 @@ def steps_of(folder):
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
 
+@pytest.mark.usefixtures("plain_signals")
 def test_two_processes_share_a_fit_and_take_it_over_and_hand_it_on(tmp_path):
     alone, run = numbers(fit()), tmp_path / "run"
     with pytest.raises(SystemExit):
