@@ -91,6 +91,8 @@ def prepare(plan: Plan, shared: Shared | None = None, *, ahead: bool = False) ->
     sources = tuple(sorted((request.source or {}).items()))
     of_start = (id(seen), id(request.validation), key, sources, neutral_of(recipe))
     goes_on = plan.before is not None and has_checkpoint(plan.before)  # a finished run has nothing to compile
+    if devices is not None:  # of several processes the first alone sees the folder
+        goes_on = devices.any_of(goes_on)
     ahead = ahead and not goes_on and devices is None
     chunk = min(recipe.log_every, plan.num_steps) if ahead and isinstance(data, DeviceData) else 0
     compiled = (make_train_steps(step, chunk), data) if chunk else None
