@@ -77,6 +77,11 @@ class Recipe:
                     f"only at the end of a chunk. Change one of the two."
                 )
 
+    @property
+    def sight(self) -> tuple[Any, ...]:
+        """Fields that decide how a fit sees its data; fits of the same data that agree in them share what they see."""
+        return self.nonnegative, self.standardize
+
     def override(self, **changes: Any) -> "Recipe":
         """Return a copy with other values; a misspelt name raises ``TypeError`` with the nearest one."""
         known = [field.name for field in dataclasses.fields(self)]

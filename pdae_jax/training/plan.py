@@ -172,7 +172,7 @@ def make_plan(checked: Checked, shared: Shared | None = None) -> Plan:
     recipe = with_units(request.recipe, train)  # of the features: scores of components have no floor
     if components is None and recipe.components is not None:
         components = _components(checked, recipe.components, shared)
-    seen = ("pilot", id(train), id(components), recipe.nonnegative, recipe.standardize)
+    seen = ("pilot", id(train), id(components), recipe.sight)
     pilot = shared.once(seen, lambda: make_pilot(recipe, train, components))
     if not isinstance(recipe, Resolved):
         neutral = neutral_of(recipe)

@@ -81,7 +81,7 @@ def prepare(plan: Plan, shared: Shared | None = None, *, ahead: bool = False) ->
     devices, seen = plan.devices, pilot.train
     model = build_model(recipe, pilot.view, pilot.design)
     step = step_for(recipe, model, len(seen.counts), devices)
-    of_data = (id(seen), recipe.standardize, sizes_of(recipe))
+    of_data = (id(seen), recipe.sight, sizes_of(recipe))
     data = shared.once(("data", of_data), lambda: feed(seen, pilot.view, pilot.design, sizes_of(recipe)))
     if request.bootstrap:
         data = _resampled(data, plan.root)
