@@ -49,7 +49,8 @@ def measure(row: str, checkout: pathlib.Path) -> float:
 def _process(row: str, checkout: pathlib.Path, cache: str) -> float:
     one_core = ["taskset", "-c", "0"] if shutil.which("taskset") else []
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    own = {"PYTHONPATH": str(checkout), "XDG_CACHE_HOME": cache, "JAX_PLATFORMS": "cpu"}
+    cached = {"XDG_CACHE_HOME": cache, "PDAE_COMPILATION_CACHE": cache}
+    own = {"PYTHONPATH": str(checkout), "JAX_PLATFORMS": "cpu", **cached}
     given = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     asked = [*one_core, sys.executable, str(HERE.with_name("times_rows.py")), row]
     done = subprocess.run(asked, capture_output=True, text=True, env={**given, **threads, **own}, cwd=cache)
