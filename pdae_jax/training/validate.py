@@ -90,12 +90,13 @@ def make_validator(
     """Fix the cells and the decoder noise; what remains is a compiled function of the parameters.
 
     `source` maps a validation condition to the training condition whose cells are translated to it, by the names that
-    the data have; those it leaves out, to the control. Errors are those of predictions, in the user's units. With `devices` each evaluates some of the
-    conditions, and the parameters are those that all of them have.
+    the data have; those it leaves out, to the control. Errors are those of predictions, in the user's units. With
+    `devices` each evaluates some of the conditions, and the parameters are those that all of them have.
     """
     key_source, key_noise, key_cells = jax.random.split(key, 3)
     sources = [(source or {}).get(name, train.control) for name in validation.conditions]
-    at = [train.conditions.index(name) for name in sources]
+    row_of = {name: row for row, name in enumerate(train.conditions)}
+    at = [row_of[name] for name in sources]
     keys = jax.random.split(key_cells, len(sources))
     cells = [_choose(k, validation.x, rows) for k, rows in zip(keys, validation.rows, strict=True)]
     size = max(len(c) for c in cells)
