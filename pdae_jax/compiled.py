@@ -40,9 +40,11 @@ def cache_compilations(folder: str | os.PathLike[str] | None = None) -> pathlib.
         The folder.
     """
     given = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
-    path = pathlib.Path(given) if given and folder is None else _folder(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    if str(path) != given:
+    if given and folder is None:
+        path = pathlib.Path(given)  # as JAX has it, which may be the address of a bucket: JAX makes it
+    else:
+        path = _folder(folder)
+        path.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(path))
     for name, (default, value) in _CACHE.items():
         if getattr(jax.config, name) == default and name.upper() not in os.environ:

@@ -42,6 +42,13 @@ def test_a_folder_that_was_given_stays(tmp_path):
     assert run("", JAX_COMPILATION_CACHE_DIR=given)[0] == given
 
 
+def test_the_address_of_a_bucket_stays_what_it_is(tmp_path, monkeypatch):
+    code = "import os, sys, jax, pdae_jax; pdae_jax.cache_compilations();"
+    code += "print(jax.config.jax_compilation_cache_dir, len(os.listdir()))"
+    monkeypatch.chdir(tmp_path)
+    assert run("", code=code, JAX_COMPILATION_CACHE_DIR="gs://bucket/programs/") == ("gs://bucket/programs/", 0)
+
+
 def test_the_default_is_the_cache_of_the_user(tmp_path):
     assert run("", XDG_CACHE_HOME=str(tmp_path))[0] == str(tmp_path / "pdae_jax" / "compiled")
 
