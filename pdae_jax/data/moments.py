@@ -47,6 +47,18 @@ def condition_means(train: PerturbationData) -> Float[np.ndarray, "conditions fe
     return np.stack([np.asarray(mean) for mean in sums])
 
 
+@once_for_each
+def weights_of_conditions(train: PerturbationData) -> Float[np.ndarray, " conditions"]:
+    """Return what the precision of each condition's mean goes with: its cells, or where they are counts, the counts.
+
+    These are in units of the average cell, of which all conditions together have as many as there are cells.
+    """
+    if train.size_factors is None:
+        return train.counts.astype(np.float64)
+    sizes = np.bincount(train.condition_index, weights=train.size_factors, minlength=train.num_conditions)
+    return sizes / np.mean(train.size_factors, dtype=np.float64)
+
+
 def has_zero_floor(data: PerturbationData) -> bool:
     """Tell whether nothing is below zero and at least `MIN_ZEROS` of all values are zero: counts, or their
     logarithms.

@@ -1,7 +1,7 @@
 r"""What a prediction has to beat: samples for a target label from simple rules, each fitted to the training data.
 
-`additive`, `linear_regression`, `latent_additive` and `ridge` take the cells of a source condition (None: the control)
-and move every one by the same displacement, in the user's own units; the other rules know no source. Non-negative
+`additive`, `linear_regression`, `latent_additive`, `ridge_additive` and `ridge` take the cells of a source condition
+(None: the control) and move every one by the same displacement, in the user's own units; the other rules know no source. Non-negative
 data: moved cells may fall below zero; they are clipped only where `floor` is given.
 """
 
@@ -16,7 +16,8 @@ from pdae_jax.data.moments import condition_means
 from pdae_jax.design.design import design_of
 from pdae_jax.design.span import least_squares
 from pdae_jax.labels import LabelLike
-from pdae_jax.model import linear
+from pdae_jax.model.condition_means import means_of
+from pdae_jax.model.linear import fit_means
 from pdae_jax.randomness import make_random
 from pdae_jax.types import PerturbationData, once_for_each
 from pdae_jax.view.components import spectrum
@@ -133,14 +134,20 @@ def latent_additive(
 
 
 def ridge(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
-    """Move source cells by the best linear model of the condition means (`linear`): where `fit` starts.
+    """Move source cells by the predicted means of the conditions (`condition_means`): where `fit` starts.
 
-    Source cells are moved by the difference of the predicted means of the two labels. Ridge, gain of combinations and
-    rank are chosen by leaving out training combinations, in closed form.
+    Source cells are moved by the difference of the predicted means of the two labels: the linear model of
+    `ridge_additive`, and what similar combinations or the table of pairs say that combinations do beyond it.
     """
-    model, row = linear_model(task.train), design_of(task.train).row
-    shift = model.predict(row(task.label)) - model.predict(row(_vector(task.train, task.source)))
-    return _moved(key, task.train, task.source, shift, num_samples)
+    return _by_means(key, task, num_samples, predicted_means(task.train).predict)
+
+
+def ridge_additive(key: Array, task: Task, num_samples: int) -> Float[np.ndarray, "num_samples features"]:
+    """Move source cells by the best linear model of the condition means (`linear`).
+
+    Ridge, gain of combinations and rank are chosen by leaving out training combinations, in closed form.
+    """
+    return _by_means(key, task, num_samples, linear_model(task.train).predict)
 
 
 BASELINES: dict[str, Method] = {
@@ -150,6 +157,7 @@ BASELINES: dict[str, Method] = {
     "additive": Method(additive),
     "linear_regression": Method(linear_regression),
     "latent_additive": Method(latent_additive),
+    "ridge_additive": Method(ridge_additive),
     "ridge": Method(ridge),
 }
 
@@ -169,7 +177,8 @@ def additive_shift(train: PerturbationData, label: LabelLike) -> Float[np.ndarra
 
 
 # An evaluation asks for many labels of one training set; what does not depend on the label is computed once.
-linear_model = once_for_each(linear.fit_means)
+predicted_means = once_for_each(means_of)
+linear_model = once_for_each(fit_means)
 
 
 class _Singles(NamedTuple):
@@ -239,6 +248,12 @@ def principal_components(
     if latent_dim < 1:
         raise ValueError(f"latent_dim={latent_dim}, but it must be at least 1.")
     return vectors[:, :latent_dim]
+
+
+def _by_means(key: Array, task: Task, num_samples: int, predict: Callable) -> np.ndarray:
+    row = design_of(task.train).row
+    shift = predict(row(task.label)) - predict(row(_vector(task.train, task.source)))
+    return _moved(key, task.train, task.source, shift, num_samples)
 
 
 def _moved(key: Array, train: PerturbationData, source: str, shift: np.ndarray, num_samples: int) -> np.ndarray:

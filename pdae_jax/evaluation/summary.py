@@ -17,7 +17,7 @@ BY_CHANCE = 2.0
 #: (two standard deviations) makes an energy distance as large as a shift by half a standard deviation does.
 MIN_CELLS_OF_A_LAW = 20
 #: The baselines that use the label; the best of them is what a model has to beat.
-COMPARED = ("additive", "linear_regression", "latent_additive", "ridge")
+COMPARED = ("additive", "linear_regression", "latent_additive", "ridge_additive", "ridge")
 #: Column -> heading: of energy distances, then of the other metrics that have one.
 HEADINGS = {
     "energy_distance": "mean",

@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Real
 
 from pdae_jax.data.moments import condition_means
 from pdae_jax.design.design import Design, design_of
@@ -51,7 +51,13 @@ class LinearModel(NamedTuple):
     ridge: float  # lambda
     rank: int | None  # of B; None: full
     error: float  # squared error of left-out combinations over their squared effects; NaN where none can be left out
-    num_tested: int  # combinations that were left out
+    common_variance: float  # c
+    left_out: Float[np.ndarray, "tested features"]  # combinations that others determine, predicted from all others
+
+    @property
+    def num_tested(self) -> int:
+        """Count the combinations that were left out."""
+        return len(self.left_out)
 
     def predict(self, row: Float[np.ndarray, "*batch columns"]) -> Float[np.ndarray, "*batch features"]:
         """Predict the difference of the mean from the control's, of rows of the design (`Design.row`)."""
@@ -62,7 +68,7 @@ class LinearModel(NamedTuple):
 def fit_linear(
     means: Float[np.ndarray, "conditions features"],
     design: Design,
-    counts: Int[np.ndarray, " conditions"],
+    counts: Real[np.ndarray, " conditions"],
     *,
     additive: bool = False,
 ) -> LinearModel:
@@ -71,13 +77,13 @@ def fit_linear(
     Args:
         means: of each condition; features on a common scale.
         design: of these conditions; the control is one of them.
-        counts: cells of each condition.
+        counts: what the weight of a mean goes with: cells, or the counts in them.
         additive: combinations have gain 1, and conditions nothing in common: what latents alone can express.
     """
     perturbed = design.perturbed
     y = (means[perturbed] - means[~perturbed].mean(axis=0, dtype=np.float64)).astype(np.float64)
     rows, noise = design.rows[perturbed].astype(np.float64), np.mean(counts) / counts[perturbed]
-    scores, directions = _coordinates(y)
+    scores, directions = coordinates(y)
     control_noise = 0.0 if additive else float(np.mean(counts) / np.mean(counts[~perturbed]))
     means_of = _Means(scores, rows, noise, control_noise)
     tested = (design.determined_by_others & (design.num_effects > 1))[perturbed]
@@ -85,15 +91,14 @@ def fit_linear(
     x = means_of.regressors(choice)
     coefficients = _solve(x, choice.ridge * noise, scores)
     effects, common = coefficients[:-1], x[0, -1] * coefficients[-1]
-    rank, error = None, float("nan")
+    rank, error, left_out = None, float("nan"), scores[tested]
     if tested.any():
-        left_out = _left_out(x, choice.ridge * noise, scores)
-        rank, missed = _choose_rank(means_of, choice, left_out, tested)
+        rank, left_out = _choose_rank(means_of, choice, _left_out(x, choice.ridge * noise, scores), tested)
         if rank is not None:
             basis = _components(x[:, :-1], effects)[:, :rank]
             effects = effects @ basis @ basis.T
         size = np.sum(scores[tested] ** 2)
-        error = float(np.sum(missed) / size) if size > 0 else float("nan")
+        error = float(np.sum((left_out - scores[tested]) ** 2) / size) if size > 0 else float("nan")
     return LinearModel(
         effects=effects @ directions,
         common=common @ directions,
@@ -101,7 +106,8 @@ def fit_linear(
         ridge=choice.ridge,
         rank=rank,
         error=error,
-        num_tested=int(tested.sum()),
+        common_variance=choice.common,
+        left_out=left_out @ directions,
     )
 
 
@@ -203,7 +209,7 @@ class _Targets(NamedTuple):
         return cls(ones, y, tested, y[tested], np.sum(y[tested] ** 2, axis=1), ones_y, y[tested] @ ones_y)
 
 
-def _coordinates(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def coordinates(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Find coordinates of rows, and their orthonormal directions: squared errors over both are the same."""
     if min(y.shape) <= _FEW:
         left, singular, directions = scipy.linalg.svd(y, full_matrices=False)
@@ -267,7 +273,7 @@ def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...], commons
     @functools.cache
     def ridge_of(gain: int, common: int) -> int:
         start = ridge_of(gain, common - 1) if common else 0
-        return _valley(lambda i: float(np.mean(errors(i, gain, common))), start, len(RIDGES))
+        return valley(lambda i: float(np.mean(errors(i, gain, common))), start, len(RIDGES))
 
     def best(gain: int, common: int) -> np.ndarray:
         return errors(ridge_of(gain, common), gain, common)
@@ -275,16 +281,16 @@ def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...], commons
     # a ridge shrinks combinations as a gain does, so the curve of gains may have two valleys: every other is looked at
     mean_error = functools.cache(lambda j: float(np.mean(best(j, 0))))
     gain = min(range(0, len(gains), 2), key=mean_error)
-    gain = _valley(mean_error, gain, len(gains))
-    if not _better(best(gain, 0), best(0, 0)):
+    gain = valley(mean_error, gain, len(gains))
+    if not better(best(gain, 0), best(0, 0)):
         gain = 0
-    common = _valley(lambda c: float(np.mean(best(gain, c))), 0, len(commons))
-    if not _better(best(gain, common), best(gain, 0)):
+    common = valley(lambda c: float(np.mean(best(gain, c))), 0, len(commons))
+    if not better(best(gain, common), best(gain, 0)):
         common = 0
     return _Choice(RIDGES[ridge_of(gain, common)] * unit, gains[gain], commons[common] * unit)
 
 
-def _valley(value: Callable[[int], float], start: int, size: int) -> int:
+def valley(value: Callable[[int], float], start: int, size: int) -> int:
     """Go downhill from `start` to where both neighbours are higher: curves of ridges have one valley."""
     here = start
     while True:
@@ -295,10 +301,10 @@ def _valley(value: Callable[[int], float], start: int, size: int) -> int:
         here = lowest
 
 
-def _better(errors: np.ndarray, reference: np.ndarray) -> bool:
-    """Tell whether errors are smaller on average by more than the standard error of the difference."""
+def better(errors: np.ndarray, reference: np.ndarray, standard_errors: float = 1.0) -> bool:
+    """Tell whether errors are smaller on average by more than so many standard errors of the difference."""
     gain = reference - errors
-    return len(gain) >= _MIN_TESTED and bool(np.mean(gain) > np.std(gain, ddof=1) / len(gain) ** 0.5)
+    return len(gain) >= _MIN_TESTED and bool(np.mean(gain) > standard_errors * np.std(gain, ddof=1) / len(gain) ** 0.5)
 
 
 def _components(x: np.ndarray, effects: np.ndarray) -> np.ndarray:
@@ -313,26 +319,31 @@ def _components(x: np.ndarray, effects: np.ndarray) -> np.ndarray:
 def _choose_rank(
     means: _Means, choice: _Choice, left_out: np.ndarray, tested: np.ndarray
 ) -> tuple[int | None, np.ndarray]:
-    """Choose the rank of the effects, None for full, and give the errors with it.
+    """Choose the rank of the effects, None for full, and predict each tested combination from the others with it.
 
     Effects are projected on the principal directions of what they predict (reduced-rank ridge regression, Mukherjee &
     Zhu 2011). These come from fits without a fifth of the combinations, which judge them.
     """
     combinations, regressors = np.flatnonzero(tested), means.regressors(choice)
-    errors: dict[int | None, list] = {}
+    folds = []
     for fold in range(min(_FOLDS, len(combinations))):
         judged = np.isin(np.arange(len(regressors)), combinations[fold::_FOLDS])
         rest, noise = regressors[~judged], choice.ridge * means.noise[~judged]
         effects = _solve(rest, noise, means.scores[~judged])
-        basis = _components(rest[:, :-1], effects[:-1])
-        predicted, true = left_out[judged], means.scores[judged]
-        shared = regressors[0, -1] * effects[-1]
-        for rank in (None, *(r for r in RANKS if r < basis.shape[1])):
-            kept = predicted
-            if rank is not None:
-                kept = (predicted - shared) @ basis[:, :rank] @ basis[:, :rank].T + shared
-            errors.setdefault(rank, []).append(np.sum((kept - true) ** 2, axis=1))
-    judged_by = {rank: np.concatenate(parts) for rank, parts in errors.items() if len(parts) == len(errors[None])}
-    chosen = min(judged_by, key=lambda r: np.mean(judged_by[r]))
-    chosen = chosen if _better(judged_by[chosen], judged_by[None]) else None
-    return chosen, judged_by[chosen]
+        folds.append((judged, _components(rest[:, :-1], effects[:-1]), regressors[0, -1] * effects[-1]))
+
+    def of_rank(rank: int | None) -> np.ndarray:
+        predicted = left_out.copy()
+        for judged, basis, shared in folds if rank is not None else ():
+            kept = basis[:, :rank]
+            predicted[judged] = (predicted[judged] - shared) @ kept @ kept.T + shared
+        return predicted[tested]
+
+    largest = min(basis.shape[1] for _, basis, _ in folds)
+    errors = {
+        rank: np.sum((of_rank(rank) - means.scores[tested]) ** 2, axis=1)
+        for rank in (None, *(rank for rank in RANKS if rank < largest))
+    }
+    chosen = min(errors, key=lambda rank: np.mean(errors[rank]))
+    chosen = chosen if better(errors[chosen], errors[None]) else None
+    return chosen, of_rank(chosen)

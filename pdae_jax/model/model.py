@@ -5,15 +5,15 @@ With `mu` the deterministic decoder, `g` the encoder and `s > 0` a scale per fea
 .. math::
     z = g(x), \quad \epsilon = (x - \mu(z)) / s(z), \quad z' = z + \Delta\phi W
 
-    y = \mu(z') + s(z') \epsilon + \Delta\phi V + (1_{a_t \ne 0} - 1_{a_s \ne 0}) u, \quad
+    y = \mu(z') + s(z') \epsilon + \Delta\phi V + (1_{a_t \ne 0} - 1_{a_s \ne 0}) u + r(a_t) - r(a_s), \quad
     \Delta\phi = \phi(a_t) - \phi(a_s)
 
 and `y` is cut at the floor where data are non-negative. What the latents do not explain of a cell is abducted from it
 and carried along (a location-scale noise model). With :math:`a_t = a_s` translation is the identity. With `mu` linear
 and `s` constant it is the additive model, which is the start: encoder and decoder begin as a PCA map and its inverse,
 `W`, `V` and `u` as the best linear model of the condition means (`linear`), split into what the latents reach and what
-they do not. For cells without noise on an invertible surface the residual vanishes, and what is left is the
-perturbation distribution autoencoder of arXiv 2504.18522; there `V`, `u` and the gain are left out
+they do not; `r` is what combinations do beyond it (`interactions`), found before training and fixed. For cells without noise on an invertible surface the residual vanishes, and what is left is the
+perturbation distribution autoencoder of arXiv 2504.18522; there `V`, `u`, `r` and the gain are left out
 (``observed_effects=False``). The paper's own form, without any of them and with the noise drawn, is ``noise="drawn"``.
 
 What is identified. The span check of `guarantee` holds as it stands: shift and displacement are both linear in
@@ -40,6 +40,7 @@ from pdae_jax.data.principal import principal_directions
 from pdae_jax.design.effects import effective_label
 from pdae_jax.model.decoder import Decoder, make_decoder
 from pdae_jax.model.encoder import Encoder, make_encoder
+from pdae_jax.model.interactions import Interactions, Sizes
 from pdae_jax.model.linear import LinearModel
 from pdae_jax.model.networks import with_share
 from pdae_jax.model.noise import LAWS
@@ -68,6 +69,7 @@ class Model(NamedTuple):
     noise: str  # one of `noise.LAWS`
     noise_dim: int  # of drawn noise; 0 where it is carried
     observed_effects: bool
+    interactions: Sizes | None  # of the arrays of `r`; None: there are none
 
     @property
     def carries_noise(self) -> bool:
@@ -86,6 +88,7 @@ def make_model(
     hidden: Sequence[int],
     activation: str,
     floor: Sequence[float] | Float[np.ndarray, " features"] | None = None,
+    interactions: Sizes | None = None,
 ) -> Model:
     """Make the encoder, shift and decoder, joined; equal arguments give the same model, which is compiled once.
 
@@ -101,6 +104,7 @@ def make_model(
         hidden: widths of the encoder; the decoder mirrors them.
         activation: a key of `networks.ACTIVATIONS`.
         floor: smallest value of each feature, in the units the model sees; None for no floor.
+        interactions: sizes of what combinations do beyond the sum of their parts; with observed effects only.
 
     Raises:
         ValueError: a size that is not positive, an unknown activation or noise, observed effects with drawn noise.
@@ -118,7 +122,14 @@ def make_model(
         raise ValueError(f"observed_effects move the cell's own noise; with {noise=} pass observed_effects=False.")
     widths = tuple(hidden)
     networks = _Networks(
-        latent_dim, num_features, noise, noise_dim if drawn else 0, observed_effects, widths, activation
+        latent_dim,
+        num_features,
+        noise,
+        noise_dim if drawn else 0,
+        observed_effects,
+        widths,
+        activation,
+        interactions if observed_effects else None,
     )
     return _join(networks, num_perturbations, None if floor is None else tuple(np.asarray(floor).tolist()))
 
@@ -133,6 +144,7 @@ class _Networks(NamedTuple):
     observed_effects: bool
     hidden: tuple[int, ...]
     activation: str
+    interactions: Sizes | None
 
     def encoder(self) -> Encoder:
         return make_encoder(self.num_features, self.latent_dim, hidden=self.hidden, activation=self.activation)
@@ -161,7 +173,7 @@ def _join(networks: _Networks, num_perturbations: int, floor: tuple[float, ...] 
         key_encoder, key_decoder = jax.random.split(key)
         return {
             "encoder": with_share(encoder.init(key_encoder, start.encoder_kernel, start.encoder_bias), start.nets),
-            "shift": shift.init(start.shift_matrix, start.observed, start.common, start.saturation),
+            "shift": shift.init(start.shift_matrix, start.observed, start.common, start.saturation, start.interactions),
             "decoder": with_share(decoder.init(key_decoder, start.decoder_kernel, start.decoder_bias), start.nets),
         }
 
@@ -207,6 +219,7 @@ def _join(networks: _Networks, num_perturbations: int, floor: tuple[float, ...] 
         noise=networks.noise,
         noise_dim=networks.noise_dim,
         observed_effects=networks.observed_effects,
+        interactions=networks.interactions,
     )
 
 
@@ -222,6 +235,7 @@ class Start(NamedTuple):
     common: Float[AnyArray, " features"]  # of all perturbed conditions
     saturation: float | Float[AnyArray, ""]
     nets: float | Float[AnyArray, ""] = 1.0  # times the small random output that the nets begin with
+    interactions: Interactions | None = None  # None: the model has none
 
 
 def linear_start(

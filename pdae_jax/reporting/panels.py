@@ -61,6 +61,7 @@ METHOD_LOOKS = {
     "additive": Look(ORANGE, "s"),
     "linear_regression": Look(YELLOW, "^"),
     "latent_additive": Look(PURPLE, "v"),
+    "ridge_additive": Look("#9BCF9B", "d"),
     "ridge": Look(GREEN, "D"),
     "pseudobulk": Look("#E8E8E8", "P"),
     "pool_all": Look("#C4C4C4", "X"),

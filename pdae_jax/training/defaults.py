@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 
 from pdae_jax.design.design import Design
 from pdae_jax.design.effects import effective_label
+from pdae_jax.model.interactions import interaction_sizes
 from pdae_jax.model.model import Model, linear_start, make_model
 from pdae_jax.model.noise import LAWS
 from pdae_jax.recipe import Recipe, Resolved
@@ -170,7 +171,7 @@ def effective_rank(pilot: Pilot) -> int:
     most = min(num_conditions - 1, num_perturbations, len(pilot.view.units.mean))
     rows = balanced_rows(np.random.default_rng(0), condition_index, int(np.clip(8192 // num_conditions, 8, 500)))
     label = labels[condition_index[rows]]
-    start = linear_start(pilot.cells(rows), label, pilot.linear, most)
+    start = linear_start(pilot.cells(rows), label, pilot.means.linear, most)
     moved = effective_label(labels.astype(np.float64), start.saturation) @ start.shift_matrix
     singular = np.linalg.svd(moved, compute_uv=False)
     return max(1, int(np.sum(singular > RELEVANT_SHIFT * singular[0])))
@@ -188,4 +189,5 @@ def build_model(recipe: Resolved, view: View, design: Design) -> Model:
         hidden=recipe.hidden,
         activation=recipe.activation,
         floor=view.floor_of_model,
+        interactions=interaction_sizes(design, len(view.units.mean)),
     )

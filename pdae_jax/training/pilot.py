@@ -7,8 +7,9 @@ import pathlib
 import numpy as np
 from jaxtyping import Float, Int
 
-from pdae_jax.data.moments import condition_means
+from pdae_jax.data.moments import condition_means, weights_of_conditions
 from pdae_jax.design.design import Design, design_of
+from pdae_jax.model.condition_means import ConditionMeans, fit_condition_means
 from pdae_jax.model.linear import LinearModel, fit_linear
 from pdae_jax.recipe import Recipe
 from pdae_jax.runs import folder
@@ -31,18 +32,18 @@ class Pilot:
         return self.view.units.forward(self.train.x[rows]).astype(np.float32)
 
     @functools.cached_property
-    def linear(self) -> LinearModel:
-        """The best linear model of the condition means."""
-        return self._linear(additive=False)
+    def means(self) -> ConditionMeans:
+        """The best prediction of the condition means: the linear model, and interactions."""
+        return fit_condition_means(self._means, self.design, weights_of_conditions(self.train))
 
     @functools.cached_property
     def additive(self) -> LinearModel:
-        """The same without a gain and a common part: what latents alone can express."""
-        return self._linear(additive=True)
+        """The linear model without a gain and a common part: what latents alone can express."""
+        return fit_linear(self._means, self.design, weights_of_conditions(self.train), additive=True)
 
-    def _linear(self, additive: bool) -> LinearModel:
-        means = self.view.units.forward(condition_means(self.train))
-        return fit_linear(means, self.design, self.train.counts, additive=additive)
+    @property
+    def _means(self) -> Float[np.ndarray, "conditions features"]:
+        return self.view.units.forward(condition_means(self.train))
 
 
 def make_pilot(recipe: Recipe, train: PerturbationData, components: Components | None = None) -> Pilot:

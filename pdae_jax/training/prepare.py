@@ -133,14 +133,15 @@ def _begin(plan: Plan, model: Model, compiled: tuple[Any, Any] | None) -> _Begin
 
 def _linear_start(plan: Plan, model: Model, rows: np.ndarray, cells: Float[np.ndarray, "cells _"]) -> Start:
     recipe, pilot = plan.recipe, plan.pilot
-    return linear_start(
+    start = linear_start(
         cells,
         pilot.design.rows[pilot.train.condition_index[rows]],
-        pilot.linear if recipe.observed_effects else pilot.additive,
+        pilot.means.linear if recipe.observed_effects else pilot.additive,
         model.latent_dim,
         noise_dim=model.noise_dim,
         nets=0.0 if has_few_cells(pilot.train.counts) else 1.0,
     )
+    return start if model.interactions is None else start._replace(interactions=pilot.means.interactions)
 
 
 def outline(plan: Plan) -> tuple[Frame, LoopState]:

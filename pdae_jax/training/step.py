@@ -13,6 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
 from pdae_jax.compiled import RUNS_OFTEN, compiler_options
+from pdae_jax.model.interactions import no_interactions
 from pdae_jax.model.model import Model, Start
 from pdae_jax.model.networks import unraveller
 from pdae_jax.recipe import LossWeights, Recipe, Resolved
@@ -129,7 +130,8 @@ def start_shapes(model: Model) -> Start:
     """Return a `Start` of zeros, of the shapes that the model takes."""
     d, k, num = model.num_features, model.latent_dim, model.num_perturbations
     sizes = ((d, k), (k,), (k + model.noise_dim, d), (d,), (num, k), (num, d), (d,), (), ())
-    return Start(*(np.zeros(size, np.float32) for size in sizes))
+    start = Start(*(np.zeros(size, np.float32) for size in sizes))
+    return start if model.interactions is None else start._replace(interactions=no_interactions(model.interactions))
 
 
 @functools.lru_cache(maxsize=64)  # shapes take a trace of the model's start to find, and each fit asks twice

@@ -13,6 +13,7 @@ from pdae_jax.evaluation.baselines import (
     additive_shift,
     latent_additive,
     linear_model,
+    predicted_means,
     principal_components,
 )
 from pdae_jax.two_sample.permutation import two_sample_test
@@ -194,15 +195,16 @@ def test_same_key_same_samples_and_clipping_only_when_asked(name):
     np.testing.assert_array_equal(BASELINES[name](KEY, data, "A+B", 50, floor=0.0), np.maximum(samples, 0))
 
 
-def test_ridge_moves_cells_by_the_linear_model():
+@pytest.mark.parametrize("name", ["ridge", "ridge_additive"])
+def test_ridge_moves_cells_by_the_predicted_means(name):
     data = simulate(
-        jax.random.key(3), latent_dim=3, observed_dim=6, num_perturbations=4, cells_per_condition=60, mixing="linear"
+        jax.random.key(3), latent_dim=3, observed_dim=6, num_perturbations=6, cells_per_condition=60, interaction=2.0
     ).data
     train = data.select([name for name in data.conditions if name != "p0+p1"])
-    model = linear_model(train)
+    model = predicted_means(train) if name == "ridge" else linear_model(train)
     key = jax.random.key(0)
-    moved = BASELINES["ridge"](key, train, "p0+p1", 60, source="p0")
-    still = BASELINES["ridge"](key, train, "p0", 60, source="p0")
+    moved = BASELINES[name](key, train, "p0+p1", 60, source="p0")
+    still = BASELINES[name](key, train, "p0", 60, source="p0")
     # the same cells, moved by the difference of two predicted means
     expected = model.predict(train.label("p0+p1")) - model.predict(train.label("p0"))
     np.testing.assert_allclose(moved - still, np.broadcast_to(expected, moved.shape), atol=1e-5)

@@ -51,7 +51,7 @@ def only_linear(params):
 def some_linear_model():
     """Effects of three perturbations on six features that fit no data: nothing in a test holds by accident."""
     random = np.random.default_rng(0)
-    return LinearModel(random.normal(size=(3, 6)), random.normal(size=6), 0.4, 0.1, None, 0.0, 2)
+    return LinearModel(random.normal(size=(3, 6)), random.normal(size=6), 0.4, 0.1, None, 0.0, 0.0, np.zeros((2, 6)))
 
 
 def test_linear_start_recovers_the_true_shift_in_a_linear_gaussian_world(linear_world):

@@ -66,6 +66,6 @@ def test_of_three_wells_a_condition_the_start_is_the_linear_model():
     data = from_arrays(wells + 0.3 * random.normal(size=wells.shape), labels=np.repeat(labels, 3, axis=0))
     fitted, target = fit(data, key=jax.random.key(0), stop_step=0), np.float32([0, 1, 1, 0])
     sample = predict(fitted, target, key=jax.random.key(1), num_samples=3).samples  # each well once
-    linear = make_pilot(fitted.recipe, data).linear
+    linear = make_pilot(fitted.recipe, data).means.linear
     expected = linear.predict(fitted.design.row(target)) * fitted.view.units.scale
     np.testing.assert_allclose(sample.mean(0) - data.cells(data.control).mean(0), expected, atol=1e-4 * 40)

@@ -1,0 +1,157 @@
+"""Interactions against brute force, scikit-learn, closed forms and known truths."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import Matern
+
+from pdae_jax.design.design import make_design
+from pdae_jax.design.effects import effective_label
+from pdae_jax.model.completion import SHRINKAGES, Pairs, complete
+from pdae_jax.model.condition_kernel import Covariance, Measured, Process, fit_process
+from pdae_jax.model.condition_means import fit_condition_means
+from pdae_jax.model.interactions import beyond_origin, interactions_at
+
+
+def screen(num=12, pairs=40, features=15, seed=0):
+    """The control, singles and some pairs, and the labels of all other pairs."""
+    random = np.random.default_rng(seed)
+    chosen = random.permutation(list(itertools.combinations(range(num), 2)))
+    labels = np.zeros((len(chosen), num))
+    np.put_along_axis(labels, chosen, 1.0, axis=1)
+    train = np.concatenate([np.zeros((1, num)), np.eye(num), labels[:pairs]])
+    effects = random.normal(size=(num, 3)) @ random.normal(size=(3, features))
+    return train.astype(np.float32), labels[pairs:].astype(np.float32), effects
+
+
+def design_of(labels):
+    return make_design(labels, [f"p{i}" for i in range(labels.shape[1])])
+
+
+def some_measured(seed=0):
+    random = np.random.default_rng(seed)
+    labels, _, _ = screen(num=6, pairs=9)
+    rows = labels[1:].astype(np.float64)
+    tested = np.count_nonzero(rows, axis=1) > 1
+    return Measured(random.normal(size=(len(rows), 4)), rows, random.uniform(0.5, 2.0, len(rows)), 0.3, tested)
+
+
+def test_left_out_predictions_are_those_of_processes_without_the_condition():
+    measured, covariance = some_measured(), Covariance(0.4, 0.2, 1.5, 0.3)
+    points = measured.rows @ np.random.default_rng(1).normal(size=(6, 4))
+    found = fit_process(measured, points, covariance).left_out
+    x = effective_label(measured.rows, 0.4)
+    prior = x @ x.T + 0.2 + 1.5 * beyond_origin(points, points)
+    # of the control's noise, which all differences share, the left-out one has its part too
+    prior += 0.3 * measured.control_noise
+    for predicted, row in zip(found, np.flatnonzero(measured.tested), strict=True):
+        rest = np.arange(len(points)) != row
+        weights = np.linalg.solve(prior[rest][:, rest] + 0.3 * np.diag(measured.noise[rest]), measured.scores[rest])
+        np.testing.assert_allclose(predicted, prior[row, rest] @ weights, atol=1e-9)
+    decomposed = Process.of(measured, points, covariance).missed(0.3)
+    np.testing.assert_allclose(measured.scores[measured.tested] - decomposed, found, atol=1e-9)
+
+
+def test_the_kernel_is_that_of_scikit_learn_conditioned_to_vanish_at_the_origin():
+    random = np.random.default_rng(0)
+    points, asked, y = random.normal(size=(30, 3)), random.normal(size=(7, 3)), random.normal(size=30)
+    y -= y.mean()
+    kernel = Matern(nu=1.5, length_scale=1.0)
+    here = beyond_origin(np.concatenate([points, asked]), points)
+    predicted = here[30:] @ np.linalg.solve(here[:30] + 0.1 * np.eye(30), y)
+    # h(x) - h(0) of scikit-learn's process: differences of its covariance
+    both = np.concatenate([points, asked, np.zeros((1, 3))])
+    joint = kernel(both)
+    differences = np.eye(38)[:37] - np.eye(38)[37]
+    covariance = differences @ joint @ differences.T
+    process = GaussianProcessRegressor(kernel=kernel, optimizer=None, alpha=1e-10).fit(points, y)
+    np.testing.assert_allclose(covariance[:, :30], here, atol=1e-12)
+    np.testing.assert_allclose(process.kernel_(points), kernel(points))
+    expected = covariance[30:, :30] @ np.linalg.solve(covariance[:30, :30] + 0.1 * np.eye(30), y)
+    np.testing.assert_allclose(predicted, expected, atol=1e-9)
+
+
+def saturating(labels, effects):
+    """Effects that bend together where they are long: similar pairs are off from their sum in similar ways."""
+    total = labels @ effects
+    size = np.linalg.norm(total, axis=1, keepdims=True)
+    return np.tanh(size / 6.0) * 6.0 * total / np.maximum(size, 1e-9)
+
+
+@pytest.mark.parametrize(("noise", "most"), [(0.05, 0.6), (0.2, 0.8)])
+def test_similar_combinations_say_what_pairs_do_beyond_their_sum(noise, most):
+    labels, asked, effects = screen()
+    random = np.random.default_rng(2)
+    means = saturating(labels, effects) + noise * random.normal(size=(len(labels), effects.shape[1]))
+    found = fit_condition_means(means, design_of(labels), np.full(len(labels), 100.0))
+    assert found.interacts == "similar combinations"
+    truth = saturating(asked, effects)
+    error = np.sum((found.predict(asked) - truth) ** 2) / np.sum((found.linear.predict(asked) - truth) ** 2)
+    assert error < most
+
+
+def test_without_interactions_the_linear_model_stands():
+    chosen = []
+    for seed in range(10):
+        labels, _, effects = screen(seed=seed)
+        random = np.random.default_rng(seed)
+        means = labels @ effects + 0.5 * random.normal(size=(len(labels), effects.shape[1]))
+        found = fit_condition_means(means, design_of(labels), np.full(len(labels), 100.0))
+        chosen.append(found.interacts)
+        if found.interacts == "nothing":
+            np.testing.assert_array_equal(found.predict(labels), found.linear.predict(labels))
+    assert chosen.count("nothing") >= 8
+
+
+def test_a_table_of_low_rank_is_completed_exactly_where_little_is_shrunk():
+    random = np.random.default_rng(0)
+    factors = random.normal(size=(2, 40, 2))
+    table = factors @ factors.transpose(0, 2, 1)
+    parts = np.array(list(itertools.combinations(range(40), 2)))
+    measured = random.random(len(parts)) < 0.7
+    residual = table[:, parts[:, 0], parts[:, 1]].T
+    found = complete(Pairs(parts[measured], np.ones(measured.sum()), residual[measured], 40))
+    missing = Pairs(parts[~measured], np.ones((~measured).sum()), residual[~measured], 40)
+    errors = [np.sum((missing.read(each) - missing.residual) ** 2) / np.sum(missing.residual**2) for each in found]
+    assert len(errors) == len(SHRINKAGES) and errors[-1] < 0.02 and errors[-1] < errors[0]
+
+
+def test_dense_designs_are_read_off_the_table_of_pairs():
+    labels, asked, effects = screen(num=20, pairs=150, features=3)
+    random = np.random.default_rng(0)
+    kinds = random.normal(size=(20, 2))
+
+    def law(rows):
+        beyond = 0.5 * np.sum((rows @ kinds) ** 2 - rows**2 @ kinds**2, axis=1)
+        return rows @ effects + beyond[:, None] * [1.0, -0.5, 0.3]
+
+    means = law(labels) + 0.2 * random.normal(size=(len(labels), 3))
+    found = fit_condition_means(means, design_of(labels), np.full(len(labels), 100.0))
+    assert found.interacts == "the table of pairs"
+    off = np.sum((found.predict(asked) - law(asked)) ** 2) / np.sum((found.linear.predict(asked) - law(asked)) ** 2)
+    assert off < 0.5
+
+
+def test_units_of_doses_and_of_features_change_nothing():
+    labels, asked, effects = screen()
+    means = saturating(labels, effects) + 0.3 * np.random.default_rng(2).normal(size=(len(labels), 15))
+    counts = np.full(len(labels), 100.0)
+    first = fit_condition_means(means, design_of(labels), counts)
+    other_unit = make_design(1e3 * labels, [f"p{i}" for i in range(12)])
+    second = fit_condition_means(7.0 * means, other_unit, 3.0 * counts)
+    np.testing.assert_allclose(second.predict(other_unit.row(1e3 * asked)), 7.0 * first.predict(asked), rtol=1e-6)
+
+
+def test_interactions_are_the_same_in_jax_and_vanish_for_the_control():
+    labels, asked, effects = screen()
+    found = fit_condition_means(saturating(labels, effects), design_of(labels), np.full(len(labels), 100.0))
+    assert found.interactions is not None
+    in_jax = type(found.interactions)(*(jnp.asarray(array, jnp.float32) for array in found.interactions))
+    expected = found.interaction(asked)
+    np.testing.assert_allclose(
+        interactions_at(in_jax, jnp.asarray(asked)), expected, atol=2e-4 * np.abs(expected).max()
+    )
+    np.testing.assert_allclose(interactions_at(in_jax, jnp.zeros(12)), 0.0, atol=1e-6)
