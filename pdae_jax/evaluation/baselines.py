@@ -1,8 +1,8 @@
 r"""What a prediction has to beat: samples for a target label from simple rules, each fitted to the training data.
 
 `additive`, `linear_regression`, `latent_additive`, `ridge_additive` and `ridge` take the cells of a source condition
-(None: the control) and move every one by the same displacement, in the user's own units; the other rules know no source. Non-negative
-data: moved cells may fall below zero; they are clipped only where `floor` is given.
+(None: the control) and move every one by the same displacement, in the user's own units; the other rules know no
+source. Non-negative data: moved cells may fall below zero; they are clipped only where `floor` is given.
 """
 
 import dataclasses
@@ -160,6 +160,12 @@ BASELINES: dict[str, Method] = {
     "ridge_additive": Method(ridge_additive),
     "ridge": Method(ridge),
 }
+
+
+def default_baselines(train: PerturbationData) -> tuple[str, ...]:
+    """Name all baselines but `ridge_additive` where it is the same as `ridge`: no interactions were found."""
+    same = predicted_means(train).interacts == "nothing"
+    return tuple(name for name in BASELINES if not (same and name == "ridge_additive"))
 
 
 def additive_shift(train: PerturbationData, label: LabelLike) -> Float[np.ndarray, " features"]:

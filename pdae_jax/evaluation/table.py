@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from pdae_jax.compiled import as_door
 from pdae_jax.data.checks import aligned
-from pdae_jax.evaluation.baselines import BASELINES
+from pdae_jax.evaluation.baselines import BASELINES, default_baselines
 from pdae_jax.evaluation.cases import Case, cases_of, fewer_in_sample, sources_of_cases, warn_of_seen
 from pdae_jax.evaluation.methods import GivenCells, check_given, further_methods
 from pdae_jax.evaluation.metrics import METRICS, P_VALUE_CELLS, Comparison, Reference
@@ -95,7 +95,7 @@ def evaluate(
             used per condition.
         source: whose cells the model translates, see `predict`; or a mapping from condition to source, the control
             where it has none. Baselines that move cells move the same ones (control cells for ``"all"``).
-        baselines: names of `baselines.BASELINES`; default all.
+        baselines: names of `baselines.BASELINES`; default all; ``ridge_additive`` only where ``ridge`` is another one.
         metrics: names of `metrics.METRICS`; default all.
         splits: of ``test``, ``validation`` (the fit's validation conditions, if any) and ``train`` (in-sample).
         most_in_sample: of more training conditions, so many are evaluated, evenly spaced in their order; None: all.
@@ -138,7 +138,9 @@ def evaluate(
     if key is not None:
         check_key(key)
     num_samples = Whole(2, "distances need at least 2 samples").checked("num_samples", num_samples)
-    methods = _methods(_known_names("baseline", baselines, tuple(BASELINES)), methods or {}, fitted.train)
+    chosen = _known_names("baseline", baselines, tuple(BASELINES))
+    chosen = default_baselines(fitted.train) if baselines is None else chosen
+    methods = _methods(chosen, methods or {}, fitted.train)
     if most_in_sample is not None:
         most_in_sample = Whole(0).checked("most_in_sample", most_in_sample)
     metrics, splits = _known_names("metric", metrics, tuple(METRICS)), _known_names("split", splits, SPLITS)

@@ -2,7 +2,8 @@
 
 Interactions are borrowed from similar combinations (`condition_kernel`) or, where most pairs were measured, read off
 the completed table of pairs (`completion`); either only where it predicts left-out combinations better than the linear
-model by more than a standard error (two of the table, whose shrinkage is the best of eight). It is where every fit starts, and the baseline `ridge`.
+model by more than a standard error (two of the table, whose shrinkage is the best of eight). It is where every fit
+starts, and the baseline `ridge`.
 """
 
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from pdae_jax.design.design import Design, design_of
 from pdae_jax.design.effects import effective_label
 from pdae_jax.model.completion import SHRINKAGES, Pairs, complete
 from pdae_jax.model.condition_kernel import Measured, choose_kernel, fit_process
-from pdae_jax.model.interactions import MIN_TESTED, Interactions, interaction_sizes, interactions_at, no_interactions
+from pdae_jax.model.interactions import Interactions, interaction_sizes, interactions_at, no_interactions
 from pdae_jax.model.linear import LinearModel, better, coordinates, fit_linear
 from pdae_jax.types import PerturbationData
 

@@ -93,6 +93,13 @@ def interaction_sizes(design: Design, features: int) -> Sizes | None:
 def no_interactions(sizes: Sizes, saturation: float = 0.0) -> Interactions:
     """Return those of nothing beyond the sum: zeros, of the sizes of a design."""
     columns, conditions, directions, completed, features = sizes
-    shapes = ((columns, directions), (conditions, directions), (conditions, directions), (columns, directions))
-    arrays = [np.zeros(shape) for shape in (*shapes, (directions,), (completed, columns, columns))]
-    return Interactions(*arrays, np.zeros((directions, features)), saturation)
+    return Interactions(
+        embedding=np.zeros((columns, directions)),
+        points=np.zeros((conditions, directions)),
+        weights=np.zeros((conditions, directions)),
+        effects=np.zeros((columns, directions)),
+        common=np.zeros(directions),
+        pairs=np.zeros((completed, columns, columns)),
+        directions=np.zeros((directions, features)),
+        saturation=saturation,
+    )

@@ -12,14 +12,15 @@ and `y` is cut at the floor where data are non-negative. What the latents do not
 and carried along (a location-scale noise model). With :math:`a_t = a_s` translation is the identity. With `mu` linear
 and `s` constant it is the additive model, which is the start: encoder and decoder begin as a PCA map and its inverse,
 `W`, `V` and `u` as the best linear model of the condition means (`linear`), split into what the latents reach and what
-they do not; `r` is what combinations do beyond it (`interactions`), found before training and fixed. For cells without noise on an invertible surface the residual vanishes, and what is left is the
-perturbation distribution autoencoder of arXiv 2504.18522; there `V`, `u`, `r` and the gain are left out
-(``observed_effects=False``). The paper's own form, without any of them and with the noise drawn, is ``noise="drawn"``.
+they do not; `r` is what combinations do beyond it (`interactions`), found before training and fixed. For cells without
+noise on an invertible surface the residual vanishes, and what is left is the perturbation distribution autoencoder of
+arXiv 2504.18522; there `V`, `u`, `r` and the gain are left out (``observed_effects=False``). The paper's own form,
+without any of them and with the noise drawn, is ``noise="drawn"``.
 
-What is identified. The span check of `guarantee` holds as it stands: shift and displacement are both linear in
-`phi`. Latents and `W` are identified up to an orthogonal map where `V` and the residual vanish; elsewhere they are the
-low-dimensional part of the effects that depends on the state of the cell. The gain of combinations is determined by
-training combinations only, else it is 1.
+What is identified. The span check of `guarantee` holds as it stands: shift and displacement are both linear in `phi`,
+and `r` is regularisation, evaluated at labels that are identified. Latents and `W` are identified up to an orthogonal
+map where `V` and the residual vanish; elsewhere they are the low-dimensional part of the effects that depends on the
+state of the cell. The gain of combinations is determined by training combinations only, else it is 1.
 
 What is assumed beyond that: the noise is independent of the perturbation, given the latent. A cell whose noise is
 :math:`\epsilon` under one label would have had the same :math:`\epsilon` under another. It fails where a perturbation

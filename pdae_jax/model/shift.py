@@ -2,11 +2,11 @@ r"""The perturbation shift: labels to displacements, of the latents and of what 
 
 With :math:`\Delta\phi = \phi(a_t) - \phi(a_s)`, latents move by :math:`\Delta\phi W` and observations, after decoding,
 by :math:`\Delta\phi V`, and by `u` from the control to any perturbed condition. `V` starts as the part of the linear
-model's effects that the decoder's linear start cannot express, `u` as what all perturbed conditions have in common.
-The gain of combinations in `phi` is that of the linear model and stays: there are far more single perturbations to
-train on, and they know nothing of it. So do `interactions`, what combinations were seen to do beyond the sum of their
-parts: observations move by their difference too. Where cells lie on a surface that the latents parametrise there is no `V`, no `u`
-and no gain.
+model's effects that the decoder's linear start cannot express, `u` as what all perturbed conditions have in common. The
+gain of combinations in `phi` is that of the linear model and stays: there are far more single perturbations to train
+on, and they know nothing of it. So do `interactions`, what combinations were seen to do beyond the sum of their parts:
+observations move by their difference too. Where cells lie on a surface that the latents parametrise there is no `V`, no
+`u` and no gain.
 """
 
 from collections.abc import Callable
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from pdae_jax.design.effects import effective_label, is_perturbed
 from pdae_jax.model.interactions import Interactions, interactions_at
+from pdae_jax.types import Params
 
 
 class Shift(NamedTuple):
@@ -33,7 +34,7 @@ def make_shift(*, observed_effects: bool) -> Shift:
     """Make effects that vanish for the control. Without `observed_effects` they are of the latents only, and add up."""
 
     def init(matrix, observed, common, saturation, interactions=None):
-        effects = {"matrix": jnp.asarray(matrix)}
+        effects: Params = {"matrix": jnp.asarray(matrix)}
         if not observed_effects:
             return effects
         effects |= {

@@ -19,6 +19,7 @@ from pdae_jax.labels import LabelLike
 from pdae_jax.model.ensemble import Ensemble, check_model
 from pdae_jax.model.fitted import Fitted
 from pdae_jax.prediction.agreement import replica_disagreement, source_disagreement
+from pdae_jax.prediction.borrowed import borrowed_share
 from pdae_jax.prediction.source import Source, SourceLike, resolve_source
 from pdae_jax.prediction.support import outside_share
 from pdae_jax.prediction.verdict import MAX_OUTSIDE, Verdict
@@ -63,6 +64,7 @@ def check_guarantee(
 def guarantee_of(model: Fitted | Ensemble, label: LabelLike, cells: Source) -> Verdict:
     """Judge the prediction of a label from the cells of a source."""
     train, members = model.train, model.members
+    first, *_ = members
     start, identified = cells.condition, model.design.identified_part(train.label(label))
     outside = float(np.mean([outside_share(member, identified, cells) for member in members]))
     tested, distance, control = _tested(members)
@@ -80,6 +82,7 @@ def guarantee_of(model: Fitted | Ensemble, label: LabelLike, cells: Source) -> V
         expected_error=None if control <= 0 else distance / effect if effect > 0 else float("inf"),
         source_disagreement=float(np.mean([found.share for found in sources])),
         replica_disagreement=replica_disagreement(members, identified, start) if len(members) > 1 else None,
+        borrowed=borrowed_share(first, identified),
     )
 
 

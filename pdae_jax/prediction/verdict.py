@@ -39,6 +39,8 @@ class Verdict:
     # how far predictions that should coincide differ, as a fraction of their distance from the control
     source_disagreement: float | None = None
     replica_disagreement: float | None = None  # of an ensemble
+    # length of what is taken over from other combinations, over that of the predicted shift of the mean
+    borrowed: float | None = None
 
     @property
     def assumption_tested(self) -> bool:
@@ -190,6 +192,8 @@ def _details(verdict: Verdict) -> Iterator[str]:
         yield f"Assumption tested on {len(verdict.tested)} left-out combinations, which also chose the step: energy"
         share = "" if verdict.expected_error is None else f", {verdict.expected_error:.1%} of this label's"
         yield f"distance {verdict.tested_error:.1%} of the control's{share}."
+    if verdict.borrowed:
+        yield f"Interactions, borrowed from other combinations, are {verdict.borrowed:.0%} of the shift of the mean."
     if verdict.source_disagreement is not None and verdict.source_disagreement == verdict.source_disagreement:
         replicas = verdict.replica_disagreement
         more = "" if replicas is None else f", replicas by {replicas:.1%}"

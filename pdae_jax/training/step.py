@@ -130,8 +130,8 @@ def start_shapes(model: Model) -> Start:
     """Return a `Start` of zeros, of the shapes that the model takes."""
     d, k, num = model.num_features, model.latent_dim, model.num_perturbations
     sizes = ((d, k), (k,), (k + model.noise_dim, d), (d,), (num, k), (num, d), (d,), (), ())
-    start = Start(*(np.zeros(size, np.float32) for size in sizes))
-    return start if model.interactions is None else start._replace(interactions=no_interactions(model.interactions))
+    interactions = None if model.interactions is None else no_interactions(model.interactions)
+    return Start(*(np.zeros(size, np.float32) for size in sizes), interactions=interactions)
 
 
 @functools.lru_cache(maxsize=64)  # shapes take a trace of the model's start to find, and each fit asks twice

@@ -2,14 +2,17 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
+from pdae_jax import check_guarantee, fit, from_arrays, hold_out, load_run
 from pdae_jax.design.design import make_design
 from pdae_jax.design.effects import effective_label
+from pdae_jax.evaluation.baselines import predicted_means
 from pdae_jax.model.completion import SHRINKAGES, Pairs, complete
 from pdae_jax.model.condition_kernel import Covariance, Measured, Process, fit_process
 from pdae_jax.model.condition_means import fit_condition_means
@@ -95,7 +98,7 @@ def test_similar_combinations_say_what_pairs_do_beyond_their_sum(noise, most):
 
 def test_without_interactions_the_linear_model_stands():
     chosen = []
-    for seed in range(10):
+    for seed in range(6):
         labels, _, effects = screen(seed=seed)
         random = np.random.default_rng(seed)
         means = labels @ effects + 0.5 * random.normal(size=(len(labels), effects.shape[1]))
@@ -103,7 +106,7 @@ def test_without_interactions_the_linear_model_stands():
         chosen.append(found.interacts)
         if found.interacts == "nothing":
             np.testing.assert_array_equal(found.predict(labels), found.linear.predict(labels))
-    assert chosen.count("nothing") >= 8
+    assert chosen.count("nothing") >= 5
 
 
 def test_a_table_of_low_rank_is_completed_exactly_where_little_is_shrunk():
@@ -155,3 +158,36 @@ def test_interactions_are_the_same_in_jax_and_vanish_for_the_control():
         interactions_at(in_jax, jnp.asarray(asked)), expected, atol=2e-4 * np.abs(expected).max()
     )
     np.testing.assert_allclose(interactions_at(in_jax, jnp.zeros(12)), 0.0, atol=1e-6)
+
+
+def screen_of_cells(cells=30):
+    """Cells of a saturating screen, and six pairs to hold out."""
+    labels, asked, effects = screen()
+    labels = np.concatenate([labels, asked[:6]])
+    names = ["+".join(f"p{i}" for i in np.flatnonzero(row)) or "control" for row in labels]
+    means = saturating(labels, effects)
+    x = means[:, None] + 0.5 * np.random.default_rng(5).normal(size=(len(means), cells, means.shape[1]))
+    x = x.reshape(-1, means.shape[1]).astype(np.float32)
+    return hold_out(from_arrays(x, np.repeat(np.array(names, dtype=object), cells)), names[-6:])
+
+
+@pytest.mark.slow
+def test_a_fit_starts_from_interactions_and_keeps_them(tmp_path):
+    train, test = screen_of_cells()
+    means, key = predicted_means(train), jax.random.key(0)
+    assert means.interacts == "similar combinations"
+    options = {"latent_dim": 2, "log_every": 10, "eval_every": 10, "checkpoint_every": 10, "progress": False}
+    fitted = fit(train, key=key, validation=test, num_steps=20, standardize="global", workdir=tmp_path, **options)
+    label, zero = test.labels[0], np.zeros(12, np.float32)
+    x = train.cells("control")
+    start = fit(train, key=key, num_steps=20, standardize="global", stop_step=0, **options)
+    moved = np.mean(start.translate(key, x, zero, label) - x, axis=0)
+    np.testing.assert_allclose(moved, means.predict(label), atol=0.1)
+    for one, other in zip(*(jax.tree.leaves(f.params["shift"]["interactions"]) for f in (fitted, start)), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_allclose(fitted.translate(key, x, label, label), x, atol=1e-4)
+    read = load_run(tmp_path)
+    np.testing.assert_array_equal(read.translate(key, x, zero, label), fitted.translate(key, x, zero, label))
+    verdict = check_guarantee(fitted, label)
+    assert verdict.borrowed is not None and 0.02 < verdict.borrowed < 1.0
+    assert "borrowed from other combinations" in verdict.summary()

@@ -190,7 +190,7 @@ def test_drawn_noise_is_the_papers_form(linear_world):
 def test_more_latents_than_features_start_switched_off():
     data = simulate(jax.random.key(0), latent_dim=2, observed_dim=2, num_perturbations=2, cells_per_condition=50).data
     start = start_of(data, 4, 1)
-    assert np.all(np.isfinite(np.concatenate([np.ravel(leaf) for leaf in start])))
+    assert np.all(np.isfinite(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(start)])))
     assert float(np.abs(start.decoder_kernel[2:]).max()) == 0.0
 
 

@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 import pdae_jax
 from pdae_jax.compiled import RUNS_OFTEN, RUNS_ONCE, compiler_options
-from pdae_jax.evaluation.baselines import linear_model
+from pdae_jax.evaluation.baselines import predicted_means
 from pdae_jax.losses import energy_distance
 from pdae_jax.runs import folder
 from pdae_jax.runs.track import read_metrics
@@ -299,10 +299,10 @@ def test_the_start_predicts_as_the_baseline_ridge_does(many_pairs):
     train, test = pdae_jax.hold_out(many_pairs, ["p0+p1", "p2+p4"])
     options = {"observed_effects": True, "standardize": "none", "nonnegative": False, "latent_dim": 2}
     start = pdae_jax.fit(train, key=KEY, **{**SMALL, **options, "stop_step": 0})
-    linear, x = linear_model(train), jnp.asarray(train.cells("p0"))
+    means, x = predicted_means(train), jnp.asarray(train.cells("p0"))
     for label in test.labels:
         moved = start.model.translate(start.params, KEY, x, train.label("p0"), label)
-        expected = linear.predict(label) - linear.predict(train.label("p0"))
+        expected = means.predict(label) - means.predict(train.label("p0"))
         np.testing.assert_allclose(np.mean(moved - x, axis=0), expected, atol=0.02 * np.linalg.norm(expected))
 
 
