@@ -158,9 +158,8 @@ def preparation() -> float:
     pilot = make_pilot(recipe, data)
     cells, labels = pilot.cells(np.arange(data.num_cells)), data.labels[data.condition_index]
     older = {"noise": "abducted", "noise_dim": 0} if "noise" in inspect.signature(linear_start).parameters else {}
-    linear_start(
-        cells, labels, pilot.means.linear if hasattr(pilot, "means") else pilot.linear, found.latent_dim, **older
-    )
+    linear = (pilot.means if hasattr(pilot, "means") else pilot).linear  # pyright: ignore[reportAttributeAccessIssue]
+    linear_start(cells, labels, linear, found.latent_dim, **older)
     return time.process_time() - begin
 
 

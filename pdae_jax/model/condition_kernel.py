@@ -150,7 +150,7 @@ def typical_distance(points: Float[np.ndarray, "number components"]) -> float:
 def _gram(measured: Measured, points: np.ndarray, covariance: Covariance) -> np.ndarray:
     x = effective_label(measured.rows, covariance.saturation)
     gram = x @ x.T + covariance.common
-    return gram + covariance.strength * beyond_origin(points, points) if covariance.strength else gram
+    return gram + covariance.strength * np.asarray(beyond_origin(points, points))
 
 
 def _noise(measured: Measured) -> np.ndarray:
