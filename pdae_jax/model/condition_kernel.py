@@ -148,7 +148,7 @@ def typical_distance(points: Float[np.ndarray, "number components"]) -> float:
 
 
 def _gram(measured: Measured, points: np.ndarray, covariance: Covariance) -> np.ndarray:
-    x = effective_label(measured.rows, covariance.saturation)
+    x = np.asarray(effective_label(measured.rows, covariance.saturation))
     gram = x @ x.T + covariance.common
     return gram + covariance.strength * np.asarray(beyond_origin(points, points))
 
