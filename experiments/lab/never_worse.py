@@ -231,7 +231,7 @@ def summarise(table: Any) -> str:
                 kind,
                 f"{mean['pdae'] / part['best'].mean():.2f}",
                 f"{mean['pdae'] / mean['ridge']:.2f}",
-                f"{mean['pdae'] / mean['ridge_additive']:.2f}",
+                f"{mean['pdae'] / mean.get('ridge_additive', np.nan):.2f}",
                 f"{mean['pdae'] / mean['control']:.2%}",
                 int(part["worse"].sum()),
                 f"{part['reach'].max():.2f}",

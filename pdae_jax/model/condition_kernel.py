@@ -21,12 +21,12 @@ import scipy.linalg
 from jaxtyping import Bool, Float, Int
 
 from pdae_jax.design.effects import effective_label
+from pdae_jax.model.choice import part_to_choose_on, valley
 from pdae_jax.model.interactions import beyond_origin
-from pdae_jax.model.linear import RIDGES, valley
+from pdae_jax.model.linear import RIDGES
 
 LENGTHS = (1.0, 3.0)  # of the kernel, in median distances of combinations
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # theta, in mean squared doses
-_MANY = 800  # conditions: choices are made on a part of more
 _RIDGE_FIRST, _STRENGTH_FIRST = 4, 3  # where the search for the lowest error begins
 
 
@@ -82,7 +82,7 @@ def choose_kernel(
     Returns:
         The best covariance, and the length of its kernel.
     """
-    part = measured.part(_part_of(measured)) if len(measured.rows) > _MANY else measured
+    part = measured.part(part_to_choose_on(measured.rows, measured.tested))
     points = part.rows @ embedding
     median = typical_distance(points[part.tested])
     found: dict[tuple[float, float, float], float] = {}
@@ -155,13 +155,3 @@ def _gram(measured: Measured, points: np.ndarray, covariance: Covariance) -> np.
 
 def _noise(measured: Measured) -> np.ndarray:
     return np.diag(measured.noise) + measured.control_noise
-
-
-def _part_of(measured: Measured) -> Int[np.ndarray, " kept"]:
-    """Every so many of the tested combinations, and what shares a part with them."""
-    tested = np.flatnonzero(measured.tested)
-    chosen = tested[:: -(-2 * len(tested) // _MANY)]
-    rest = np.flatnonzero(~measured.tested)
-    used = np.any(measured.rows[chosen] != 0, axis=0)
-    related = rest[np.all((measured.rows[rest] == 0) | used, axis=1)]
-    return np.sort(np.concatenate([chosen, related[:_MANY]]))

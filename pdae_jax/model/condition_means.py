@@ -16,10 +16,11 @@ from pdae_jax.data.moments import condition_means, weights_of_conditions
 from pdae_jax.data.principal import principal_directions
 from pdae_jax.design.design import Design, design_of
 from pdae_jax.design.effects import effective_label
+from pdae_jax.model.choice import better
 from pdae_jax.model.completion import SHRINKAGES, Pairs, complete
 from pdae_jax.model.condition_kernel import Measured, choose_kernel, fit_process
 from pdae_jax.model.interactions import Interactions, interaction_sizes, interactions_at, no_interactions
-from pdae_jax.model.linear import LinearModel, better, coordinates, fit_linear
+from pdae_jax.model.linear import LinearModel, coordinates, fit_linear
 from pdae_jax.types import PerturbationData
 
 MIN_NOISE_DIRECTIONS = 30  # of noise alone, before it is measured by condition

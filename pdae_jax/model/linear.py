@@ -20,7 +20,6 @@ the others determine, in closed form; a more complex model only where it is bett
 """
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +29,7 @@ from jaxtyping import Bool, Float, Real
 from pdae_jax.data.moments import condition_means
 from pdae_jax.design.design import Design, design_of
 from pdae_jax.design.effects import effective_label, is_perturbed
+from pdae_jax.model.choice import MIN_TESTED_TO_CHOOSE, better, part_to_choose_on, valley
 from pdae_jax.types import PerturbationData
 
 RIDGES = tuple(10.0**power for power in np.arange(-4.0, 1.01, 0.5))
@@ -39,7 +39,6 @@ RANKS = (1, 2, 3, 5, 8, 12, 20, 32, 50, 80, 120)
 DEFAULT_RIDGE = 1e-4  # where no combination can be left out: next to least squares, and still determined
 _FOLDS = 5
 _FEW = 256  # conditions or features at most: in all ways it takes no time
-_MIN_TESTED = 3  # combinations that must be left out before a gain or a rank is believed
 
 
 class LinearModel(NamedTuple):
@@ -258,9 +257,14 @@ def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...], commons
     """
     # in squared doses, so that their unit changes nothing
     unit = float(np.mean(means.rows[means.rows != 0] ** 2))
+    part = part_to_choose_on(means.rows, tested)
+    means, tested = (
+        means._replace(scores=means.scores[part], rows=means.rows[part], noise=means.noise[part]),
+        tested[part],
+    )
     if not tested.any():
         return _Choice(DEFAULT_RIDGE * unit, 0.0, 0.0)
-    gains = gains if tested.sum() >= _MIN_TESTED else gains[:1]
+    gains = gains if tested.sum() >= MIN_TESTED_TO_CHOOSE else gains[:1]
 
     targets = _Targets.of(means, tested)
     at_gain = functools.cache(lambda gain: _LeaveOneOut.of(means, gains[gain], targets))
@@ -288,23 +292,6 @@ def _choose(means: _Means, tested: np.ndarray, gains: tuple[float, ...], commons
     if not better(best(gain, common), best(gain, 0)):
         common = 0
     return _Choice(RIDGES[ridge_of(gain, common)] * unit, gains[gain], commons[common] * unit)
-
-
-def valley(value: Callable[[int], float], start: int, size: int) -> int:
-    """Go downhill from `start` to where both neighbours are higher: curves of ridges have one valley."""
-    here = start
-    while True:
-        around = [i for i in (here - 1, here, here + 1) if 0 <= i < size]
-        lowest = min(around, key=value)
-        if lowest == here:
-            return here
-        here = lowest
-
-
-def better(errors: np.ndarray, reference: np.ndarray, standard_errors: float = 1.0) -> bool:
-    """Tell whether errors are smaller on average by more than so many standard errors of the difference."""
-    gain = reference - errors
-    return len(gain) >= _MIN_TESTED and bool(np.mean(gain) > standard_errors * np.std(gain, ddof=1) / len(gain) ** 0.5)
 
 
 def _components(x: np.ndarray, effects: np.ndarray) -> np.ndarray:
