@@ -110,7 +110,8 @@ def compiled_steps(kind: str, d: int, number: int):
     )
     terms = ("reconstruction", "contrast", "likelihood") if on_surface else ("reconstruction",)
     step = make_train_step(model, sample, kernel=kernel, terms=terms, form="pairwise")
-    return make_train_steps(step, number).lower(state, data).compile(), state, data
+    small = {"small": True} if d <= 100 and "small" in inspect.signature(make_train_steps).parameters else {}
+    return make_train_steps(step, number, **small).lower(state, data).compile(), state, data
 
 
 def time_of_step(kind: str, d: int) -> float:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from pdae_jax.compiled import as_written
+from pdae_jax.compiled import as_door
 from pdae_jax.labels import LabelLike, format_label, parse_label
 from pdae_jax.randomness import check_key, make_random
 from pdae_jax.settings import Kind, OneOf, Real, Whole
@@ -92,7 +92,7 @@ class Simulation(NamedTuple):
     latents: Float[np.ndarray, "cells latent"]  # perturbed latents, row by row those of data.x
 
 
-@as_written()
+@as_door()
 def simulate(
     key: Array,
     *,

@@ -21,7 +21,7 @@ from pdae_jax.training.devices import own_devices
 from pdae_jax.training.member import Member
 from pdae_jax.training.resume import Stop
 from pdae_jax.training.state import step_of
-from pdae_jax.training.step import TrainState, make_train_steps
+from pdae_jax.training.step import TrainState, is_small, make_train_steps
 from pdae_jax.view.sampler import DeviceData
 from pdae_jax.view.stream import Streamed, pieces
 
@@ -75,7 +75,7 @@ class Places:
         first = waiting[0].program
         self._shared = first.devices  # that share the steps of each member
         self._own = own_arrays(waiting)
-        self._step = first.step
+        self._step, self._small = first.step, is_small(first.plan.recipe, first.frame.model)
         self._stack = self._stacked(first.state.train)
         self._data: Any = None
         self._compiled: dict[tuple[int, int], Callable] = {}
@@ -175,7 +175,7 @@ class Places:
             elif self._places > 1:
                 axes = jax.tree.unflatten(jax.tree.structure(self._data), [0 if own else None for own in self._own])
                 step = _side_by_side(step, axes)
-            self._compiled[self._places, length] = make_train_steps(step, length)
+            self._compiled[self._places, length] = make_train_steps(step, length, self._small)
         return self._compiled[self._places, length]
 
     def shrink(self) -> None:

@@ -21,6 +21,7 @@ from pdae_jax.training.state import Frame, LoopState, start_errors, with_errors,
 from pdae_jax.training.step import (
     Settings,
     init_state,
+    is_small,
     kernel_of,
     make_train_steps,
     make_unravel,
@@ -95,7 +96,7 @@ def prepare(plan: Plan, shared: Shared | None = None, *, ahead: bool = False) ->
         goes_on = devices.any_of(goes_on)
     ahead = ahead and not goes_on and devices is None
     chunk = min(recipe.log_every, plan.num_steps) if ahead and isinstance(data, DeviceData) else 0
-    compiled = (make_train_steps(step, chunk), data) if chunk else None
+    compiled = (make_train_steps(step, chunk, is_small(recipe, model)), data) if chunk else None
     start = shared.once(("start", of_start), lambda: _begin(plan, model, compiled))
     frame = _frame(plan, model, start.validator)
     state = start.state

@@ -12,7 +12,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
-from pdae_jax.compiled import RUNS_OFTEN, compiler_options
+from pdae_jax.compiled import RUNS_OFTEN, RUNS_SHORT, compiler_options
 from pdae_jax.model.interactions import no_interactions
 from pdae_jax.model.model import Model, Start
 from pdae_jax.model.networks import unraveller
@@ -198,15 +198,25 @@ def are_taken_in_turn(batch: Batch) -> bool:
     return jax.default_backend() == "cpu" and translated > _IN_CACHE
 
 
+def is_small(recipe: Resolved, model: Model) -> bool:
+    """Tell whether what a step translates fits into a CPU's cache: its program is soon ready where XLA does less."""
+    num_sources, cells_per_source, num_targets, _ = sizes_of(recipe)
+    return num_targets * num_sources * cells_per_source * model.num_features <= _IN_CACHE
+
+
 @functools.lru_cache(maxsize=32)  # a step that is run again, as by a second fit of its shapes, is not compiled again
-def make_train_steps(step: Callable, num_steps: int) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
-    """Run `num_steps` steps in one compiled scan; state donated, metrics are means over the steps."""
+def make_train_steps(
+    step: Callable, num_steps: int, small: bool = False
+) -> Callable[[TrainState, DeviceData], tuple[TrainState, Metrics]]:
+    """Run `num_steps` steps in one compiled scan; state donated, metrics are means over the steps; `is_small` ones are
+    compiled in less time.
+    """
 
     def steps(state: TrainState, data: DeviceData) -> tuple[TrainState, Metrics]:
         state, metrics = jax.lax.scan(lambda carry, _: step(carry, data), state, None, length=num_steps)
         return state, jax.tree.map(lambda value: jnp.mean(value, axis=0), metrics)
 
-    return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options(RUNS_OFTEN))
+    return jax.jit(steps, donate_argnums=0, compiler_options=compiler_options(RUNS_SHORT if small else RUNS_OFTEN))
 
 
 def sizes_of(recipe: Recipe) -> tuple[int, int, int, int]:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from scipy.spatial.distance import pdist, squareform
 
 from pdae_jax.cells import StoredCells
+from pdae_jax.compiled import RUNS_SHORT, jitted
 from pdae_jax.design.design import Design
 from pdae_jax.model.model import Model
 from pdae_jax.randomness import make_random
@@ -19,6 +20,7 @@ from pdae_jax.spelling import first_names
 from pdae_jax.training.devices import AXIS, Devices
 from pdae_jax.two_sample import kernels
 from pdae_jax.two_sample.statistics import two_sample_statistic
+from pdae_jax.two_sample.target import Against, Target
 from pdae_jax.types import AnyArray, PerturbationData
 from pdae_jax.view.view import View
 
@@ -117,12 +119,11 @@ def make_validator(
     view = jax.tree.map(jnp.asarray, view)
 
     noise = exact_noise(cells, [min(int(n), MAX_CELLS) for n in counts], sources)
-    control_cells = jnp.asarray(_choose(key_source, train.x, train.rows[design.control]))
-    control = _distances(control_cells, cases.x, cases.weight)
+    control_cells = _choose(key_source, train.x, train.rows[design.control])
+    # in NumPy: for once there is nothing to compile
+    control = np.array([Against(control_cells, Target(each, key_cells)).energy_distance for each in cells])
     if devices is None:
-        return Validator(
-            lambda params: _errors(model, params, cases, view), np.asarray(control), validation.conditions, noise
-        )
+        return Validator(lambda params: _errors(model, params, cases, view), control, validation.conditions, noise)
     number = len(cells)
     rows = np.minimum(np.arange(-(-number // devices.number) * devices.number), number - 1)  # an equal number for each
     spread = devices.spread(jax.tree.map(lambda field: field[rows], cases))
@@ -131,22 +132,14 @@ def make_validator(
     def errors(params: dict) -> Array:
         return _shared_errors(model, devices, number, params, spread, view)
 
-    return Validator(errors, np.asarray(control), validation.conditions, noise)
+    return Validator(errors, control, validation.conditions, noise)
 
 
 def _distance(predicted: Array, weight_predicted: Array | None, y: Array, weight: Array) -> Array:
     return two_sample_statistic(predicted, y, kernels.energy(1.0), weights_x=weight_predicted, weights_y=weight)
 
 
-@jax.jit
-def _distances(predicted: Array, x: Array, weight: Array) -> Array:
-    """From the same cells to those of each case."""
-    return jax.lax.map(lambda case: _distance(predicted, None, *case), (x, weight))
-
-
-# of the model and not of the data, so that fits of one shape, as in a sweep, compile it once
-@functools.partial(jax.jit, static_argnums=0)
-def _errors(model: Model, params: dict, cases: Cases, view: View) -> Array:
+def _of_predictions(model: Model, params: dict, cases: Cases, view: View) -> Array:
     def one(case: Cases) -> Array:
         def translate(seen: Array, size: Array | None) -> Array:
             return model.translate(params, case.noise_key, seen, case.label_source, case.label, size)
@@ -155,6 +148,10 @@ def _errors(model: Model, params: dict, cases: Cases, view: View) -> Array:
         return _distance(predicted, case.weight_source, case.x, case.weight)
 
     return jax.lax.map(one, cases)
+
+
+# of the model and not of the data, so that fits of one shape, as in a sweep, compile it once
+_errors = jitted(_of_predictions, RUNS_SHORT, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -169,7 +166,7 @@ def _shared_errors(
     """The errors of the first `number` cases, which are spread over the devices."""
     everywhere, spread = PartitionSpec(), PartitionSpec(AXIS)
     each = jax.shard_map(
-        lambda *arguments: _errors(model, *arguments),
+        lambda *arguments: _of_predictions(model, *arguments),
         mesh=devices.mesh,
         in_specs=(everywhere, spread, everywhere),
         out_specs=spread,
