@@ -8,8 +8,10 @@ Prints CPU seconds, or bytes. What has moved since an old checkout is imported f
 import inspect
 import itertools
 import os
+import pathlib
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -144,6 +146,37 @@ def evaluation() -> float:
     return (time.process_time() - begin) / 2
 
 
+def results_of_screen() -> float:
+    """Predictions, diagnostics, figures and report of a run of the size of Norman et al.: what follows the evaluation.
+
+    Times do not depend on how long the model was trained, nor on what was evaluated.
+    """
+    import pdae_jax
+    from experiments.configs import screen
+    from pdae_jax import build
+    from pdae_jax.reporting import results
+
+    config = screen.get_config()
+    experiment = build.experiment(config)
+    begins, evaluated = [], results.write_evaluation
+
+    def write_evaluation(*arguments: Any, **options: Any) -> object:
+        table = evaluated(*arguments, **options)
+        begins.append(time.process_time())
+        return table
+
+    results.write_evaluation = write_evaluation
+    short: dict[str, Any] = {"num_steps": 4, "log_every": 2, "eval_every": 2, "checkpoint_every": 2}
+    with tempfile.TemporaryDirectory() as name:
+        workdir = pathlib.Path(name)
+        given = {"key": experiment.key, "validation": experiment.validation, "recipe": experiment.recipe}
+        pdae_jax.fit(experiment.train, workdir=workdir, progress=False, config=config.to_dict(), **given, **short)
+        results.save_test(workdir, experiment.test)
+        few = {"metrics": ("energy_distance",), "splits": ("test",), "progress": False}
+        results.write_results(workdir, **few, baselines=("control", "additive"))
+    return time.process_time() - begins[0]
+
+
 def preparation() -> float:
     """What the data say of a recipe, and the linear start, at 4,000 genes in 20 conditions of 200 cells."""
     from pdae_jax.model.model import linear_start
@@ -233,6 +266,7 @@ ROWS: dict[str, Callable[[], float]] = {
     "step-10d": lambda: time_of_step("noise", 10),
     "step-memory": memory_of_step,
     "evaluate": evaluation,
+    "results": results_of_screen,
     "preparation": preparation,
     "linear": linear_model,
     "process-first": small_run,

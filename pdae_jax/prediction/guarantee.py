@@ -62,18 +62,38 @@ def check_guarantee(
 
 
 def guarantee_of(model: Fitted | Ensemble, label: LabelLike, cells: Source) -> Verdict:
-    """Judge the prediction of a label from the cells of a source."""
-    train, members = model.train, model.members
+    """Judge the prediction of a label from the cells of a source.
+
+    What is found from training cells is kept: a run predicts a condition to score it, to store it and to count it.
+    """
+    vector = model.train.label(label)
+    condition = label if isinstance(label, str) else model.train.name(vector)
+    if cells.data is not model.train:
+        return dataclasses.replace(_judge(model, vector, cells), condition=condition)
+    known, asked = _judged(model), (vector.tobytes(), cells.name)
+    if asked not in known:
+        known[asked] = _judge(model, vector, cells)
+    return dataclasses.replace(known[asked], condition=condition)
+
+
+@once_for_each
+def _judged(_: Fitted | Ensemble) -> dict[tuple[bytes, str], Verdict]:
+    """Verdicts on predictions from training cells, by label and source; empty at first."""
+    return {}
+
+
+def _judge(model: Fitted | Ensemble, vector: np.ndarray, cells: Source) -> Verdict:
+    members = model.members
     first, *_ = members
-    start, identified = cells.condition, model.design.identified_part(train.label(label))
+    start, identified = cells.condition, model.design.identified_part(vector)
     outside = float(np.mean([outside_share(member, identified, cells) for member in members]))
     tested, distance, control = _tested(members)
     sources = [source_disagreement(member, identified, start) for member in members]
     effect = float(np.mean([found.effect for found in sources]))
     return dataclasses.replace(
-        identification_of(model.design, train, label),
+        identification_of(model.design, model.train, vector),
         latent_rank=min(_latent_rank(member) for member in members),
-        latent_dim=members[0].model.latent_dim,
+        latent_dim=first.model.latent_dim,
         outside=outside,
         supported=outside <= MAX_OUTSIDE,
         tested=tested,

@@ -63,3 +63,16 @@ def test_an_effect_is_measured_without_the_pairs_of_a_cell_with_itself(fitted):
     found = [source_disagreement(model, label, "ctrl") for model in models]
     assert all(np.isnan(each.share) for each in found)
     np.testing.assert_allclose(np.mean([each.effect for each in found]), gaussian_distance(shift), rtol=0.1)
+
+
+def test_a_verdict_that_is_kept_is_of_its_label_and_its_source(fitted):
+    """Those of a copy that was asked in the other order; new cells are judged each time."""
+    asked = [(label, source) for label in ("A", "A+B", "B+A") for source in ("control", "B", "all")]
+    asked += [("A+B", np.full((40, 3), 9.0)), ("A+B", np.zeros((40, 3)))]
+    copy = dataclasses.replace(fitted)
+    others = [pdae_jax.check_guarantee(copy, label, source=source) for label, source in reversed(asked)]
+    for _ in range(2):
+        found = [pdae_jax.check_guarantee(fitted, label, source=source) for label, source in asked]
+        assert found == others[::-1]
+    assert [each.condition for each in found] == [label for label, _ in asked]
+    assert len({each.outside for each in found}) > 2
