@@ -5,8 +5,8 @@
     python experiments/benchmarks/times.py --old=../old --rows=step-noise,linear
 
 CPU seconds, the best of a few; of memory bytes. Rows that end in ``first`` and ``second`` are whole processes with an
-empty cache of compiled programs, and again with it. ``run`` and ``screen`` are the commands `make run` is for; screens
-take an hour for the two checkouts, so ``screen`` and ``screen-thousands`` are taken only where ``--rows`` names them.
+empty cache of compiled programs, and again with it. ``run`` and ``screen`` are whole commands,
+`experiments/run.py`; those of screens take long and are taken only where ``--rows`` names them.
 ``quality`` needs PyTorch (`make bench SCRIPT=times`).
 
 Of two kinds of rows the numbers themselves are ratios: ``energy-D``, where ten lines of jnp take 1, and ``quality``,

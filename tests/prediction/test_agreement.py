@@ -73,6 +73,6 @@ def test_a_verdict_that_is_kept_is_of_its_label_and_its_source(fitted):
     others = [pdae_jax.check_guarantee(copy, label, source=source) for label, source in reversed(asked)]
     for _ in range(2):
         found = [pdae_jax.check_guarantee(fitted, label, source=source) for label, source in asked]
-        assert found == others[::-1]
+        assert repr(found) == repr(others[::-1])  # NaN is NaN there
     assert [each.condition for each in found] == [label for label, _ in asked]
     assert len({each.outside for each in found}) > 2
