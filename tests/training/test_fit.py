@@ -553,3 +553,15 @@ def test_other_kernels_train(split, kernel):
     options = {**SMALL, "num_steps": 10, "eval_every": 10, "checkpoint_every": 10}
     fitted = pdae_jax.fit(train, key=KEY, kernel=kernel, **options)
     assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(fitted.params))
+
+
+@pytest.mark.slow
+def test_of_few_cells_the_start_is_kept_where_nothing_validates():
+    data = pdae_jax.simulate(
+        jax.random.key(1), num_perturbations=4, observed_dim=20, cells_per_condition=8, noise="gaussian"
+    ).data
+    train = data.select([name for name in data.conditions if "+" not in name])
+    fitted = pdae_jax.fit(train, key=KEY, progress=False)
+    assert fitted.recipe.stop_step == 0 and fitted.history == []
+    asked = pdae_jax.fit(train, key=KEY, progress=False, **{**SMALL, "num_steps": 20})
+    assert asked.history[-1]["step"] == 20
