@@ -12,7 +12,7 @@ import numpy as np
 from experiments.configs import bodenmiller as stimulated
 from experiments.configs.mapk_rnai import held_out_pairs
 from experiments.lab import studies
-from pdae_jax import hold_out, simulate
+from pdae_jax import from_arrays, hold_out, simulate
 from pdae_jax.data import datasets
 from pdae_jax.data.norman_pairs import Law, norman_pairs, split_pairs
 from pdae_jax.types import PerturbationData
@@ -152,6 +152,39 @@ def order_of_pairs() -> list[str]:
 def source_of(pair: str) -> str:
     """Name the unstimulated cells of the same type; of cd4+, the reference, which has no label, the control."""
     return pair.split(" & ")[1] if " & " in pair else "unstimulated"
+
+
+def combinations(
+    kind: str, gbm: str | None = None
+) -> Iterator[tuple[PerturbationData, str, Callable[[str], str], tuple[str, ...]]]:
+    """Yield data, a combination to hold out, the source of each combination, and those that validate a fit.
+
+    Args:
+        kind: ``bodenmiller``, ``norman_devel`` or ``gbm_panobinostat``: slices of five glioblastomas with and without a
+            drug; each patient has its own controls.
+        gbm: of the last the file, an `.npz` with counts, patient and condition of cells.
+    """
+    if kind == "bodenmiller":
+        data = datasets.bodenmiller(cell_types=datasets.COMMON_CELL_TYPES)
+        yield from ((data, pair, source_of, validating) for pair, validating in folds(data))
+    elif kind == "norman_devel":
+        data = datasets.norman_devel()
+        pairs = [c for c in data.conditions if "+" in c and set(c.split("+")) <= set(data.conditions)]
+        for pair in pairs:
+            yield data, pair, lambda _: data.control, tuple(c for c in pairs if c != pair)
+    else:
+        if gbm is None:
+            raise ValueError("Pass --gbm, the file of the slices.")
+        file = np.load(gbm)
+        patients = sorted(set(file["patient"].tolist()))
+        for patient, reference, other in zip(patients, *(patients[i:] + patients[:i] for i in (1, 2)), strict=True):
+            names = [
+                " & ".join(filter(None, (drug.replace("ctrl", ""), of.replace(reference, "")))) or "ctrl"
+                for drug, of in zip(file["condition"].tolist(), file["patient"].tolist(), strict=True)
+            ]  # the vehicle of `reference` is the control
+            data = from_arrays(file["counts"], conditions=names, control="ctrl", separator=" & ", normalize=True)
+            held_out, judged = (f"panobinostat & {of}" for of in (patient, other))
+            yield data, held_out, lambda pair: pair.split(" & ")[1], (judged,)
 
 
 def mapk_rnai(genes: int = 30) -> Case:
