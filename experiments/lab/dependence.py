@@ -183,7 +183,8 @@ def main(_):
     table = pd.DataFrame(found)
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False, float_format="%.6g")
-    means: Any = table.groupby(["kind", "mean", "method"], sort=False)[["correlation_error", "excess", "energy_distance"]]
+    values = ["correlation_error", "excess", "energy_distance"]
+    means: Any = table.groupby(["kind", "mean", "method"], sort=False)[values]
     print(means.mean().to_string(float_format="{:.4g}".format))
 
 
