@@ -99,8 +99,8 @@ def last_steps(
 def _keeps_start(plan: Plan) -> bool:
     """Tell whether nothing but chance would say what training does: cells too few, and nothing that validates.
 
-    Over eight worlds of 8 and 14 cells a condition the mean energy distance of fits was .25 and that of starts .17; with
-    20 and 30 cells all three fits were better than theirs.
+    In eight worlds of 8 and 14 cells a condition the mean energy distance of fits was .25 and that of starts .17; with
+    20 and 30 cells three of three fits were better.
     """
     return plan.request.recipe.num_steps is None and has_few_cells(plan.request.train.counts)
 
