@@ -87,7 +87,11 @@ class Scale(NamedTuple):
     def scaled(self, metric: str, value: float) -> dict[str, float]:
         """Put a value on the scale: the columns ``scaled`` and ``scaled_noise``, NaN where there is no scale."""
         best, length = METRICS[metric].best, abs(self.ceiling - self.base)
-        # halves of the cells are worse than all: by half of what they are off, where errors fall with the number
-        if best is None or not length > max(BY_CHANCE * self.noise, abs(self.ceiling - best) / 2):
+        if best is None:
+            return {"scaled": math.nan, "scaled_noise": math.nan}
+        off = abs(self.ceiling - best)
+        # halves of the cells are worse than all: by half of what they are off, where errors fall with the number; and
+        # by sampling alone they may be worse than the many cells of the mean response, a scale that is upside down
+        if not abs(self.base - best) - off > 0 or not length > max(BY_CHANCE * self.noise, off / 2):
             return {"scaled": math.nan, "scaled_noise": math.nan}
         return {"scaled": (value - self.base) / (self.ceiling - self.base), "scaled_noise": self.noise / length}
