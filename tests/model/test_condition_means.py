@@ -6,8 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import Matern
 
 from pdae_jax import check_guarantee, fit, from_arrays, hold_out, load_run
 from pdae_jax.design.design import make_design
@@ -58,23 +56,22 @@ def test_left_out_predictions_are_those_of_processes_without_the_condition():
     np.testing.assert_allclose(measured.scores[measured.tested] - decomposed, found, atol=1e-9)
 
 
-def test_the_kernel_is_that_of_scikit_learn_conditioned_to_vanish_at_the_origin():
-    random = np.random.default_rng(0)
-    points, asked, y = random.normal(size=(30, 3)), random.normal(size=(7, 3)), random.normal(size=30)
-    y -= y.mean()
-    kernel = Matern(nu=1.5, length_scale=1.0)
-    here = beyond_origin(np.concatenate([points, asked]), points)
-    predicted = here[30:] @ np.linalg.solve(here[:30] + 0.1 * np.eye(30), y)
-    # h(x) - h(0) of scikit-learn's process: differences of its covariance
-    both = np.concatenate([points, asked, np.zeros((1, 3))])
-    joint = kernel(both)
-    differences = np.eye(38)[:37] - np.eye(38)[37]
-    covariance = differences @ joint @ differences.T
-    process = GaussianProcessRegressor(kernel=kernel, optimizer=None, alpha=1e-10).fit(points, y)
-    np.testing.assert_allclose(covariance[:, :30], here, atol=1e-12)
-    np.testing.assert_allclose(process.kernel_(points), kernel(points))
-    expected = covariance[30:, :30] @ np.linalg.solve(covariance[:30, :30] + 0.1 * np.eye(30), y)
-    np.testing.assert_allclose(predicted, expected, atol=1e-9)
+def test_the_kernel_is_the_covariance_of_differences_from_the_origin_of_scikit_learns():
+    kernels = pytest.importorskip("sklearn.gaussian_process.kernels")
+    points = np.random.default_rng(0).normal(size=(30, 3))
+    joint = kernels.Matern(nu=1.5, length_scale=1.0)(np.concatenate([points, np.zeros((1, 3))]))
+    differences = np.concatenate([np.eye(30), np.full((30, 1), -1.0)], axis=1)  # h(x) - h(0)
+    np.testing.assert_allclose(beyond_origin(points, points), differences @ joint @ differences.T, atol=1e-12)
+
+
+def test_additive_effects_are_those_of_scikit_learns_process():
+    process = pytest.importorskip("sklearn.gaussian_process")
+    measured, common, ridge = some_measured()._replace(control_noise=0.0), 0.2, 0.3
+    found = fit_process(measured, np.zeros((15, 4)), Covariance(0.0, common, 0.0, ridge))
+    kernel = process.kernels.DotProduct(sigma_0=common**0.5)
+    regressor = process.GaussianProcessRegressor(kernel=kernel, optimizer=None, alpha=ridge * measured.noise)
+    expected = regressor.fit(measured.rows, measured.scores).predict(np.eye(6))
+    np.testing.assert_allclose((np.eye(6) @ measured.rows.T + common) @ found.weights, expected, atol=1e-9)
 
 
 def saturating(labels, effects):
